@@ -1,0 +1,26 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/installed
+	$(BIN)/python train.py experiment=quickstart
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch and torchvision must be a matching pair, so one pip command resolves both.
+.venv/installed: pyproject.toml
+	@echo "Installing into .venv (PyTorch is large: some minutes the first time) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[timm,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Fine-tune a pretrained image classifier the way the fast.ai lesson taught."""

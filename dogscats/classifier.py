@@ -1,0 +1,122 @@
+"""The classifier: a pretrained body with the lesson's head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from pytorch_lightning import LightningModule
+from torch import nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from dogscats.backbone import Backbone, PrecomputedBody
+from dogscats.data import Batch, stable_seed
+from dogscats.stage import GROUPS
+
+
+class Head(nn.Sequential):
+    """The lesson's head: pooled features `(B, in_features)` to logits `(B, num_classes)`.
+
+    Weights are Kaiming-normal and biases zero, as in fastai 0.7.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, dropout: tuple[float, float] = (0.25, 0.5)):
+        hidden = 512
+        super().__init__(
+            nn.BatchNorm1d(in_features),
+            nn.Dropout(dropout[0]),
+            nn.Linear(in_features, hidden),
+            nn.ReLU(),
+            nn.BatchNorm1d(hidden),
+            nn.Dropout(dropout[1]),
+            nn.Linear(hidden, num_classes),
+        )
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+
+class Classifier(LightningModule):
+    """Body and head, trained by SGD with a learning rate for each layer group.
+
+    A stage has a Classifier of its own around the same body and head, so that each begins where the one
+    before it ended.
+
+    Args:
+        body: network from batches of inputs to features `(B, F)`.
+        head: network from features to logits `(B, num_classes)`.
+        num_classes: number of classes.
+        lrs: learning rates of the groups early, late and head.
+        seed: of dropout, which is a function of it and the training step.
+    """
+
+    def __init__(
+        self,
+        body: Backbone | PrecomputedBody,
+        head: nn.Module,
+        num_classes: int,
+        lrs: Sequence[float] = (1e-4, 1e-3, 1e-2),
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.body, self.head, self.lrs, self.seed = body, head, lrs, seed
+        self.train_loss, self.valid_loss = MeanMetric(), MeanMetric()
+        self.valid_acc = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Compute logits `(B, num_classes)` from photos `(B, 3, H, W)`, or from features `(B, F)`."""
+        logits: torch.Tensor = self.head(self.body(inputs))
+        return logits
+
+    def layer_groups(self) -> dict[str, list[nn.Module]]:
+        """List the modules of each layer group; each stands for its own parameters alone."""
+        return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.head.modules())], strict=True))
+
+    def freeze_to(self, first: int) -> None:
+        """Train the layer groups from number `first` on, and freeze those before it.
+
+        A frozen group has no gradients, and its BatchNorm normalises by the running statistics and leaves
+        them as they are.
+        """
+        for number, modules in enumerate(self.layer_groups().values()):
+            for module in modules:
+                module.training = number >= first
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(number >= first)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the lesson's SGD over all groups, with momentum 0.9 and no weight decay."""
+        groups = [
+            {
+                "params": [p for module in modules for p in module.parameters(recurse=False)],
+                "lr": lr,
+                "name": name,
+            }
+            for (name, modules), lr in zip(self.layer_groups().items(), self.lrs, strict=True)
+        ]
+        return torch.optim.SGD(groups, momentum=0.9)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by the step, so that a resumed run goes on as if it had not stopped."""
+        torch.manual_seed(stable_seed(self.seed, self.global_step, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Compute the loss of a batch."""
+        loss = nnf.cross_entropy(self(batch.inputs), batch.labels)
+        self.train_loss(loss.detach(), len(batch.labels))
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the epoch's loss and accuracy."""
+        logits = self(batch.inputs)
+        self.valid_loss(nnf.cross_entropy(logits, batch.labels), len(batch.labels))
+        self.valid_acc(logits, batch.labels)
+        self.log("valid_loss", self.valid_loss)
+        self.log("valid_acc", self.valid_acc, prog_bar=True)
+
+    def predict_step(self, batch: Batch, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the photos' indices `(B,)` and the classes' probabilities `(B, num_classes)`."""
+        return batch.indices, self(batch.inputs).softmax(dim=1)

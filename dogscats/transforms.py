@@ -1,0 +1,119 @@
+"""The lesson's transforms: evaluation, side-on and top-down augmentation.
+
+All work on uint8 images `(3, H, W)` and give uint8 images `(3, size, size)`; the body of the network
+normalises. All randomness comes from torch's global generator, as in torchvision's own transforms.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tvf
+
+
+class RandomZoom(v2.Transform):
+    """Resize the short side to `size`, with probability `p` up to `max_zoom` times as much."""
+
+    def __init__(self, size: int, max_zoom: float, p: float = 0.75):
+        super().__init__()
+        self.size, self.max_zoom, self.p = size, max_zoom, p
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the length of the short side in pixels."""
+        zoom = 1 + (self.max_zoom - 1) * torch.rand(()).item() if torch.rand(()) < self.p else 1.0
+        return {"short_side": int(self.size * zoom)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize with bilinear interpolation and antialiasing."""
+        return tvf.resize(inpt, [params["short_side"]])
+
+
+class RandomRotatedCrop(v2.Transform):
+    """Rotate about the centre by up to +-`degrees` with probability `p`, then crop a random square.
+
+    The border is reflected, which `v2.RandomRotation` cannot do. Only the pixels of the crop are
+    computed: the same picture as padding by reflection, rotating and cropping, in half the time.
+    """
+
+    def __init__(self, size: int, degrees: float, p: float = 0.75):
+        super().__init__()
+        self.size, self.degrees, self.p = size, degrees, p
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the angle in degrees, and the crop's place in pixels."""
+        height, width = tvf.get_size(flat_inputs[0])
+        angle = self.degrees * (2 * torch.rand(()).item() - 1) if torch.rand(()) < self.p else 0.0
+        top = int(torch.randint(height - self.size + 1, ()))
+        left = int(torch.randint(width - self.size + 1, ()))
+        return {"angle": angle, "top": top, "left": left}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Sample the rotated crop bilinearly."""
+        top, left = params["top"], params["left"]
+        if params["angle"] == 0:
+            return tvf.crop(inpt, top, left, self.size, self.size)
+        return rotated_crop(inpt, params["angle"], top, left, self.size)
+
+
+def rotated_crop(image: torch.Tensor, degrees: float, top: int, left: int, size: int) -> torch.Tensor:
+    """Crop a square out of `image` `(3, H, W)` rotated counter-clockwise, its border reflected.
+
+    Returns:
+        uint8, `(3, size, size)`.
+    """
+    height, width = image.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # The crop's centre relative to the image's, in pixels; affine_grid wants half sides as its unit.
+    x, y = left + (size - width) / 2, top + (size - height) / 2
+    theta = torch.tensor(
+        [
+            [cos * size / width, -sin * size / width, 2 * (cos * x - sin * y) / width],
+            [sin * size / height, cos * size / height, 2 * (sin * x + cos * y) / height],
+        ]
+    )
+    grid = nnf.affine_grid(theta[None], [1, 3, size, size], align_corners=False)
+    crop = nnf.grid_sample(image[None].float(), grid, padding_mode="reflection", align_corners=False)
+    return crop[0].round_().to(torch.uint8)
+
+
+class RandomQuarterTurn(v2.Transform):
+    """Rotate by 0, 90, 180 or 270 degrees, each as likely."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the number of quarter turns."""
+        return {"turns": int(torch.randint(4, ()))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Turn without interpolation."""
+        return torch.rot90(inpt, params["turns"], dims=(-2, -1))
+
+
+def none(size: int) -> v2.Transform:
+    """Scale the short side to `size` and crop the centre: the transform of evaluation."""
+    return v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+
+
+def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
+    """Augment photos taken from the side: fastai 0.7's `transforms_side_on` with `max_zoom`.
+
+    Zoom, rotation, lighting, horizontal flip and random crop. The crop is taken together with the
+    rotation, and the contrast changes about the crop's mean; v2's jitter multiplies the brightness where
+    fastai adds to it.
+    """
+    return v2.Compose(
+        [
+            RandomZoom(size, max_zoom),
+            RandomRotatedCrop(size, degrees),
+            v2.ColorJitter(brightness=lighting, contrast=lighting),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+
+
+def top_down(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
+    """Augment photos taken from above, which have no up and down: `side_on`, flipped and turned any way."""
+    return v2.Compose(
+        [side_on(size, max_zoom, degrees, lighting), v2.RandomVerticalFlip(), RandomQuarterTurn()]
+    )

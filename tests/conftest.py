@@ -1,0 +1,93 @@
+"""Photos, networks and command lines that the tests share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dogscats.backbone import Backbone
+
+REPOSITORY = Path(__file__).parent.parent
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def draw_photo(path: Path, label: int, number: int, size: tuple[int, int] = (60, 48)) -> None:
+    """A noisy JPEG: class 0 is brighter at the top, class 1 at the left."""
+    rng = np.random.default_rng([label, number])
+    ramp = np.linspace(1, 0, size[1])[:, None] if label == 0 else np.linspace(1, 0, size[0])[None, :]
+    pixels = 130 * ramp[..., None] + rng.integers(0, 120, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+def draw_root(
+    root: Path, train: int = 12, valid: int = 5, classes: tuple[str, ...] = ("cats", "dogs")
+) -> Path:
+    for split, count in [("train", train), ("valid", valid)]:
+        for label, name in enumerate(classes):
+            for number in range(count):
+                seed = number + (1000 if split == "valid" else 0)
+                draw_photo(root / split / name / f"{name[:-1]}.{number}.jpg", label, seed)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos that no test may change."""
+    return draw_root(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Photos of the test's own."""
+    return draw_root(tmp_path / "photos")
+
+
+class TinyNetwork(nn.Sequential):
+    """Two convolutions with BatchNorm, as a body of two layer groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module(
+            "first", nn.Sequential(nn.Conv2d(3, 6, 3, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        )
+        self.add_module(
+            "second", nn.Sequential(nn.Conv2d(6, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        )
+
+
+@pytest.fixture
+def tiny_body() -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(TinyNetwork(), last_early="first", channels=8)
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script of the repository as a user does, in a folder of its own and without any network."""
+
+    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
+        variables = {
+            **os.environ,
+            "http_proxy": nowhere,
+            "https_proxy": nowhere,
+            "HTTPS_PROXY": nowhere,
+            "TORCH_HOME": str(tmp_path / "torch"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            **environment,
+        }
+        command = [sys.executable, str(REPOSITORY / script), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=False
+        )
+
+    return run

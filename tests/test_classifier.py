@@ -1,0 +1,93 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dogscats.backbone import Backbone, PrecomputedBody
+from dogscats.classifier import Classifier, Head
+from dogscats.data import Batch
+
+
+@pytest.fixture
+def classifier(tiny_body: Backbone) -> Classifier:
+    torch.manual_seed(1)
+    return Classifier(tiny_body, Head(16, 3), 3, lrs=(1e-4, 1e-3, 1e-2))
+
+
+def batch(count: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 20, 20), dtype=torch.uint8, generator=generator)
+    return Batch(images, torch.arange(count) % 3, torch.arange(count))
+
+
+def test_the_head_is_the_lessons() -> None:
+    head = Head(1024, 2)
+    assert [type(layer) for layer in head] == [
+        nn.BatchNorm1d, nn.Dropout, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Dropout, nn.Linear
+    ]  # fmt: skip
+    assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.25, 0.5]
+    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(1024, 512), (512, 2)]
+    assert all(layer.bias.count_nonzero() == 0 for layer in linear)
+    assert linear[0].weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
+
+
+def test_logits_and_probabilities(classifier: Classifier) -> None:
+    classifier.eval()
+    indices, probabilities = classifier.predict_step(batch())
+    assert indices.tolist() == list(range(6))
+    assert probabilities.shape == (6, 3)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
+    torch.testing.assert_close(probabilities, classifier(batch().inputs).softmax(1))
+
+
+def test_the_optimizer_holds_every_parameter_once_in_named_groups(classifier: Classifier) -> None:
+    optimizer = classifier.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.SGD)
+    groups = optimizer.param_groups
+    assert [(g["name"], g["lr"], g["momentum"], g["weight_decay"]) for g in groups] == [
+        ("early", 1e-4, 0.9, 0),
+        ("late", 1e-3, 0.9, 0),
+        ("head", 1e-2, 0.9, 0),
+    ]
+    held = [id(p) for g in groups for p in g["params"]]
+    assert sorted(held) == sorted(id(p) for p in classifier.parameters())
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_training_changes_the_unfrozen_groups_and_not_a_bit_of_the_frozen(
+    classifier: Classifier, first: int
+) -> None:
+    classifier.freeze_to(first)
+    before = copy.deepcopy(classifier.state_dict())
+    optimizer = classifier.configure_optimizers()
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(classifier(batch().inputs), batch().labels).backward()
+        optimizer.step()
+    after = classifier.state_dict()
+    prefixes = ["body.network.first", "body.network.second", "head"]
+    for number, prefix in enumerate(prefixes):
+        keys = [key for key in after if key.startswith(prefix)]
+        assert any("running_mean" in key for key in keys)
+        changed = [not torch.equal(before[key], after[key]) for key in keys]
+        assert all(changed) if number >= first else not any(changed)
+
+
+def test_a_frozen_body_keeps_no_graph(classifier: Classifier) -> None:
+    classifier.freeze_to(2)
+    assert not classifier.body(batch().inputs).requires_grad
+    classifier.freeze_to(1)
+    assert classifier.body(batch().inputs).requires_grad
+
+
+def test_the_head_trains_alone_on_precomputed_features(classifier: Classifier) -> None:
+    """Both classifiers share the head, so that what one learns the other knows."""
+    classifier.eval()
+    alone = Classifier(PrecomputedBody(), classifier.head, 3).eval()
+    features = classifier.body(batch().inputs)
+    torch.testing.assert_close(alone(features), classifier(batch().inputs), rtol=0, atol=0)
+    groups = alone.configure_optimizers().param_groups
+    assert [len(g["params"]) for g in groups[:2]] == [0, 0]
+    assert {id(p) for p in groups[2]["params"]} == {id(p) for p in classifier.head.parameters()}
