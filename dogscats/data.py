@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -110,6 +110,18 @@ def collate(samples: Sequence[tuple[torch.Tensor, int, int]]) -> Batch:
     return Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
 
 
+class LazyDataLoader(DataLoader[Batch]):
+    """A DataLoader whose workers begin with the first batch that is asked for.
+
+    Lightning makes the first iterator of a `fit` before it tells the sampler the epoch; workers that began at
+    once would load a resumed run's first batches, or those after the LR finder, as of another epoch.
+    """
+
+    def __iter__(self) -> Any:
+        """Iterate over the batches of the epoch that the sampler has at the first of them."""
+        yield from super().__iter__()
+
+
 class DogsCatsDataModule(LightningDataModule):
     """Photos in the lesson's layout: `train/<class>/`, `valid/<class>/`, and unlabelled `test1/`.
 
@@ -199,6 +211,12 @@ class DogsCatsDataModule(LightningDataModule):
             raise UserError("\n".join([f"{len(bad)} photos cannot be read. Remove or replace them:", *shown]))
         self.classes = classes["train"]
 
+    @property
+    def summary(self) -> str:
+        """The photos in a few words."""
+        counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
+        return f"{counts} of {', '.join(self.classes)}"
+
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Training photos whose augmentations depend on the seed, `stage` and the epoch."""
         return PhotoDataset(
@@ -209,13 +227,15 @@ class DogsCatsDataModule(LightningDataModule):
         """Validation photos with the evaluation transform."""
         return PhotoDataset(self.valid, self.evaluation, self.seed)
 
-    def loader(self, dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
+    def loader(
+        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True
+    ) -> DataLoader[Batch]:
         """Load batches, in the photos' order or in one that depends on the dataset's seed and the epoch.
 
         As in the lesson the last batch may be smaller. When shuffling, that is when training, it is dropped
-        if it is a single photo, on which BatchNorm cannot train.
+        if it is a single photo, on which BatchNorm cannot train. Persistent workers wait for the next epoch.
         """
-        return DataLoader(
+        return LazyDataLoader(
             dataset,  # type: ignore[arg-type]  # a sample and a batch differ in type
             batch_size=self.batch_size,
             sampler=EpochSampler(len(dataset), dataset.seed if shuffle else None),
@@ -223,7 +243,7 @@ class DogsCatsDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=persistent and self.num_workers > 0,
             # A generator of its own: a DataLoader draws a seed per epoch even when it has no use for it,
             # from the global generator unless given one.
             generator=torch.Generator().manual_seed(dataset.seed),

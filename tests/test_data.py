@@ -40,6 +40,20 @@ def test_batches_are_a_function_of_the_seed_for_any_number_of_workers(shared_roo
             assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iterator_made_before_the_epoch_is_chosen_gives_that_epoch(
+    shared_root: Path, workers: int
+) -> None:
+    """As Lightning makes it when it resumes; also after an epoch that was left unfinished."""
+    data = module(shared_root, num_workers=workers)
+    loader = data.loader(data.train_dataset("s", augment=True), shuffle=True)
+    next(iter(loader))
+    iterator = iter(loader)
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    for ours, theirs in zip(iterator, batches(shared_root, 0)[5:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_order_and_augmentation_change_with_epoch_stage_and_seed(shared_root: Path) -> None:
     def images(batches: list[Batch]) -> torch.Tensor:
         order = torch.cat([b.indices for b in batches]).argsort()
