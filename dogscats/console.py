@@ -16,12 +16,21 @@ T = TypeVar("T")
 def quiet_libraries() -> None:
     """Silence what Lightning repeats at every stage, and its advice that does not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # Precomputed activations need no workers, and photos have as many as there are cores.
-    warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", PossibleUserWarning)
-    # Lightning 2.6 calls what PyTorch 2.15 deprecates.
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-    # An epoch of few batches is still an epoch.
-    warnings.filterwarnings("ignore", "The number of training batches", PossibleUserWarning)
+    for message, category in [
+        # Precomputed activations need no workers, and photos have as many as there are cores.
+        ("The '.*_dataloader' does not have many workers", PossibleUserWarning),
+        # An epoch of few batches is still an epoch.
+        ("The number of training batches", PossibleUserWarning),
+        # The LR finder does not validate.
+        ("You defined a `validation_step` but have no `val_dataloader`", PossibleUserWarning),
+        # Frozen layers are meant to be in eval mode.
+        ("Found .* module\\(s\\) in eval mode", UserWarning),
+        # The stages of a run share a folder of checkpoints.
+        ("Checkpoint directory .* exists and is not empty", UserWarning),
+        # Lightning 2.6 calls what PyTorch 2.15 deprecates.
+        (".*LeafSpec", FutureWarning),
+    ]:
+        warnings.filterwarnings("ignore", message, category)
 
 
 def device_name(device: torch.device) -> str:

@@ -32,14 +32,23 @@ class RunReport:
         self.metrics["stages"][name] = dict(figures)
         self.write()
 
-    def finish(self, predictions: Predictions, seconds: float) -> None:
-        """Record the figures over the validation photos, and write their predictions."""
-        self.metrics["final"] = {
-            "n": len(predictions.labels),
-            "valid_acc": predictions.accuracy,
-            "valid_loss": predictions.log_loss,
-            "confusion_matrix": predictions.confusion_matrix,
+    def finish(self, plain: Predictions, averaged: Predictions | None, seconds: float) -> None:
+        """Record the figures over the validation photos, and write their predictions.
+
+        Args:
+            plain: predictions without test-time augmentation.
+            averaged: predictions with it, or `None`; what is written is these, where there are any.
+            seconds: that the run took.
+        """
+        final: dict[str, Any] = {
+            "n": len(plain.labels),
+            "valid_acc": plain.accuracy,
+            "valid_loss": plain.log_loss,
         }
+        if averaged:
+            final |= {"valid_acc_tta": averaged.accuracy, "valid_loss_tta": averaged.log_loss}
+        predictions = averaged or plain
+        self.metrics["final"] = {**final, "confusion_matrix": predictions.confusion_matrix}
         self.metrics["seconds"] = round(seconds, 3)
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
         predictions.write(self.run_dir / "predictions_valid.csv")
@@ -49,6 +58,12 @@ class RunReport:
         """Write `metrics.json`; it is never half-written."""
         with atomic_path(self.run_dir / "metrics.json") as temporary:
             temporary.write_text(json.dumps(self.metrics, indent=2) + "\n")
+
+    @property
+    def final_numbers(self) -> dict[str, float]:
+        """The final figures by their dotted paths."""
+        final = self.metrics["final"]
+        return {f"final.{k}": v for k, v in final.items() if k not in ("n", "confusion_matrix")}
 
     def metric(self, path: str) -> float:
         """Look up a number by its dotted path.
@@ -60,10 +75,9 @@ class RunReport:
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, int | float):
-            known = [f"final.{key}" for key, number in self.metrics["final"].items() if key[0] == "v"]
             raise UserError(
                 f"optimized_metric={path}: {self.run_dir / 'metrics.json'} has no such number; "
-                f"for example {', '.join(known)}."
+                f"for example {', '.join(self.final_numbers)}."
             )
         return value
 
@@ -82,11 +96,19 @@ class RunReport:
             figures = [row[key] for key in ("epochs", "train_loss", "valid_loss", "valid_acc", "seconds")]
             log.info("%-12s %6d %11.5f %11.5f %10.4f %9.1f", name, *figures)
         final = self.metrics["final"]
+        log.info("\n%-30s accuracy  log loss", f"{final['n']} validation photos")
+        log.info("%-30s   %.4f   %.5f", "centre crop", final["valid_acc"], final["valid_loss"])
+        if "valid_acc_tta" in final:
+            accuracy, loss = final["valid_acc_tta"], final["valid_loss_tta"]
+            log.info("%-30s   %.4f   %.5f", "test-time augmentation", accuracy, loss)
+        classes = self.metrics["classes"]
+        width = max(map(len, [*classes, "actual \\ predicted"])) + 2
+        log.info("\n" + "".join(f"{name:>{width}}" for name in ["actual \\ predicted", *classes]))
+        for name, row in zip(classes, final["confusion_matrix"], strict=True):
+            log.info("".join(f"{cell:>{width}}" for cell in [name, *row]))
         log.info(
-            "\nvalid_acc %.4f   valid_loss %.5f   on %d photos   %.1f s   %.0f MB at the peak",
-            final["valid_acc"], final["valid_loss"], final["n"], self.metrics["seconds"],
-            self.metrics["peak_rss_mb"],
-        )  # fmt: skip
+            "\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"]
+        )
         log.info("\nWritten to %s:", self.run_dir)
         for path in sorted(self.run_dir.rglob("*")):
             relative = path.relative_to(self.run_dir)

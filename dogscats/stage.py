@@ -18,7 +18,8 @@ class Stage:
 
     Attributes:
         name: its key in the recipe.
-        lr: learning rate, multiplied by `lr_mult` for each layer group, or one a group, used as they are.
+        lr: learning rate, multiplied by `lr_mult` for each layer group; or one a group, used as they are; or
+            `find`, for the LR finder's suggestion in place of a number.
         lr_mult: factors of `lr` for the groups early, late and head.
         epochs: with a constant learning rate. Either this or `cycles`.
         cycles: SGDR: number of cosine cycles.
@@ -34,7 +35,7 @@ class Stage:
     """
 
     name: str
-    lr: float | Sequence[float]
+    lr: float | str | Sequence[float]
     lr_mult: Sequence[float] = (0.01, 0.1, 1.0)
     epochs: int | None = None
     cycles: int | None = None
@@ -52,8 +53,8 @@ class Stage:
             "lr",
             all(map(_is_positive, self.lr)) and len(self.lr) == len(GROUPS)
             if isinstance(self.lr, Sequence) and not isinstance(self.lr, str)
-            else _is_positive(self.lr),
-            f"a positive number, or a list of {len(GROUPS)} for the groups {', '.join(GROUPS)}",
+            else self.lr == "find" or _is_positive(self.lr),
+            f"a positive number, find, or a list of {len(GROUPS)} for the groups {', '.join(GROUPS)}",
         )
         self._check(
             "lr_mult",
@@ -99,11 +100,30 @@ class Stage:
         return sum(self.cycle_len * self.cycle_mult**i for i in range(self.cycles))
 
     @property
+    def summary(self) -> str:
+        """The stage in a few words."""
+        cycles = f" in {self.cycles} cycles" if self.cycles else ""
+        trained = ", ".join(GROUPS[self.freeze_to :])
+        inputs = "precomputed activations" if self.precompute else "photos"
+        return (
+            f"{self.total_epochs} epochs{cycles}, training {trained} on "
+            f"{'augmented ' if self.augment else ''}{inputs}"
+        )
+
+    @property
     def group_lrs(self) -> tuple[float, ...]:
         """Highest learning rate of each layer group."""
-        if isinstance(self.lr, Sequence):
-            return tuple(self.lr)
-        return tuple(self.lr * factor for factor in self.lr_mult)
+        if isinstance(self.lr, str):
+            raise RuntimeError(f"The learning rate of stage {self.name} has not been found yet.")
+        if isinstance(self.lr, int | float):
+            return tuple(self.lr * factor for factor in self.lr_mult)
+        return tuple(self.lr)
+
+    @property
+    def lr_ratios(self) -> tuple[float, ...]:
+        """Learning rate of each layer group relative to that of the last one."""
+        rates: Sequence[float] = self.lr_mult if isinstance(self.lr, str) else self.group_lrs
+        return tuple(rate / rates[-1] for rate in rates)
 
     def _check(self, key: str, good: bool, expected: str) -> None:
         if not good:

@@ -8,6 +8,12 @@ from typing import Any
 from dogscats.atomic import atomic_path
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of all stages by the names of their columns."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 class StageTable:
     """The rows of one stage in a CSV file whose first column is the stage's name.
 

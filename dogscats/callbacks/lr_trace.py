@@ -1,12 +1,35 @@
 """Every learning rate that was used, kept in `lr_trace.csv`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dogscats.stage import GROUPS
+from dogscats.plots import new_figure
+from dogscats.stage import GROUPS, Stage
 from dogscats.stage_table import StageTable
+
+
+def draw_lr_schedule(rows: Sequence[dict[str, str]], stages: Sequence[Stage]) -> Figure:
+    """Draw the lesson's plot, learning rate against iteration, for each stage beside the other.
+
+    Args:
+        rows: of `lr_trace.csv`.
+        stages: whose rates to draw.
+    """
+    figure = new_figure(1 + 3.6 * len(stages), 3.6)
+    panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
+    for axes, stage in zip(panels, stages, strict=True):
+        axes.plot([float(row["head"]) for row in rows if row["stage"] == stage.name])
+        title = stage.name
+        if stage.freeze_to < 2:
+            ratios = [f"{group} x{ratio:g}" for group, ratio in zip(GROUPS, stage.lr_ratios, strict=True)]
+            title += f"\n({', '.join(ratios[stage.freeze_to : -1])})"
+        axes.set(title=title, xlabel="iteration", ylim=(0, None))
+    panels[0].set_ylabel("learning rate of the head")
+    return figure
 
 
 class LRTrace(Callback):

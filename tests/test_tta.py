@@ -1,0 +1,132 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Trainer
+
+from dogscats.backbone import Backbone
+from dogscats.callbacks.confusion_matrix import ConfusionMatrix
+from dogscats.callbacks.pictures import Pictures, choose_photos
+from dogscats.callbacks.tta import TTA, tta_loaders
+from dogscats.classifier import Classifier, Head
+from dogscats.data import DogsCatsDataModule, PhotoDataset, stable_seed
+from dogscats.predictions import Predictions
+
+
+@pytest.fixture
+def data(shared_root: Path) -> DogsCatsDataModule:
+    data = DogsCatsDataModule(shared_root, size=24, batch_size=4, num_workers=0)
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def classifier(tiny_body: Backbone) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(tiny_body, Head(16, 2), 2)
+
+
+def predict(classifier: Classifier, data: DogsCatsDataModule, n_aug: int, *reports: object) -> TTA:
+    tta = TTA(data.valid, data.classes)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[tta, *reports],  # type: ignore[list-item]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.predict(classifier, tta_loaders(data, data.valid, n_aug), return_predictions=False)
+    return tta
+
+
+def test_the_mean_of_probabilities_over_all_versions_in_order(
+    classifier: Classifier, data: DogsCatsDataModule
+) -> None:
+    tta = predict(classifier, data, 4)
+    plain = PhotoDataset(data.valid, data.evaluation, data.seed)
+    versions = [
+        PhotoDataset(data.valid, data.augmentation, stable_seed(data.seed, "tta", version))
+        for version in range(4)
+    ]
+    classifier.eval()
+    with torch.no_grad():
+        expected = torch.stack(
+            [
+                torch.stack([classifier(dataset[index, 0][0][None]).softmax(1)[0] for index in range(10)])
+                for dataset in (plain, *versions)
+            ]
+        )
+    torch.testing.assert_close(tta.plain.probabilities, expected[0])
+    assert tta.averaged is not None
+    torch.testing.assert_close(tta.averaged.probabilities, expected.mean(0))
+    assert not torch.equal(expected[1], expected[2])
+    assert tta.averaged.paths == data.valid.paths
+
+
+def test_without_augmented_versions_there_is_only_the_plain_one(
+    classifier: Classifier, data: DogsCatsDataModule
+) -> None:
+    tta = predict(classifier, data, 0)
+    assert tta.averaged is None
+    assert len(tta.plain.probabilities) == 10
+
+
+def predictions(shared_root: Path) -> Predictions:
+    cats = [0.9, 0.8, 0.45, 0.6, 0.1, 0.2, 0.05, 0.7, 0.52, 0.3]
+    paths = [f"valid/{name}s/{name}.{n}.jpg" for name in ("cat", "dog") for n in range(5)]
+    labels = torch.tensor([0] * 5 + [1] * 5)
+    return Predictions(paths, ["cats", "dogs"], labels, torch.tensor([[p, 1 - p] for p in cats]))
+
+
+def test_figures_of_predictions(shared_root: Path, tmp_path: Path) -> None:
+    found = predictions(shared_root)
+    assert found.accuracy == pytest.approx(0.6)
+    assert found.confusion_matrix == [[3, 2], [2, 3]]
+    of_label = torch.tensor([0.9, 0.8, 0.45, 0.6, 0.1, 0.8, 0.95, 0.3, 0.48, 0.7], dtype=torch.double)
+    assert found.log_loss == pytest.approx(-of_label.log().mean().item(), rel=1e-6)
+    found.write(tmp_path / "predictions.csv")
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[7] == {
+        "path": "valid/dogs/dog.2.jpg", "label": "dogs", "predicted": "cats",
+        "prob_cats": "0.7", "prob_dogs": "0.3",
+    }  # fmt: skip
+
+
+def test_a_probability_of_zero_gives_a_finite_loss() -> None:
+    found = Predictions(["a"], ["cats", "dogs"], torch.tensor([0]), torch.tensor([[0.0, 1.0]]))
+    assert 80 < found.log_loss < 100
+
+
+def test_the_pictures_show_the_photos_they_name(shared_root: Path) -> None:
+    chosen = choose_photos(predictions(shared_root), 2)
+    assert chosen["most_right"] == {"Most right cats": [0, 1], "Most right dogs": [6, 5]}
+    assert chosen["most_wrong"] == {"Most wrong cats": [4, 2], "Most wrong dogs": [7, 8]}
+    assert chosen["most_uncertain"] == {"Most uncertain": [8, 2]}
+    right, wrong = chosen["random_right"]["Right, at random"], chosen["random_wrong"]["Wrong, at random"]
+    assert set(right) < {0, 1, 3, 5, 6, 9}
+    assert set(wrong) < {2, 4, 7, 8}
+    assert len(right) == len(wrong) == 2
+
+
+def test_reports_are_drawn_when_predicting_ends(
+    classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
+) -> None:
+    tta = TTA(data.valid, data.classes)
+    reports = [ConfusionMatrix(tta, tmp_path), Pictures(tta, tmp_path, count=3)]
+    trainer = Trainer(
+        accelerator="cpu", callbacks=[tta, *reports], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.predict(classifier, tta_loaders(data, data.valid, 1), return_predictions=False)
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {
+        "confusion_matrix.png", "most_right.png", "most_uncertain.png", "most_wrong.png",
+        "random_right.png", "random_wrong.png",
+    }  # fmt: skip
+    for name in names:
+        with Image.open(tmp_path / name) as picture:
+            assert picture.convert("L").getextrema()[0] < 100  # something dark is drawn on the white
