@@ -86,7 +86,12 @@ class Run:
         torch.manual_seed(cfg.seed)  # the head starts the same whatever the body drew
         classes = self.data.classes
         self.model = Classifier(self.body, Head(self.body.num_features, len(classes)), len(classes))
-        self.description = {"model": settings["model"], "classes": classes, "size": self.data.size}
+        self.description = {
+            "model": settings["model"],
+            "classes": classes,
+            "size": self.data.size,
+            "augment": settings["augment"],
+        }
         if cfg.load:
             load_classifier(Path(cfg.load), self.model, self.description)
         name = settings["model"].get("name", cfg.model._target_.rpartition(".")[2])

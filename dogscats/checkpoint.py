@@ -28,8 +28,8 @@ def save_classifier(path: Path, classifier: Classifier, description: dict[str, A
     Args:
         path: the file: `state_dict`, `hyper_parameters` and `pytorch-lightning_version`.
         classifier: the whole classifier.
-        description: plain containers, saved as `hyper_parameters`: `model` (the model's config), `classes`
-            (names) and `size` (pixels).
+        description: plain containers, saved as `hyper_parameters`: `model` and `augment` (their
+            configs), `classes` (names) and `size` (pixels).
     """
     AtomicCheckpointIO().save_checkpoint(
         {
