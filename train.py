@@ -36,6 +36,7 @@ from dogscats.callbacks.lr_trace import LRTrace, draw_lr_schedule
 from dogscats.callbacks.progress import Progress
 from dogscats.callbacks.sgdr import SGDR
 from dogscats.callbacks.tta import TTA, tta_loaders
+from dogscats.check import write_bad_images
 from dogscats.checkpoint import AtomicCheckpointIO, load_classifier, save_classifier
 from dogscats.classifier import Classifier, Head
 from dogscats.console import device_name, quiet_libraries
@@ -80,6 +81,8 @@ class Run:
         self.data.prepare_data()
         self.data.setup()
         log.info("Data      %s: %s", self.data.root, self.data.summary)
+        if self.data.bad:
+            write_bad_images(self.dir / "bad_images.csv", self.data.bad)
 
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         self.body: Backbone = instantiate(cfg.model, **({"weights": "none"} if cfg.load else {}))

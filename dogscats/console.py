@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
@@ -46,3 +46,18 @@ def progress_bar(items: Iterable[T], description: str, total: int, unit: str) ->
     """Show progress over `items`: live on a terminal, a line every 10 seconds in a log."""
     seconds = 0.1 if sys.stderr.isatty() else 10
     return tqdm(items, description, total, leave=False, unit=unit, mininterval=seconds, dynamic_ncols=True)
+
+
+def bytes_bar(description: str, total: int | None, done: int = 0) -> "tqdm[Any]":
+    """Make a bar to be updated with numbers of bytes, of which `done` are done; shown as `progress_bar`."""
+    seconds = 0.1 if sys.stderr.isatty() else 10
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=done,
+        leave=False,
+        unit="B",
+        unit_scale=True,
+        mininterval=seconds,
+        dynamic_ncols=True,
+    )

@@ -99,7 +99,7 @@ def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     expected[1] = [200, 100, 50]
     assert np.array_equal(pixels(tmp_path / "a.gif"), expected[np.asarray(palette)])
     Image.fromarray(COLOR).save(path, transparency=tuple(map(int, COLOR[0, 0])))
-    clear = (COLOR == COLOR[0, 0]).all(axis=2, keepdims=True)
+    clear = (COLOR[0, 0] == COLOR).all(axis=2, keepdims=True)
     assert np.array_equal(pixels(path), np.where(clear, 255, COLOR))
 
 
@@ -184,8 +184,8 @@ def encoded(suffix: str) -> bytes:
         (encoded("webp")[:-200], "decoder"),
     ],
     ids=[
-        "empty", "text", "eps", "html", "jpeg-header", "jpeg-end", "jpeg-half", "jpeg-progressive", "jpeg-zeros",
-        "png", "gif", "bmp", "tiff", "webp",
+        "empty", "text", "eps", "html", "jpeg-header", "jpeg-end", "jpeg-half", "jpeg-progressive",
+        "jpeg-zeros", "png", "gif", "bmp", "tiff", "webp",
     ],
 )  # fmt: skip
 def test_the_reason_is_given(tmp_path: Path, content: bytes, reason: str) -> None:
