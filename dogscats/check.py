@@ -36,6 +36,8 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> dict[str,
         suspects: list[str] = json.loads(remembered.read_text())["bad"]
     except (OSError, ValueError, KeyError):
         suspects = paths
+    if not suspects:
+        return {}
 
     def reason(path: str) -> str | None:
         try:

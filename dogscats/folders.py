@@ -9,8 +9,9 @@ from dogscats.errors import UserError
 from dogscats.images import list_images
 
 HOW_TO_GET_DATA = """\
-Expected are photos in <data.root>/train/<class>/ and <data.root>/valid/<class>/, two classes or more; or named
-as in Kaggle's archives, <data.root>/train/<class>.<number>.jpg. Without valid/, a part of train/ is held out.
+Expected are photos in <data.root>/train/<class>/ and <data.root>/valid/<class>/, two classes or more; or,
+named as in Kaggle's archives, <data.root>/train/<class>.<number>.jpg. Without valid/, a part of train/ is
+held out.
 The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
 fetches them (857 MB) from http://files.fast.ai/data/dogscats.zip.
 To try without any data, use data=sample: drawn, synthetic cats and dogs."""

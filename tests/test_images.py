@@ -283,7 +283,7 @@ print(peak() - before)
         check=True,
     )
     *reasons, grown = result.stdout.splitlines()
-    assert reasons == ["it has 20000 x 10000 pixels: 200 megapixels, more than 128"] * 2
+    assert reasons == ["it has 20000 x 10000 pixels: 200 megapixels, more than 100"] * 2
     assert float(grown) < 100
     assert "Bomb" not in result.stderr
 
