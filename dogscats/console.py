@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 def quiet_libraries() -> None:
     """Silence what Lightning repeats at every stage, and its advice that does not apply here."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message, category in [
         # Precomputed activations need no workers, and photos have as many as there are cores.
         ("The '.*_dataloader' does not have many workers", PossibleUserWarning),
@@ -27,19 +28,22 @@ def quiet_libraries() -> None:
         ("Found .* module\\(s\\) in eval mode", UserWarning),
         # The stages of a run share a folder of checkpoints.
         ("Checkpoint directory .* exists and is not empty", UserWarning),
+        # It gives every photo once.
+        ("You are using a custom batch sampler", PossibleUserWarning),
         # Lightning 2.6 calls what PyTorch 2.15 deprecates.
         (".*LeafSpec", FutureWarning),
     ]:
         warnings.filterwarnings("ignore", message, category)
 
 
-def device_name(device: torch.device) -> str:
-    """Name the device for a person to read."""
+def device_name(device: torch.device, processes: int = 1) -> str:
+    """Name the device, of each of so many processes, for a person to read."""
+    name = device.type.upper()
     if device.type == "cuda":
-        return f"GPU ({torch.cuda.get_device_name(device)})"
-    if device.type == "cpu":
-        return f"CPU ({torch.get_num_threads()} threads)"
-    return device.type.upper()
+        name = f"GPU ({torch.cuda.get_device_name(device)})"
+    elif device.type == "cpu":
+        name = f"CPU ({torch.get_num_threads()} threads)"
+    return name if processes == 1 else f"{processes} x {name}"
 
 
 def progress_bar(items: Iterable[T], description: str, total: int, unit: str) -> "tqdm[T]":

@@ -62,6 +62,58 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((index, self.epoch) for index in order)
 
 
+class SharedBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of an `EpochSampler`, of each of which every process gets its share.
+
+    A batch of all processes together is the batch that one process alone would get. As in the lesson the last
+    one may be smaller. When training, shares are equal and of at least two photos, since gradients are
+    averaged over the processes and BatchNorm cannot train on one: what is left over is dropped. When
+    evaluating nothing is dropped or repeated.
+
+    Args:
+        sampler: the photos.
+        batch_size: photos in a batch, all processes together.
+        training: whether shares must be equal.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, sampler: EpochSampler, batch_size: int, training: bool, rank: int = 0, world_size: int = 1
+    ):
+        self.sampler, self.batch_size, self.training = sampler, batch_size, training
+        self.rank, self.world_size = rank, world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch."""
+        self.sampler.set_epoch(epoch)
+
+    def _share(self, start: int) -> int:
+        """Photos of this process in the batch that starts at `start`."""
+        count = min(self.batch_size, len(self.sampler) - start)
+        if self.training:
+            share = count // self.world_size
+            return share if share >= 2 else 0
+        return len(range(self.rank, count, self.world_size))
+
+    def __len__(self) -> int:
+        return sum(self._share(start) > 0 for start in range(0, len(self.sampler), self.batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self.batch_size):
+            share = self._share(start)
+            if share:
+                yield order[start + self.rank : start + self.batch_size : self.world_size][:share]
+
+
+def process_rank() -> tuple[int, int]:
+    """Number of this process, and how many train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
     """Decoded and transformed photos: `(image (3, size, size) uint8, label or -1, index)`.
 
@@ -111,7 +163,7 @@ class DogsCatsDataModule(LightningDataModule):
     Args:
         root: folder with `train/`, and perhaps `valid/`.
         size: side of the square images, in pixels.
-        batch_size: photos in a batch.
+        batch_size: photos in a batch, over all processes that train together.
         num_workers: processes that decode photos; `None` for one a CPU core, 16 at most.
         limit: use only the first `limit` photos of each class; `None` for all.
         augment: makes the training transform from `size`, such as `transforms.side_on`.
@@ -228,18 +280,19 @@ class DogsCatsDataModule(LightningDataModule):
         return PhotoDataset(self.valid, self.evaluation, self.seed)
 
     def loader(
-        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True
+        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True, shared: bool = True
     ) -> DataLoader[Batch]:
         """Load batches, in the photos' order or in one that depends on the dataset's seed and the epoch.
 
-        As in the lesson the last batch may be smaller. When shuffling, that is when training, it is dropped
-        if it is a single photo, on which BatchNorm cannot train. Persistent workers wait for the next epoch.
+        Args:
+            dataset: the photos.
+            shuffle: for training.
+            persistent: let the workers wait for the next epoch.
+            shared: give each of the processes that train together its share; otherwise all photos.
         """
         return LazyDataLoader(
             dataset,  # type: ignore[arg-type]  # a sample and a batch differ in type
-            batch_size=self.batch_size,
-            sampler=EpochSampler(len(dataset), dataset.seed if shuffle else None),
-            drop_last=shuffle and len(dataset) % self.batch_size == 1,
+            batch_sampler=self.batch_sampler(dataset, shuffle, shared),
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
@@ -248,6 +301,23 @@ class DogsCatsDataModule(LightningDataModule):
             # from the global generator unless given one.
             generator=torch.Generator().manual_seed(dataset.seed),
         )
+
+    def batch_sampler(
+        self, dataset: PhotoDataset, shuffle: bool = False, shared: bool = True
+    ) -> SharedBatchSampler:
+        """Make the batches of `loader`, as keys of `dataset`.
+
+        Raises:
+            UserError: for a batch size that cannot be shared out.
+        """
+        rank, world_size = process_rank() if shared else (0, 1)
+        if self.batch_size % world_size or self.batch_size < 2 * world_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size}: it is shared out among {world_size} processes; choose a "
+                f"multiple of {world_size}, at least {2 * world_size}."
+            )
+        sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
+        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented training photos, for a Trainer of your own."""

@@ -21,8 +21,8 @@ FORMATS = ("PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
 """What Pillow may take a file for, whatever its extension. It would start other programs for some others."""
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are unreadable. This bounds the memory that decoding one takes: 0.6 GB for a JPEG, 1.4 GB for a
-PNG, 2.2 GB for a WebP."""
+"""Larger pictures are unreadable. This bounds the memory that decoding one takes: 0.6 GB for a JPEG, 1.4 GB
+for a PNG, 2.2 GB for a WebP."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """Size of the largest file that is read: `MAX_PIXELS` with 4 channels of 16 bits each."""

@@ -14,8 +14,15 @@ from torch import nn
 
 from dogscats.backbone import Backbone
 
+# What is computed here is too small to be worth threads, which wait for each other on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
+
+TINY = ["model=timm", "model.name=test_resnet", "model.weights=none", "data.size=32", "data.batch_size=5"]
+"""Settings that train a tiny network on tiny photos."""
 
 
 def draw_photo(path: Path, label: int, number: int, size: tuple[int, int] = (60, 48)) -> None:

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from conftest import draw_root
 
 from dogscats import transforms
-from dogscats.data import Batch, DogsCatsDataModule
+from dogscats.data import Batch, DogsCatsDataModule, EpochSampler, SharedBatchSampler
 from dogscats.errors import UserError
 from dogscats.images import UnreadableImageError, read_image
 
@@ -22,7 +23,7 @@ def batches(root: Path, workers: int, epochs: int = 2, stage: str = "s", seed: i
     loader = data.loader(data.train_dataset(stage, augment=True), shuffle=True)
     found = []
     for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         torch.rand(3 * workers + 1)  # whatever else draws from the global generator must not matter
         found.extend(loader)
     return found
@@ -48,7 +49,7 @@ def test_an_iterator_made_before_the_epoch_is_chosen_gives_that_epoch(
     loader = data.loader(data.train_dataset("s", augment=True), shuffle=True)
     next(iter(loader))
     iterator = iter(loader)
-    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    loader.batch_sampler.set_epoch(1)  # type: ignore[union-attr]
     for ours, theirs in zip(iterator, batches(shared_root, 0)[5:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -105,6 +106,32 @@ def test_only_a_last_batch_of_one_photo_is_dropped(
 ) -> None:
     data = module(shared_root, batch_size=batch_size)
     assert [len(batch.labels) for batch in data.train_dataloader()] == sizes
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [24, 25, 27, 29])
+def test_processes_share_the_batches_of_one(size: int, training: bool) -> None:
+    def epoch(rank: int, world_size: int) -> list[list[int]]:
+        sampler = EpochSampler(size, seed=4 if training else None)
+        batches = SharedBatchSampler(sampler, 8, training, rank, world_size)
+        batches.set_epoch(3)
+        found = [[index for index, _ in batch] for batch in batches]
+        assert len(found) == len(batches)
+        return found
+
+    alone = epoch(0, 1)
+    shares = [epoch(rank, 2) for rank in range(2)]
+    together = [sorted(itertools.chain(*batch)) for batch in itertools.zip_longest(*shares, fillvalue=[])]
+    if training:
+        # An odd photo, and a last batch with less than two for each, are dropped: every process steps alike.
+        assert [len(batch) for batch in shares[0]] == [len(batch) for batch in shares[1]]
+        assert len(shares[0]) == {24: 3, 25: 3, 27: 3, 29: 4}[size]
+        for ours, theirs in zip(together, alone, strict=False):
+            assert set(ours) <= set(theirs)
+            assert len(ours) == len(theirs) // 2 * 2
+    else:
+        assert together == alone
+        assert sorted(itertools.chain(*together)) == list(range(size))
 
 
 def test_any_number_of_classes_natural_order_and_limit(tmp_path: Path) -> None:
