@@ -60,13 +60,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         if start:
-            shown = start - 1 if fault == "another part" else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
+            start -= 1 if fault == "another part" else 0
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        rest = content[start:]
         self.send_header("Content-Type", server.content_type)
         if fault != "no length":
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        rest = content[start:]
         self.wfile.write(rest[: len(rest) // 2] if fault in ("cut", "no length") else rest)
 
 
