@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm
 
@@ -48,5 +49,13 @@ def device_name(device: torch.device, processes: int = 1) -> str:
 
 def progress_bar(items: Iterable[T], description: str, total: int, unit: str) -> "tqdm[T]":
     """Show progress over `items`: live on a terminal, a line every 10 seconds in a log."""
-    seconds = 0.1 if sys.stderr.isatty() else 10
-    return tqdm(items, description, total, leave=False, unit=unit, mininterval=seconds, dynamic_ncols=True)
+    return tqdm(
+        items,
+        description,
+        total,
+        leave=False,
+        unit=unit,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+        dynamic_ncols=True,
+        disable=getattr(rank_zero_only, "rank", 0) > 0,  # of several processes the first shows the bar
+    )
