@@ -17,13 +17,13 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, manual_seed
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -69,7 +69,7 @@ def train(cfg: DictConfig) -> float:
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     stages = make_stages(settings["recipe"])
     with distributed(cfg.trainer) as fabric:
-        run = Run(cfg, settings, fabric, fabric.broadcast(run_dir), stages, started)
+        run = Run(cfg, settings, fabric, run_dir, stages, started)
         if run.progress.finished:
             log.info("The run in %s is finished; its figures are in metrics.json.", run_dir)
             return look_up(run.progress.metrics, cfg.optimized_metric)
@@ -104,7 +104,7 @@ class Run:
         stages: Sequence[Stage],
         started: float,
     ):
-        self.cfg, self.settings, self.fabric, self.dir = cfg, settings, fabric, run_dir
+        self.cfg, self.settings, self.fabric = cfg, settings, fabric
         self.progress = read_progress(run_dir, stages)
         if self.progress.finished:
             return
@@ -114,18 +114,16 @@ class Run:
                 OmegaConf.save(cfg, temporary, resolve=True)
 
         self.data: DogsCatsDataModule = instantiate(cfg.data)
-        with fabric.rank_zero_first():
-            self.data.prepare_data()
-            self.data.setup()
+        self.data.prepare_data()
+        self.data.setup()
         log.info("Data      %s: %s", self.data.root, self.data.summary)
         if self.data.bad:
             write_bad_images(self.out / "bad_images.csv", self.data.bad)
 
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         start = self.progress.checkpoint or (Path(cfg.load) if cfg.load else None)
-        with fabric.rank_zero_first():  # which may download the weights
-            self.body: Backbone = instantiate(cfg.model, **({"weights": "none"} if start else {}))
-        torch.manual_seed(cfg.seed)  # the head starts the same whatever the body drew
+        self.body: Backbone = instantiate(cfg.model, **({"weights": "none"} if start else {}))
+        manual_seed(cfg.seed)  # the head starts the same whatever the body drew
         classes = self.data.classes
         self.model = Classifier(self.body, Head(self.body.num_features, len(classes)), len(classes))
         self.description = {
@@ -138,6 +136,9 @@ class Run:
             load_classifier(start, self.model, self.description)
         name = settings["model"].get("name", cfg.model._target_.rpartition(".")[2])
         log.info("Model     %s, %d pooled features", name, self.body.num_features)
+        # Only now: a mistake in the settings is found before any process waits for another.
+        fabric.launch()
+        self.dir = fabric.broadcast(run_dir)
         log.info("Device    %s", device_name(fabric.device, fabric.world_size))
 
         self.make_trainer = partial(instantiate, cfg.trainer, default_root_dir=self.out)
@@ -248,7 +249,7 @@ class Run:
         batches = self.data.batch_sampler(dataset)
         return activation_loader([features], self.data.valid.labels, batches, dataset.seed)
 
-    def activations(self, dataset: PhotoDataset, name: str, view: int | None = None) -> torch.Tensor:
+    def activations(self, dataset: PhotoDataset, name: str, view: int | None = None) -> Tensor:
         """Compute the features of all photos once, in the first process, or take them from the cache."""
         folder = cache_folder(self.data.root, self.cfg.activations.dir)
         loader = self.data.loader(dataset, persistent=False, shared=False)

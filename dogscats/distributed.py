@@ -12,12 +12,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from dogscats.errors import UserError
+from dogscats.errors import UserError, user_message
 
 
 @contextmanager
 def distributed(trainer: DictConfig) -> Iterator[Fabric]:
-    """Start the processes that `trainer` asks for, once, before any of its Trainers would.
+    """Prepare the processes that `trainer` asks for; `Fabric.launch` starts them, once for all Trainers.
 
     With `strategy=ddp` the script is run again for each further device, unless torchrun or Slurm has done so.
     All processes then run the whole script; only the first speaks. If it fails, it ends the others that it
@@ -38,7 +38,6 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {error}") from error
-    launcher = fabric.strategy.launcher
     environment = getattr(fabric.strategy, "cluster_environment", None)
     starts_others = fabric.world_size > 1 and not getattr(environment, "creates_processes_externally", False)
     if starts_others and HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -47,14 +46,15 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
             "each would run the whole multirun again. Run one job at a time, without -m, or the jobs on a "
             "cluster with hydra/launcher=slurm."
         )
-    fabric.launch()
     if not fabric.is_global_zero:
         _be_silent()
     try:
         yield fabric
-    except BaseException:
-        for process in getattr(launcher, "procs", []):
+    except BaseException as error:
+        for process in getattr(fabric.strategy.launcher, "procs", []):
             process.kill()
+        if not fabric.is_global_zero and user_message(error):
+            raise SystemExit(1) from error  # the first process says what is wrong
         raise
 
 

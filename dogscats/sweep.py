@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -133,7 +134,12 @@ class SweepReport(Callback):
 
         rows = [["job", *swept, metric, "status"]]
         rows += [
-            [str(job.number), *(job.overrides.get(k, "") for k in swept), f"{job.metric:.5f}", job.status]
+            [
+                str(job.number),
+                *(job.overrides.get(k, "") for k in swept),
+                f"{job.metric:.5f}",
+                shorten(job.status, 60),
+            ]
             for job in best_first
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
