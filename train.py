@@ -39,6 +39,7 @@ from dogscats.callbacks.lr_trace import LRTrace, draw_lr_schedule
 from dogscats.callbacks.progress import Progress
 from dogscats.callbacks.sgdr import SGDR
 from dogscats.callbacks.tta import TTA, tta_loaders
+from dogscats.check import write_bad_images
 from dogscats.checkpoint import VerifiedCheckpointIO, load_classifier, remove_checkpoint, save_classifier
 from dogscats.classifier import Classifier, Head
 from dogscats.console import device_name, quiet_libraries
@@ -116,6 +117,8 @@ class Run:
         self.data.prepare_data()
         self.data.setup()
         log.info("Data      %s: %s", self.data.root, self.data.summary)
+        if self.data.bad:
+            write_bad_images(self.out / "bad_images.csv", self.data.bad)
 
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         start = self.progress.checkpoint or (Path(cfg.load) if cfg.load else None)

@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning.utilities import rank_zero_only
@@ -49,13 +49,18 @@ def device_name(device: torch.device, processes: int = 1) -> str:
 
 def progress_bar(items: Iterable[T], description: str, total: int, unit: str) -> "tqdm[T]":
     """Show progress over `items`: live on a terminal, a line every 10 seconds in a log."""
-    return tqdm(
-        items,
-        description,
-        total,
-        leave=False,
-        unit=unit,
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-        disable=getattr(rank_zero_only, "rank", 0) > 0,  # of several processes the first shows the bar
-    )
+    return tqdm(items, description, total, unit=unit, **_bar_settings())
+
+
+def bytes_bar(description: str, total: int | None, done: int = 0) -> "tqdm[Any]":
+    """Make a bar to be updated with numbers of bytes, of which `done` are done; shown as `progress_bar`."""
+    return tqdm(desc=description, total=total, initial=done, unit="B", unit_scale=True, **_bar_settings())
+
+
+def _bar_settings() -> dict[str, Any]:
+    return {
+        "leave": False,
+        "mininterval": 0.1 if sys.stderr.isatty() else 10,
+        "dynamic_ncols": True,
+        "disable": getattr(rank_zero_only, "rank", 0) > 0,  # of several processes the first shows the bar
+    }

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,29 +15,10 @@ from torchvision.transforms import v2
 from dogscats import transforms
 from dogscats.cache import cache_folder
 from dogscats.check import check_images
+from dogscats.download import LESSON_URL, download_dataset
 from dogscats.errors import UserError
-from dogscats.images import list_images, read_image, stack_images
-
-HOW_TO_GET_DATA = """\
-Expected are photos in <data.root>/train/<class>/ and <data.root>/valid/<class>/, two classes or more.
-The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats), in this layout in
-http://files.fast.ai/data/dogscats.zip: unpack it and pass data.root=<folder>/dogscats.
-To try without any data, use data=sample: drawn, synthetic cats and dogs."""
-
-
-@dataclass(frozen=True)
-class Photos:
-    """The photos of one split.
-
-    Attributes:
-        root: folder that `paths` are relative to.
-        paths: relative paths, `/` between their parts, in natural order within a class.
-        labels: index of each photo's class; empty where the photos are unlabelled.
-    """
-
-    root: Path
-    paths: Sequence[str]
-    labels: Sequence[int]
+from dogscats.folders import HOW_TO_GET_DATA, Photos, find_photos, leave_out
+from dogscats.images import read_image, stack_images
 
 
 class Batch(NamedTuple):
@@ -177,8 +158,10 @@ class LazyDataLoader(DataLoader[Batch]):
 class DogsCatsDataModule(LightningDataModule):
     """Photos in the lesson's layout: `train/<class>/`, `valid/<class>/`, and unlabelled `test1/`.
 
+    Kaggle's layout, `train/<class>.<number>.jpg`, will do as well, and so will one without `valid/`.
+
     Args:
-        root: folder with `train/` and `valid/`.
+        root: folder with `train/`, and perhaps `valid/`.
         size: side of the square images, in pixels.
         batch_size: photos in a batch, over all processes that train together.
         num_workers: processes that decode photos; `None` for one a CPU core, 16 at most.
@@ -186,6 +169,11 @@ class DogsCatsDataModule(LightningDataModule):
         augment: makes the training transform from `size`, such as `transforms.side_on`.
         seed: of the order of batches and of all augmentation.
         cache_dir: folder for what is derived from the photos; `None` as in `cache.cache_folder`.
+        valid_fraction: share of each class of `train/` that is held out if there is no `valid/`.
+        on_bad_image: `error` to stop at photos that cannot be read, `skip` to leave them out.
+        download: fetch the dataset from `url` if there is none in `root`.
+        url: of a zip archive with `train/`, at its top or in one folder.
+        sha256: of the archive, 64 hex digits; `None` if unknown.
 
     Raises:
         UserError: for a bad value, naming the key.
@@ -201,6 +189,11 @@ class DogsCatsDataModule(LightningDataModule):
         augment: Callable[[int], v2.Transform] = transforms.side_on,
         seed: int = 0,
         cache_dir: str | None = None,
+        valid_fraction: float = 0.2,
+        on_bad_image: str = "error",
+        download: bool = False,
+        url: str = LESSON_URL,
+        sha256: str | None = None,
     ):
         super().__init__()
         for key, value, least in [
@@ -211,28 +204,37 @@ class DogsCatsDataModule(LightningDataModule):
         ]:
             if not isinstance(value, int) or value < least:
                 raise UserError(f"data.{key}={value}: expected a whole number of at least {least}.")
+        if not isinstance(valid_fraction, int | float) or not 0 < valid_fraction < 1:
+            raise UserError(f"data.valid_fraction={valid_fraction}: expected a number between 0 and 1.")
+        if on_bad_image not in ("error", "skip"):
+            raise UserError(f"data.on_bad_image={on_bad_image}: expected error or skip.")
+        if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
+            raise UserError(f"data.sha256={sha256}: expected 64 hexadecimal digits.")
         self.root = Path(root).expanduser()
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
-        self.cache_dir = cache_dir
+        self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
+        self.download, self.url, self.sha256 = download, url, sha256
         self.num_workers = min(os.cpu_count() or 1, 16) if num_workers is None else num_workers
         self.augmentation, self.evaluation = augment(size), transforms.none(size)
 
     def prepare_data(self) -> None:
-        """Check that the photos are there.
+        """Check that the photos are there, or download them if that is wanted.
 
         Raises:
-            UserError: if `root` is missing or holds no `train/` and `valid/`; says how to get data.
+            UserError: if `root` is missing or holds no `train/`; says how to get data. Also for a download
+                that fails.
         """
+        if self.download:
+            download_dataset(self.url, self.root, self.sha256)
         if not self.root.is_dir():
             raise UserError(f"data.root={self.root}: there is no such folder.\n{HOW_TO_GET_DATA}")
-        for split in ("train", "valid"):
-            if not (self.root / split).is_dir():
-                raise UserError(f"data.root={self.root}: it has no folder {split}/.\n{HOW_TO_GET_DATA}")
+        if not (self.root / "train").is_dir():
+            raise UserError(f"data.root={self.root}: it has no folder train/.\n{HOW_TO_GET_DATA}")
 
     def setup(self, stage: str | None = None) -> None:
         """List the photos and check that each can be decoded.
 
-        Sets `classes`, and `train` and `valid` to `Photos`.
+        Sets `classes`, `train` and `valid` to `Photos`, and `bad` to the reasons for the photos left out.
 
         Raises:
             UserError: for classes that are missing, empty or not the same in both splits, for too few
@@ -240,34 +242,32 @@ class DogsCatsDataModule(LightningDataModule):
         """
         if hasattr(self, "classes"):
             return
-        classes = {split: self._class_folders(split) for split in ("train", "valid")}
-        if classes["train"] != classes["valid"]:
-            only = {
-                split: ", ".join(sorted(set(classes[split]) - set(classes[other]))) or "none"
-                for split, other in [("train", "valid"), ("valid", "train")]
-            }
-            raise UserError(
-                f"data.root={self.root}: the classes of train and valid differ. "
-                f"Only in train/: {only['train']}. Only in valid/: {only['valid']}."
-            )
-        if len(classes["train"]) < 2:
-            raise UserError(
-                f"data.root={self.root}: train/ has only one class, {classes['train'][0]!r}. "
-                "A classifier needs two: one folder of photos for each."
-            )
-        self.train, self.valid = (self._labelled(split, classes["train"]) for split in ("train", "valid"))
+        classes, train, valid = find_photos(self.root, self.valid_fraction, self.seed, self.limit)
         cache_dir = cache_folder(self.root, self.cache_dir)
-        bad = check_images(self.root, [*self.train.paths, *self.valid.paths], cache_dir)
-        if bad:
-            shown = [f"  {self.root / path}: {reason}" for path, reason in bad.items()]
-            raise UserError("\n".join([f"{len(bad)} photos cannot be read. Remove or replace them:", *shown]))
-        self.classes = classes["train"]
+        self.bad = check_images(self.root, [*train.paths, *valid.paths], cache_dir)
+        if self.bad and self.on_bad_image == "error":
+            raise UserError(
+                f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
+                f"data.on_bad_image=skip:\n{self._bad_listed()}"
+            )
+        self.train, self.valid = leave_out(train, self.bad), leave_out(valid, self.bad)
+        for name, photos in [("train", self.train), ("valid", self.valid)]:
+            for label in sorted(set(range(len(classes))) - set(photos.labels)):
+                raise UserError(
+                    f"data.root={self.root}: no photo of class {classes[label]!r} in {name} can be read. "
+                    f"Replace some of these:\n{self._bad_listed()}"
+                )
+        self.classes = classes
+
+    def _bad_listed(self) -> str:
+        return "\n".join(f"  {self.root / path}: {reason}" for path, reason in self.bad.items())
 
     @property
     def summary(self) -> str:
         """The photos in a few words."""
         counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
-        return f"{counts} of {', '.join(self.classes)}"
+        skipped = f"; warning: {len(self.bad)} unreadable left out, see bad_images.csv" if self.bad else ""
+        return f"{counts} of {', '.join(self.classes)}{skipped}"
 
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Training photos whose augmentations depend on the seed, `stage` and the epoch."""
@@ -326,24 +326,3 @@ class DogsCatsDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation photos, for a Trainer of your own."""
         return self.loader(self.valid_dataset())
-
-    def _class_folders(self, split: str) -> list[str]:
-        folder = self.root / split
-        hidden = (".", "__MACOSX")
-        classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(hidden))
-        if not classes:
-            raise UserError(
-                f"data.root={self.root}: {split}/ has no class folders with photos.\n{HOW_TO_GET_DATA}"
-            )
-        return classes
-
-    def _labelled(self, split: str, classes: list[str]) -> Photos:
-        paths: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            images = list_images(self.root / split / name)[: self.limit]
-            if not images:
-                raise UserError(f"{self.root / split / name}: there are no photos in it.\n{HOW_TO_GET_DATA}")
-            paths.extend(image.relative_to(self.root).as_posix() for image in images)
-            labels.extend([label] * len(images))
-        return Photos(self.root, paths, labels)

@@ -128,7 +128,7 @@ def test_a_build_that_fails_leaves_nothing_and_the_body_as_it_was(
     tiny_body.train()
     folder = tmp_path / "cache"
     folder.mkdir()
-    with pytest.raises(Exception, match="not identify"):
+    with pytest.raises(Exception, match="not a picture"):
         compute(tiny_body, data, folder)
     assert {path.suffix for path in folder.iterdir()} <= {".lock"}
     assert all(layer.training for layer in tiny_body.modules())

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw_photo, draw_root
-from PIL import Image
+from conftest import draw_root
 
 from dogscats import transforms
 from dogscats.data import Batch, DogsCatsDataModule, EpochSampler, SharedBatchSampler
 from dogscats.errors import UserError
-from dogscats.images import UnreadableImageError, list_images, read_image
+from dogscats.images import UnreadableImageError, read_image
 
 
 def module(root: Path, **settings: object) -> DogsCatsDataModule:
@@ -151,42 +150,6 @@ def test_linked_folders_are_followed_but_never_in_circles(tmp_path: Path) -> Non
         (tmp_path / "root" / split).symlink_to(elsewhere / split)
     (elsewhere / "train" / "cats" / "again").symlink_to(elsewhere / "train" / "cats")
     assert len(module(tmp_path / "root").train.paths) == 24
-
-
-def test_litter_is_passed_over(tmp_path: Path) -> None:
-    draw_photo(tmp_path / "cat.JPG", 0, 0)
-    draw_photo(tmp_path / "deeper" / "cat.jpg", 0, 1)
-    for litter in ("._cat.jpg", "Thumbs.db", "notes.txt", "__MACOSX/cat.jpg"):
-        (tmp_path / litter).parent.mkdir(exist_ok=True)
-        (tmp_path / litter).write_text("litter")
-    assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)] == [
-        "cat.JPG",
-        "deeper/cat.jpg",
-    ]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "1"])
-def test_every_mode_decodes_to_rgb(tmp_path: Path, mode: str) -> None:
-    suffix = "jpg" if mode in ("L", "CMYK", "RGB") else "png"
-    Image.new("RGB", (40, 30), (204, 204, 204)).convert(mode).save(tmp_path / f"grey.{suffix}")
-    image = read_image(tmp_path / f"grey.{suffix}")
-    assert image.shape == (3, 30, 40)
-    assert image.dtype == torch.uint8
-    if mode != "1":
-        assert (image.int() - 204).abs().max() <= 3
-
-
-def test_a_photo_is_turned_upright_by_its_exif_orientation(tmp_path: Path) -> None:
-    image = Image.new("RGB", (40, 20), "black")
-    image.paste("white", (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees: white on top
-    for suffix in ("jpg", "png"):
-        image.save(tmp_path / f"turned.{suffix}", exif=exif)
-        upright = read_image(tmp_path / f"turned.{suffix}")
-        assert upright.shape == (3, 40, 20)
-        assert upright[:, :16].min() > 200
-        assert upright[:, 24:].max() < 50
 
 
 @pytest.mark.parametrize("content", [b"", b"no photo", "truncated"])
