@@ -29,7 +29,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dogscats.activations import activation_loader, precompute
-from dogscats.atomic import atomic_path
+from dogscats.atomic import atomic_path, remove_unfinished
 from dogscats.augmentation_picture import augmentation_picture
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.cache import cache_folder
@@ -109,6 +109,8 @@ class Run:
         if self.progress.finished:
             return
         self.out = run_dir if fabric.is_global_zero else Path(tempfile.mkdtemp())
+        for folder in (self.out, self.out / "checkpoints"):
+            remove_unfinished(folder)
         if not (run_dir / "config.yaml").exists():
             with atomic_path(self.out / "config.yaml") as temporary:
                 OmegaConf.save(cfg, temporary, resolve=True)

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
-from dogscats.atomic import atomic_path
+from dogscats.atomic import atomic_path, remove_unfinished
 from dogscats.backbone import Backbone
 from dogscats.cache import fingerprint
 from dogscats.console import progress_bar
@@ -134,6 +135,7 @@ def _build(
     dataset = loader.dataset
     assert isinstance(dataset, PhotoDataset)
     loader.batch_sampler.set_epoch(view)
+    remove_unfinished(file.parent, file.name)
     frozen = copy.deepcopy(body).eval().to(device)
     with (
         atomic_path(file) as temporary,
@@ -142,6 +144,9 @@ def _build(
         features = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(len(dataset), body.num_features)
         )
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal at some later write
+            with temporary.open("r+b") as reserved:
+                os.posix_fallocate(reserved.fileno(), 0, temporary.stat().st_size)
         for batch in progress_bar(loader, f"Computing {description}", len(loader), "batch"):
             features[batch.indices.numpy()] = frozen(batch.inputs.to(device, non_blocking=True)).float().cpu()
         features.flush()

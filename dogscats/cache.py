@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from dogscats.errors import UserError
+
 
 def cache_folder(root: Path, configured: str | None = None) -> Path:
     """Choose the folder for data derived from the photos in `root`, and create it.
@@ -12,6 +14,9 @@ def cache_folder(root: Path, configured: str | None = None) -> Path:
     This is `configured`, or else the lesson's `<root>/tmp`, or else, where `root` is read-only, a folder in
     the user's cache named after it. A folder without any write permission was meant to stay as it is:
     not even root's processes write to it.
+
+    Raises:
+        UserError: if it cannot be created.
     """
     if configured:
         folder = Path(configured).expanduser()
@@ -21,7 +26,13 @@ def cache_folder(root: Path, configured: str | None = None) -> Path:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = f"{root.name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
         folder = home / "dogscats" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: this folder cannot be created ({error.strerror}). Choose another one for what is "
+            "derived from the photos with activations.dir=<folder>."
+        ) from error
     return folder
 
 

@@ -9,7 +9,7 @@ import pytorch_lightning
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from dogscats.atomic import atomic_path
+from dogscats.atomic import atomic_path, cannot_write
 from dogscats.classifier import Classifier
 from dogscats.errors import UserError
 
@@ -23,7 +23,10 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     digests = digest_file(path)
     before = digests.read_text() if digests.exists() else ""
     with atomic_path(path) as temporary:
-        torch.save(checkpoint, temporary)
+        try:
+            torch.save(checkpoint, temporary)
+        except RuntimeError as error:  # of torch's own writer, which keeps the system's reason to itself
+            raise cannot_write(path, str(error).split("\n")[0]) from error
         line = f"{_sha256(temporary)}  {path.name}\n"
         # Until the file is in place, the digest of the one before it counts too.
         _write_text(digests, line + before)

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 def quiet_libraries() -> None:
     """Silence what Lightning repeats at every stage, and its advice that does not apply here."""
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     for library in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     for message, category in [

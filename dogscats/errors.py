@@ -1,8 +1,10 @@
 """What a user did wrong, said in one message instead of a traceback."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -14,11 +16,14 @@ class UserError(Exception):
 def user_message(error: BaseException) -> str | None:
     """The message for the user, if `error` is a user's mistake.
 
-    That is a `UserError`, also one that `hydra.utils.instantiate` wrapped, or one of OmegaConf's own errors,
-    which name the key.
+    That is a `UserError`, also one that `hydra.utils.instantiate` wrapped; one of OmegaConf's own errors,
+    which name the key; or a full disk, which some library has met.
     """
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        where = error.filename or HydraConfig.get().runtime.output_dir
+        return f"{where}: it cannot be written ({error.strerror}). Free some space, or choose another folder."
     return str(error) if isinstance(error, UserError | OmegaConfBaseException) else None
 
 

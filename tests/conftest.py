@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +101,58 @@ def command_runner(folder: Path) -> Callable[..., subprocess.CompletedProcess[st
 def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script in the test's own folder."""
     return command_runner(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that nothing has disturbed."""
+    from runs import run
+
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run(shared_root, run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+    """Counts, for the table that the tests of faults end with, how often a fault was survived.
+
+    The test names the fault; it is survived if nothing fails after that.
+    """
+    table: dict[str, list[int]] = request.config.stash[FIGURES]
+    named: list[str] = []
+
+    def name(fault: str) -> None:
+        named.append(fault)
+        table.setdefault(fault, [0, 0])[1] += 1
+
+    yield name
+    if not request.node.stash.get(FAILED, False):
+        for fault in named:
+            table[fault][0] += 1
+
+
+FIGURES = pytest.StashKey[dict[str, list[int]]]()
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    table = config.stash[FIGURES]
+    if table:
+        terminalreporter.section("faults survived")
+        for fault, (survived, injected) in table.items():
+            terminalreporter.write_line(f"| {fault} | {survived}/{injected} |")

@@ -3,81 +3,13 @@
 import json
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from conftest import REPOSITORY, TINY
+from runs import outcome, run, start, stop
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-# Cached, frozen and unfrozen stages of several epochs, small enough to be killed in.
-RECIPE = [
-    "recipe.precompute.epochs=3",
-    "recipe.finetune.cycles=2",
-    "recipe.finetune.save=null",
-    "callbacks.lr_finder.before=none",
-    "callbacks.reports=null",
-]
-
-
-def start(root: Path, run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a new run, of `RECIPE` unless other settings are given, or resume one."""
-    command = [sys.executable, str(REPOSITORY / "train.py")]
-    if any(argument.startswith("resume=") for argument in arguments):
-        command += arguments
-    else:
-        command += [f"data.root={root}", f"hydra.run.dir={run_dir}", *TINY, *(arguments or RECIPE)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run_dir.parent
-    )
-
-
-def run(root: Path, run_dir: Path, *arguments: str) -> str:
-    process = start(root, run_dir, *arguments)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return output
-
-
-def rows(file: Path) -> int:
-    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
-
-
-def stop(process: subprocess.Popen[str], run_dir: Path, epochs: int, signum: int) -> tuple[int, str]:
-    """Send a signal once so many epochs are in `history.csv`; give the exit code and what was printed."""
-    while rows(run_dir / "history.csv") < epochs:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(signum)
-    output, errors = process.communicate()
-    return process.returncode, output + errors
-
-
-def outcome(run_dir: Path) -> dict[str, Any]:
-    """What must not depend on interruptions: weights, metrics, predictions, learning rates, but no times."""
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    for timed in (metrics, *metrics["stages"].values()):
-        timed.pop("seconds")
-    metrics.pop("peak_rss_mb")
-    history = [line.rsplit(",", 1)[0] for line in (run_dir / "history.csv").read_text().splitlines()]
-    weights = {}
-    for name in ("last.ckpt", "224_lastlayer.ckpt"):
-        state = torch.load(run_dir / "checkpoints" / name, weights_only=True)["state_dict"]
-        weights[name] = {key: value.numpy().tobytes() for key, value in state.items()}
-    files = {name: (run_dir / name).read_text() for name in ("lr_trace.csv", "predictions_valid.csv")}
-    return {"metrics": metrics, "history": history, "weights": weights, **files}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    run(shared_root, run_dir)
-    return run_dir
 
 
 def test_a_finished_run_has_no_state_of_its_own_left_and_says_that_it_is_finished(
