@@ -41,6 +41,24 @@ def save_classifier(path: Path, classifier: Classifier, description: dict[str, A
     )
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's plain containers and tensors, executing nothing.
+
+    Raises:
+        UserError: if there is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file can raise almost anything
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: it cannot be read as a checkpoint ({reason}).") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: it is not a checkpoint.")
+    return checkpoint
+
+
 def load_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any]) -> None:
     """Give `classifier` the weights that `save_classifier` saved.
 

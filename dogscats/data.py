@@ -204,12 +204,34 @@ class DogsCatsDataModule(LightningDataModule):
                 "A classifier needs two: one folder of photos for each."
             )
         self.train, self.valid = (self._labelled(split, classes["train"]) for split in ("train", "valid"))
-        cache_dir = cache_folder(self.root, self.cache_dir)
-        bad = check_images(self.root, [*self.train.paths, *self.valid.paths], cache_dir)
-        if bad:
-            shown = [f"  {self.root / path}: {reason}" for path, reason in bad.items()]
-            raise UserError("\n".join([f"{len(bad)} photos cannot be read. Remove or replace them:", *shown]))
+        self._check_readable([*self.train.paths, *self.valid.paths])
         self.classes = classes["train"]
+
+    def labelled(self, split: str, classes: Sequence[str]) -> Photos:
+        """List the photos of one split for a classifier of `classes`, and check that each can be decoded.
+
+        The other splits need not be there, and a class may have no photos.
+
+        Raises:
+            UserError: for a split that is missing, empty or of other classes, and for unreadable photos.
+        """
+        if not self.root.is_dir():
+            raise UserError(f"data.root={self.root}: there is no such folder.\n{HOW_TO_GET_DATA}")
+        if not (self.root / split).is_dir():
+            others = ", ".join(sorted(f.name for f in self.root.iterdir() if (f / classes[0]).is_dir()))
+            hint = f"; splits with photos of {classes[0]} are: {others}" if others else ""
+            raise UserError(f"split={split}: data.root={self.root} has no folder {split}/{hint}.")
+        found = self._class_folders(split)
+        if found != list(classes):
+            raise UserError(
+                f"data.root={self.root}: the classes in {split}/ are {', '.join(found)}, "
+                f"but the classifier's are {', '.join(classes)}."
+            )
+        photos = self._labelled(split, found, allow_empty=True)
+        if not photos.paths:
+            raise UserError(f"{self.root / split}: there are no photos in it.\n{HOW_TO_GET_DATA}")
+        self._check_readable(photos.paths)
+        return photos
 
     @property
     def summary(self) -> str:
@@ -267,12 +289,18 @@ class DogsCatsDataModule(LightningDataModule):
             )
         return classes
 
-    def _labelled(self, split: str, classes: list[str]) -> Photos:
+    def _check_readable(self, paths: Sequence[str]) -> None:
+        bad = check_images(self.root, paths, cache_folder(self.root, self.cache_dir))
+        if bad:
+            shown = [f"  {self.root / path}: {reason}" for path, reason in bad.items()]
+            raise UserError("\n".join([f"{len(bad)} photos cannot be read. Remove or replace them:", *shown]))
+
+    def _labelled(self, split: str, classes: list[str], allow_empty: bool = False) -> Photos:
         paths: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
             images = list_images(self.root / split / name)[: self.limit]
-            if not images:
+            if not images and not allow_empty:
                 raise UserError(f"{self.root / split / name}: there are no photos in it.\n{HOW_TO_GET_DATA}")
             paths.extend(image.relative_to(self.root).as_posix() for image in images)
             labels.extend([label] * len(images))
