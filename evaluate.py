@@ -23,7 +23,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.atomic import atomic_path
 from dogscats.callbacks.progress import Progress
 from dogscats.callbacks.tta import TTA, tta_loaders
-from dogscats.console import quiet_libraries
 from dogscats.data import PhotoDataset
 from dogscats.errors import UserError, user_errors_exit
 from dogscats.images import EXTENSIONS, list_images, natural_key
@@ -41,7 +40,6 @@ CHECKED_PHOTOS = 64
 def evaluate(cfg: DictConfig) -> None:
     """Do what the configuration asks for, and say what was written."""
     started = time.perf_counter()
-    quiet_libraries()
     if (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "

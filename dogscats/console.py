@@ -14,8 +14,9 @@ T = TypeVar("T")
 
 
 def quiet_libraries() -> None:
-    """Silence what Lightning repeats at every stage, and its advice that does not apply here."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    """Silence what the libraries repeat, and Lightning's advice that does not apply here."""
+    for library in ("pytorch_lightning", "onnx_ir", "onnxscript"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message, category in [
         # Precomputed activations need no workers, and photos have as many as there are cores.
         ("The '.*_dataloader' does not have many workers", PossibleUserWarning),

@@ -18,6 +18,7 @@ from dogscats.callbacks.tta import TTA, tta_loaders
 from dogscats.check import unreadable_images
 from dogscats.checkpoint import read_checkpoint
 from dogscats.classifier import Classifier, Head
+from dogscats.console import quiet_libraries
 from dogscats.data import DogsCatsDataModule, Photos
 from dogscats.errors import UserError
 from dogscats.predictions import Predictions
@@ -63,6 +64,7 @@ class Predictor:
         Raises:
             UserError: if there is no such run or checkpoint, it cannot be read, or was not saved by a stage.
         """
+        quiet_libraries()
         file = Path(source).expanduser()
         if file.is_dir():
             folder, file = file, file / "checkpoints" / "last.ckpt"
@@ -101,7 +103,7 @@ class Predictor:
         paths: Sequence[str | Path],
         n_aug: int = 4,
         batch_size: int = 64,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         make_trainer: Callable[..., Trainer] = Trainer,
     ) -> tuple[Predictions, dict[str, str]]:
         """Predict photos, whatever their folders.
@@ -110,7 +112,7 @@ class Predictor:
             paths: the photos.
             n_aug: augmented versions of each photo to average over, beside the plain one.
             batch_size: photos in a batch.
-            num_workers: processes that decode photos; 0 for none beside this one.
+            num_workers: processes that decode photos; 0 for none beside this one, `None` for one a CPU core.
             make_trainer: makes Lightning's Trainer, which chooses the device.
 
         Returns:
@@ -125,6 +127,8 @@ class Predictor:
             return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
         tta = TTA(photos, self.classes)
         trainer = make_trainer(logger=False, enable_checkpointing=False, callbacks=[Progress(), tta])
+        if len(photos.paths) <= batch_size:
+            num_workers = 0  # processes take longer to start than to decode a single batch
         loaders = tta_loaders(self.data(Path(), batch_size, num_workers), photos, n_aug)
         trainer.predict(self.model, loaders, return_predictions=False)
         return tta.best, unreadable

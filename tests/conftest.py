@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,25 +70,26 @@ def tiny_body() -> Backbone:
     return Backbone(TinyNetwork(), last_early="first", channels=8)
 
 
+def run_script(
+    folder: Path, script: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script of the repository as a user does, in `folder` and without any network."""
+    nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
+    variables = {
+        **os.environ,
+        "http_proxy": nowhere,
+        "https_proxy": nowhere,
+        "HTTPS_PROXY": nowhere,
+        "TORCH_HOME": str(folder / "torch"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+    command = [sys.executable, str(REPOSITORY / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
+
+
 @pytest.fixture
 def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script of the repository as a user does, in a folder of its own and without any network."""
-
-    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
-        variables = {
-            **os.environ,
-            "http_proxy": nowhere,
-            "https_proxy": nowhere,
-            "HTTPS_PROXY": nowhere,
-            "TORCH_HOME": str(tmp_path / "torch"),
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            **environment,
-        }
-        command = [sys.executable, str(REPOSITORY / script), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=False
-        )
-
-    return run
+    """Runs a script of the repository in a folder of the test's own."""
+    return partial(run_script, tmp_path)
