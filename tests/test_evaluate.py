@@ -172,6 +172,15 @@ def test_export_gives_one_file_that_equals_pytorch(run_command: Run, trained: Pa
         np.testing.assert_allclose(found, expected[:count], atol=1e-5)
 
 
+def test_an_export_without_photos_says_what_it_was_checked_on(
+    run_command: Run, trained: Path, tmp_path: Path
+) -> None:
+    result = run_command("evaluate.py", f"run={trained}", "export=onnx", "data.root=nowhere")
+    assert result.returncode == 0, result.stderr
+    assert "random images, as there is no valid/ in data.root=nowhere" in result.stdout
+    assert (written(tmp_path) / "model.onnx").exists()
+
+
 def test_an_export_that_differs_leaves_no_file(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
