@@ -8,6 +8,7 @@ lists the settings; every run writes a directory of its own below `outputs/evalu
 import glob
 import json
 import logging
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.atomic import atomic_path
 from dogscats.callbacks.progress import Progress
 from dogscats.callbacks.tta import TTA, tta_loaders
+from dogscats.check import write_bad_images
 from dogscats.data import PhotoDataset
+from dogscats.distributed import distributed
 from dogscats.errors import UserError, user_errors_exit
 from dogscats.images import EXTENSIONS, list_images, natural_key
 from dogscats.metrics import evaluation_metrics
@@ -51,32 +54,32 @@ def evaluate(cfg: DictConfig) -> None:
         raise UserError(f"callbacks.tta.n_aug={cfg.callbacks.tta.n_aug}: expected a whole number, 0 or more.")
     predictor = Predictor.load(cfg.run or cfg.ckpt)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, ", ".join(predictor.classes))
-    cfg.data.root = cfg.data.root or predictor.root
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-
-    if cfg.predict is not None:
-        predict(cfg, predictor, run_dir)
-    if cfg.export is not None:
-        export(cfg, predictor, run_dir)
-    if cfg.predict is None and cfg.export is None:
-        report(cfg, predictor, run_dir, started)
-    log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
-    log_written(run_dir)
+    with distributed(cfg.trainer) as fabric:
+        fabric.launch()
+        # Of several processes the first writes the run directory.
+        run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else tempfile.mkdtemp())
+        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+        if cfg.predict is not None:
+            predict(cfg, predictor, run_dir)
+        if cfg.export is not None:
+            export(cfg, predictor, run_dir)
+        if cfg.predict is None and cfg.export is None:
+            report(cfg, predictor, run_dir, started)
+        log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
+        log_written(run_dir)
 
 
 def report(cfg: DictConfig, predictor: Predictor, run_dir: Path, started: float) -> None:
     """Predict labelled photos, and write the figures, plots and pictures."""
-    if cfg.data.root is None:
-        raise UserError(
-            "data.root: the checkpoint's run is not known; give the folder with <split>/<class>/."
-        )
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers)
     photos, n_aug = data.labelled(cfg.split, predictor.classes), cfg.callbacks.tta.n_aug
-    log.info("Data      %s: %d photos", data.root / cfg.split, len(photos.paths))
+    log.info("Data      %s: %d photos of %s", data.root, len(photos.paths), cfg.split)
+    if data.bad:
+        log.warning("%d photos cannot be read and are left out; see bad_images.csv", len(data.bad))
+        write_bad_images(run_dir / "bad_images.csv", data.bad)
 
     tta = TTA(photos, predictor.classes)
-    reports = [instantiate(report, tta, run_dir) for report in cfg.callbacks.reports.values()]
+    reports = [instantiate(report, tta, run_dir) for report in (cfg.callbacks.reports or {}).values()]
     trainer = instantiate(
         cfg.trainer,
         default_root_dir=run_dir,
@@ -188,8 +191,9 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
     """Write `model.onnx`, checked on photos of the split where they are at hand."""
     from dogscats.export import export_onnx
 
-    if cfg.data.root is not None and (Path(cfg.data.root).expanduser() / cfg.split).is_dir():
-        data = predictor.data(cfg.data.root, cfg.data.batch_size)
+    root = cfg.data.root or predictor.trained_on.get("root")
+    if root is not None and Path(root).expanduser().is_dir():
+        data = predictor.data(root, cfg.data.batch_size)
         photos = data.labelled(cfg.split, predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
         chosen = range(0, len(dataset), -(-len(dataset) // CHECKED_PHOTOS))  # from all classes
@@ -198,7 +202,7 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
         generator = torch.Generator().manual_seed(predictor.seed)
         shape = (CHECKED_PHOTOS, 3, predictor.size, predictor.size)
         images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-        what = f"random images, as there is no {cfg.split}/ in data.root={cfg.data.root}"
+        what = f"random images, as there is no folder data.root={root}"
     difference = export_onnx(predictor.model, predictor.classes, run_dir / "model.onnx", images)
     log.info("\nmodel.onnx: its probabilities differ from PyTorch's by at most %.2g", difference)
     log.info("(checked on %d %s)", len(images), what)

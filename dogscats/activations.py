@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dogscats.atomic import atomic_path
 from dogscats.backbone import Backbone
 from dogscats.cache import fingerprint
 from dogscats.console import progress_bar
-from dogscats.data import Batch, EpochSampler, PhotoDataset, stable_seed
+from dogscats.data import Batch, PhotoDataset, SharedBatchSampler, stable_seed
 
 log = logging.getLogger(__name__)
 
@@ -104,21 +104,17 @@ class ActivationDataset(Dataset[Batch]):
         return Batch(inputs, self.labels[indices], indices)
 
 
-class EpochBatchSampler(BatchSampler):
-    """Batches of an `EpochSampler`, which Lightning tells the epoch through this."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch."""
-        self.sampler.set_epoch(epoch)  # type: ignore[union-attr]
-
-
 def activation_loader(
-    views: Sequence[torch.Tensor], labels: Sequence[int], batch_size: int, seed: int, shuffle: bool = False
+    views: Sequence[torch.Tensor], labels: Sequence[int], batches: SharedBatchSampler, seed: int
 ) -> DataLoader[Batch]:
-    """Load batches of features, in the order in which `DogsCatsDataModule.loader` gives the photos."""
-    sampler = EpochSampler(len(labels), seed if shuffle else None)
-    drop_last = shuffle and len(labels) % batch_size == 1
-    batches = EpochBatchSampler(sampler, batch_size, drop_last)  # type: ignore[arg-type]
+    """Load batches of features.
+
+    Args:
+        views: `K` tensors `(N, F)`.
+        labels: `N` class indices.
+        batches: of `DogsCatsDataModule.batch_sampler`: the order in which the photos would come.
+        seed: of the draw among the views.
+    """
     return DataLoader(
         ActivationDataset(views, labels, seed),
         sampler=batches,
@@ -137,7 +133,7 @@ def _build(
 ) -> None:
     dataset = loader.dataset
     assert isinstance(dataset, PhotoDataset)
-    loader.sampler.set_epoch(view)
+    loader.batch_sampler.set_epoch(view)
     frozen = copy.deepcopy(body).eval().to(device)
     with (
         atomic_path(file) as temporary,

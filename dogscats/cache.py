@@ -26,9 +26,16 @@ def cache_folder(root: Path, configured: str | None = None) -> Path:
 
 
 def fingerprint(root: Path, paths: Iterable[str]) -> str:
-    """Hash the relative paths, sizes in bytes and modification times in ns of files: 32 hex digits."""
+    """Hash the relative paths, sizes in bytes and modification times in ns of files: 32 hex digits.
+
+    A file that is not there, at the end of a broken link, has neither.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
-        status = (root / path).stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        try:
+            status = (root / path).stat()
+            version = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            version = ""
+        digest.update(f"{path}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

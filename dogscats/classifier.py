@@ -109,6 +109,12 @@ class Classifier(LightningModule):
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
         return loss
 
+    def on_validation_start(self) -> None:
+        """Give all processes the running statistics of the first: they saw other photos, and so differ."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the epoch's loss and accuracy."""
         logits = self(batch.inputs)

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,29 +15,10 @@ from torchvision.transforms import v2
 from dogscats import transforms
 from dogscats.cache import cache_folder
 from dogscats.check import check_images
+from dogscats.download import LESSON_URL, download_dataset
 from dogscats.errors import UserError
-from dogscats.images import list_images, read_image, stack_images
-
-HOW_TO_GET_DATA = """\
-Expected are photos in <data.root>/train/<class>/ and <data.root>/valid/<class>/, two classes or more.
-The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats), in this layout in
-http://files.fast.ai/data/dogscats.zip: unpack it and pass data.root=<folder>/dogscats.
-To try without any data, use data=sample: drawn, synthetic cats and dogs."""
-
-
-@dataclass(frozen=True)
-class Photos:
-    """The photos of one split.
-
-    Attributes:
-        root: folder that `paths` are relative to.
-        paths: relative paths, `/` between their parts, in natural order within a class.
-        labels: index of each photo's class; empty where the photos are unlabelled.
-    """
-
-    root: Path
-    paths: Sequence[str]
-    labels: Sequence[int]
+from dogscats.folders import HOW_TO_GET_DATA, Photos, find_photos, find_split, leave_out
+from dogscats.images import read_image, stack_images
 
 
 class Batch(NamedTuple):
@@ -79,6 +60,58 @@ class EpochSampler(Sampler[tuple[int, int]]):
             generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
             order = torch.randperm(self.size, generator=generator).tolist()
         return ((index, self.epoch) for index in order)
+
+
+class SharedBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of an `EpochSampler`, of each of which every process gets its share.
+
+    A batch of all processes together is the batch that one process alone would get. As in the lesson the last
+    one may be smaller. When training, shares are equal and of at least two photos, since gradients are
+    averaged over the processes and BatchNorm cannot train on one: what is left over is dropped. When
+    evaluating nothing is dropped or repeated.
+
+    Args:
+        sampler: the photos.
+        batch_size: photos in a batch, all processes together.
+        training: whether shares must be equal.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, sampler: EpochSampler, batch_size: int, training: bool, rank: int = 0, world_size: int = 1
+    ):
+        self.sampler, self.batch_size, self.training = sampler, batch_size, training
+        self.rank, self.world_size = rank, world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch."""
+        self.sampler.set_epoch(epoch)
+
+    def _share(self, start: int) -> int:
+        """Photos of this process in the batch that starts at `start`."""
+        count = min(self.batch_size, len(self.sampler) - start)
+        if self.training:
+            share = count // self.world_size
+            return share if share >= 2 else 0
+        return len(range(self.rank, count, self.world_size))
+
+    def __len__(self) -> int:
+        return sum(self._share(start) > 0 for start in range(0, len(self.sampler), self.batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self.batch_size):
+            share = self._share(start)
+            if share:
+                yield order[start + self.rank : start + self.batch_size : self.world_size][:share]
+
+
+def process_rank() -> tuple[int, int]:
+    """Number of this process, and how many train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
@@ -125,15 +158,22 @@ class LazyDataLoader(DataLoader[Batch]):
 class DogsCatsDataModule(LightningDataModule):
     """Photos in the lesson's layout: `train/<class>/`, `valid/<class>/`, and unlabelled `test1/`.
 
+    Kaggle's layout, `train/<class>.<number>.jpg`, will do as well, and so will one without `valid/`.
+
     Args:
-        root: folder with `train/` and `valid/`.
+        root: folder with `train/`, and perhaps `valid/`.
         size: side of the square images, in pixels.
-        batch_size: photos in a batch.
+        batch_size: photos in a batch, over all processes that train together.
         num_workers: processes that decode photos; `None` for one a CPU core, 16 at most.
         limit: use only the first `limit` photos of each class; `None` for all.
         augment: makes the training transform from `size`, such as `transforms.side_on`.
         seed: of the order of batches and of all augmentation.
         cache_dir: folder for what is derived from the photos; `None` as in `cache.cache_folder`.
+        valid_fraction: share of each class of `train/` that is held out if there is no `valid/`.
+        on_bad_image: `error` to stop at photos that cannot be read, `skip` to leave them out.
+        download: fetch the dataset from `url` if there is none in `root`.
+        url: of a zip archive with `train/`, at its top or in one folder.
+        sha256: of the archive, 64 hex digits; `None` if unknown.
 
     Raises:
         UserError: for a bad value, naming the key.
@@ -149,6 +189,11 @@ class DogsCatsDataModule(LightningDataModule):
         augment: Callable[[int], v2.Transform] = transforms.side_on,
         seed: int = 0,
         cache_dir: str | None = None,
+        valid_fraction: float = 0.2,
+        on_bad_image: str = "error",
+        download: bool = False,
+        url: str = LESSON_URL,
+        sha256: str | None = None,
     ):
         super().__init__()
         for key, value, least in [
@@ -159,28 +204,37 @@ class DogsCatsDataModule(LightningDataModule):
         ]:
             if not isinstance(value, int) or value < least:
                 raise UserError(f"data.{key}={value}: expected a whole number of at least {least}.")
+        if not isinstance(valid_fraction, int | float) or not 0 < valid_fraction < 1:
+            raise UserError(f"data.valid_fraction={valid_fraction}: expected a number between 0 and 1.")
+        if on_bad_image not in ("error", "skip"):
+            raise UserError(f"data.on_bad_image={on_bad_image}: expected error or skip.")
+        if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
+            raise UserError(f"data.sha256={sha256}: expected 64 hexadecimal digits.")
         self.root = Path(root).expanduser()
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
-        self.cache_dir = cache_dir
+        self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
+        self.download, self.url, self.sha256 = download, url, sha256
         self.num_workers = min(os.cpu_count() or 1, 16) if num_workers is None else num_workers
         self.augmentation, self.evaluation = augment(size), transforms.none(size)
 
     def prepare_data(self) -> None:
-        """Check that the photos are there.
+        """Check that the photos are there, or download them if that is wanted.
 
         Raises:
-            UserError: if `root` is missing or holds no `train/` and `valid/`; says how to get data.
+            UserError: if `root` is missing or holds no `train/`; says how to get data. Also for a download
+                that fails.
         """
+        if self.download:
+            download_dataset(self.url, self.root, self.sha256)
         if not self.root.is_dir():
             raise UserError(f"data.root={self.root}: there is no such folder.\n{HOW_TO_GET_DATA}")
-        for split in ("train", "valid"):
-            if not (self.root / split).is_dir():
-                raise UserError(f"data.root={self.root}: it has no folder {split}/.\n{HOW_TO_GET_DATA}")
+        if not (self.root / "train").is_dir():
+            raise UserError(f"data.root={self.root}: it has no folder train/.\n{HOW_TO_GET_DATA}")
 
     def setup(self, stage: str | None = None) -> None:
         """List the photos and check that each can be decoded.
 
-        Sets `classes`, and `train` and `valid` to `Photos`.
+        Sets `classes`, `train` and `valid` to `Photos`, and `bad` to the reasons for the photos left out.
 
         Raises:
             UserError: for classes that are missing, empty or not the same in both splits, for too few
@@ -188,56 +242,54 @@ class DogsCatsDataModule(LightningDataModule):
         """
         if hasattr(self, "classes"):
             return
-        classes = {split: self._class_folders(split) for split in ("train", "valid")}
-        if classes["train"] != classes["valid"]:
-            only = {
-                split: ", ".join(sorted(set(classes[split]) - set(classes[other]))) or "none"
-                for split, other in [("train", "valid"), ("valid", "train")]
-            }
-            raise UserError(
-                f"data.root={self.root}: the classes of train and valid differ. "
-                f"Only in train/: {only['train']}. Only in valid/: {only['valid']}."
-            )
-        if len(classes["train"]) < 2:
-            raise UserError(
-                f"data.root={self.root}: train/ has only one class, {classes['train'][0]!r}. "
-                "A classifier needs two: one folder of photos for each."
-            )
-        self.train, self.valid = (self._labelled(split, classes["train"]) for split in ("train", "valid"))
-        self._check_readable([*self.train.paths, *self.valid.paths])
-        self.classes = classes["train"]
+        classes, train, valid = find_photos(self.root, self.valid_fraction, self.seed, self.limit)
+        self.train, self.valid = self._readable(train, valid)
+        for name, photos in [("train", self.train), ("valid", self.valid)]:
+            for label in sorted(set(range(len(classes))) - set(photos.labels)):
+                raise UserError(
+                    f"data.root={self.root}: no photo of class {classes[label]!r} in {name} can be read. "
+                    f"Replace some of these:\n{self._bad_listed()}"
+                )
+        self.classes = classes
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that each can be decoded.
 
-        The other splits need not be there, and a class may have no photos.
+        The other splits need not be there, and a class may have no photos. Sets `bad` as `setup` does.
 
         Raises:
             UserError: for a split that is missing, empty or of other classes, and for unreadable photos.
         """
-        if not self.root.is_dir():
-            raise UserError(f"data.root={self.root}: there is no such folder.\n{HOW_TO_GET_DATA}")
-        if not (self.root / split).is_dir():
-            others = ", ".join(sorted(f.name for f in self.root.iterdir() if (f / classes[0]).is_dir()))
-            hint = f"; splits with photos of {classes[0]} are: {others}" if others else ""
-            raise UserError(f"split={split}: data.root={self.root} has no folder {split}/{hint}.")
-        found = self._class_folders(split)
+        found, photos = find_split(self.root, split, self.valid_fraction, self.seed, self.limit)
         if found != list(classes):
             raise UserError(
-                f"data.root={self.root}: the classes in {split}/ are {', '.join(found)}, "
+                f"data.root={self.root}: the classes in {split} are {', '.join(found)}, "
                 f"but the classifier's are {', '.join(classes)}."
             )
-        photos = self._labelled(split, found, allow_empty=True)
+        (photos,) = self._readable(photos)
         if not photos.paths:
-            raise UserError(f"{self.root / split}: there are no photos in it.\n{HOW_TO_GET_DATA}")
-        self._check_readable(photos.paths)
+            raise UserError(f"data.root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
         return photos
+
+    def _readable(self, *splits: Photos) -> list[Photos]:
+        cache_dir = cache_folder(self.root, self.cache_dir)
+        self.bad = check_images(self.root, [path for photos in splits for path in photos.paths], cache_dir)
+        if self.bad and self.on_bad_image == "error":
+            raise UserError(
+                f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
+                f"data.on_bad_image=skip:\n{self._bad_listed()}"
+            )
+        return [leave_out(photos, self.bad) for photos in splits]
+
+    def _bad_listed(self) -> str:
+        return "\n".join(f"  {self.root / path}: {reason}" for path, reason in self.bad.items())
 
     @property
     def summary(self) -> str:
         """The photos in a few words."""
         counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
-        return f"{counts} of {', '.join(self.classes)}"
+        skipped = f"; warning: {len(self.bad)} unreadable left out, see bad_images.csv" if self.bad else ""
+        return f"{counts} of {', '.join(self.classes)}{skipped}"
 
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Training photos whose augmentations depend on the seed, `stage` and the epoch."""
@@ -250,18 +302,19 @@ class DogsCatsDataModule(LightningDataModule):
         return PhotoDataset(self.valid, self.evaluation, self.seed)
 
     def loader(
-        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True
+        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True, shared: bool = True
     ) -> DataLoader[Batch]:
         """Load batches, in the photos' order or in one that depends on the dataset's seed and the epoch.
 
-        As in the lesson the last batch may be smaller. When shuffling, that is when training, it is dropped
-        if it is a single photo, on which BatchNorm cannot train. Persistent workers wait for the next epoch.
+        Args:
+            dataset: the photos.
+            shuffle: for training.
+            persistent: let the workers wait for the next epoch.
+            shared: give each of the processes that train together its share; otherwise all photos.
         """
         return LazyDataLoader(
             dataset,  # type: ignore[arg-type]  # a sample and a batch differ in type
-            batch_size=self.batch_size,
-            sampler=EpochSampler(len(dataset), dataset.seed if shuffle else None),
-            drop_last=shuffle and len(dataset) % self.batch_size == 1,
+            batch_sampler=self.batch_sampler(dataset, shuffle, shared),
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
@@ -271,6 +324,23 @@ class DogsCatsDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
+    def batch_sampler(
+        self, dataset: PhotoDataset, shuffle: bool = False, shared: bool = True
+    ) -> SharedBatchSampler:
+        """Make the batches of `loader`, as keys of `dataset`.
+
+        Raises:
+            UserError: for a batch size that cannot be shared out.
+        """
+        rank, world_size = process_rank() if shared else (0, 1)
+        if self.batch_size % world_size or self.batch_size < 2 * world_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size}: it is shared out among {world_size} processes; choose a "
+                f"multiple of {world_size}, at least {2 * world_size}."
+            )
+        sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
+        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented training photos, for a Trainer of your own."""
         return self.loader(self.train_dataset("train", augment=True), shuffle=True)
@@ -278,30 +348,3 @@ class DogsCatsDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation photos, for a Trainer of your own."""
         return self.loader(self.valid_dataset())
-
-    def _class_folders(self, split: str) -> list[str]:
-        folder = self.root / split
-        hidden = (".", "__MACOSX")
-        classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(hidden))
-        if not classes:
-            raise UserError(
-                f"data.root={self.root}: {split}/ has no class folders with photos.\n{HOW_TO_GET_DATA}"
-            )
-        return classes
-
-    def _check_readable(self, paths: Sequence[str]) -> None:
-        bad = check_images(self.root, paths, cache_folder(self.root, self.cache_dir))
-        if bad:
-            shown = [f"  {self.root / path}: {reason}" for path, reason in bad.items()]
-            raise UserError("\n".join([f"{len(bad)} photos cannot be read. Remove or replace them:", *shown]))
-
-    def _labelled(self, split: str, classes: list[str], allow_empty: bool = False) -> Photos:
-        paths: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            images = list_images(self.root / split / name)[: self.limit]
-            if not images and not allow_empty:
-                raise UserError(f"{self.root / split / name}: there are no photos in it.\n{HOW_TO_GET_DATA}")
-            paths.extend(image.relative_to(self.root).as_posix() for image in images)
-            labels.extend([label] * len(images))
-        return Photos(self.root, paths, labels)

@@ -11,21 +11,28 @@ class UserError(Exception):
     """A mistake in the input: its message names the file or the key, and says what to do next."""
 
 
+def user_message(error: BaseException) -> str | None:
+    """The message for the user, if `error` is a user's mistake.
+
+    That is a `UserError`, also one that `hydra.utils.instantiate` wrapped, or one of OmegaConf's own errors,
+    which name the key.
+    """
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) if isinstance(error, UserError | OmegaConfBaseException) else None
+
+
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
     """Turn a user's mistake into one message on stderr and exit code 1.
 
     Raises:
-        SystemExit: in place of a `UserError` (also one that `hydra.utils.instantiate` wrapped) and of
-            OmegaConf's own errors, which name the key.
+        SystemExit: in place of the user's mistake.
     """
     try:
         yield
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    except OmegaConfBaseException as error:
-        raise SystemExit(f"error: {error}") from error
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError | OmegaConfBaseException):
-            raise SystemExit(f"error: {error.__cause__}") from error
-        raise
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        raise SystemExit(f"error: {message}") from error

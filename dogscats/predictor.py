@@ -38,7 +38,7 @@ class Predictor:
         size: side of the square images, in pixels.
         augment: makes the transform of test-time augmentation from the size.
         seed: of test-time augmentation.
-        root: of the photos that the run was trained on, if known.
+        trained_on: where the run's photos are, and how they are split: arguments of the data module.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Predictor:
         size: int,
         augment: Callable[[int], v2.Transform],
         seed: int = 0,
-        root: str | None = None,
+        trained_on: Mapping[str, Any] | None = None,
     ):
         self.model, self.classes, self.size = model.eval(), list(classes), size
-        self.augment, self.seed, self.root = augment, seed, root
+        self.augment, self.seed, self.trained_on = augment, seed, dict(trained_on or {})
 
     @classmethod
     def load(cls, source: str | Path) -> "Predictor":
@@ -87,15 +87,34 @@ class Predictor:
 
         config_file = file.resolve().parent.parent / "config.yaml"
         config = OmegaConf.load(config_file) if config_file.is_file() else OmegaConf.create()
-        seed, root = OmegaConf.select(config, "seed", default=0), OmegaConf.select(config, "data.root")
-        return cls(model, classes, size, augment, seed, root)
+        seed = OmegaConf.select(config, "seed", default=0)
+        data = OmegaConf.select(config, "data", default={})
+        trained_on = {key: data[key] for key in ("root", "valid_fraction", "on_bad_image") if key in data}
+        return cls(model, classes, size, augment, seed, trained_on)
 
     def data(
-        self, root: str | Path = "", batch_size: int = 64, num_workers: int | None = None
+        self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None
     ) -> DogsCatsDataModule:
-        """Make the data module that loads photos below `root` as the classifier wants them."""
+        """Make the data module that loads photos as the classifier wants them.
+
+        Args:
+            root: of the photos; `None` for those that the run was trained on.
+            batch_size: photos in a batch.
+            num_workers: as of the data module.
+
+        Raises:
+            UserError: without a root, if that of the run is not known.
+        """
+        arguments = self.trained_on | ({} if root is None else {"root": root})
+        if "root" not in arguments:
+            raise UserError("data.root: the checkpoint's run is not known; give the folder of the photos.")
         return DogsCatsDataModule(
-            root, self.size, batch_size, num_workers, augment=self.augment, seed=self.seed
+            **arguments,
+            size=self.size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=self.augment,
+            seed=self.seed,
         )
 
     def predict(

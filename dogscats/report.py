@@ -4,7 +4,8 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,45 @@ log = logging.getLogger(__name__)
 
 
 class RunReport:
-    """The figures of a run, in `metrics.json` after every stage.
+    """The figures of a run, in `metrics.json` after every stage: also the record of how far it has come.
 
     Args:
         run_dir: the run's directory.
         classes: names of the classes.
+        started: when the run began, by `time.perf_counter`.
     """
 
-    def __init__(self, run_dir: Path, classes: Sequence[str]):
-        self.run_dir = run_dir
-        self.metrics: dict[str, Any] = {"classes": list(classes), "stages": {}, "final": {}}
+    def __init__(self, run_dir: Path, classes: Sequence[str], started: float):
+        self.run_dir, self.started = run_dir, started
+        self.metrics: dict[str, Any] = {"classes": list(classes), "lr_finder": {}, "stages": {}, "final": {}}
+
+    def resume(self, metrics: Mapping[str, Any], stages: Collection[str]) -> None:
+        """Take over the figures of an interrupted run.
+
+        Args:
+            metrics: its `metrics.json`.
+            stages: names of the stages whose figures still hold.
+        """
+        self.started -= metrics["seconds"]
+        self.metrics["stages"] = {k: v for k, v in metrics["stages"].items() if k in stages}
+        self.metrics["lr_finder"] = dict(metrics["lr_finder"])
+
+    def add_suggestion(self, stage: str, lr: float) -> None:
+        """Record the learning rate that the LR finder suggests for a stage."""
+        self.metrics["lr_finder"][stage] = lr
+        self.write()
 
     def add_stage(self, name: str, figures: Mapping[str, float]) -> None:
         """Record the last epoch's figures of a stage."""
         self.metrics["stages"][name] = dict(figures)
         self.write()
 
-    def finish(self, plain: Predictions, averaged: Predictions | None, seconds: float) -> None:
+    def finish(self, plain: Predictions, averaged: Predictions | None) -> None:
         """Record the figures over the validation photos, and write their predictions.
 
         Args:
             plain: predictions without test-time augmentation.
             averaged: predictions with it, or `None`; what is written is these, where there are any.
-            seconds: that the run took.
         """
         final: dict[str, Any] = {
             "n": len(plain.labels),
@@ -49,13 +66,13 @@ class RunReport:
             final |= {"valid_acc_tta": averaged.accuracy, "valid_loss_tta": averaged.log_loss}
         predictions = averaged or plain
         self.metrics["final"] = {**final, "confusion_matrix": predictions.confusion_matrix}
-        self.metrics["seconds"] = round(seconds, 3)
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
         predictions.write(self.run_dir / "predictions_valid.csv")
         self.write()
 
     def write(self) -> None:
         """Write `metrics.json`; it is never half-written."""
+        self.metrics["seconds"] = round(time.perf_counter() - self.started, 3)
         with atomic_path(self.run_dir / "metrics.json") as temporary:
             temporary.write_text(json.dumps(self.metrics, indent=2) + "\n")
 
@@ -64,22 +81,6 @@ class RunReport:
         """The final figures by their dotted paths."""
         final = self.metrics["final"]
         return {f"final.{k}": v for k, v in final.items() if k not in ("n", "confusion_matrix")}
-
-    def metric(self, path: str) -> float:
-        """Look up a number by its dotted path.
-
-        Raises:
-            UserError: if there is none.
-        """
-        value: Any = self.metrics
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, int | float):
-            raise UserError(
-                f"optimized_metric={path}: {self.run_dir / 'metrics.json'} has no such number; "
-                f"for example {', '.join(self.final_numbers)}."
-            )
-        return value
 
     def summarise(self) -> None:
         """Print the table of stages, the final figures and what was written."""
@@ -107,6 +108,23 @@ class RunReport:
         )
         log_written(self.run_dir)
         log.info("See the curves and pictures: tensorboard --logdir %s", self.run_dir / "tensorboard")
+
+
+def look_up(metrics: Mapping[str, Any], path: str) -> float:
+    """Look up a number in the contents of a `metrics.json` by its dotted path.
+
+    Raises:
+        UserError: if there is none.
+    """
+    value: Any = metrics
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float):
+        final = [f"final.{k}" for k, v in metrics["final"].items() if isinstance(v, float)]
+        raise UserError(
+            f"optimized_metric={path}: metrics.json has no such number; for example {', '.join(final)}."
+        )
+    return value
 
 
 def log_confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:

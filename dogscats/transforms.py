@@ -13,6 +13,26 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 
+class LimitAspect(v2.Transform):
+    """Cut the ends of an image that is more than `ratio` times as long as wide.
+
+    Scaling the short side of such an image to hundreds of pixels would take gigabytes for the long one. What
+    is cut would hardly ever be seen: only a square is.
+    """
+
+    def __init__(self, ratio: int = 16):
+        super().__init__()
+        self.ratio = ratio
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop the centre."""
+        height, width = tvf.get_size(inpt)
+        longest = self.ratio * min(height, width)
+        if max(height, width) <= longest:
+            return inpt
+        return tvf.center_crop(inpt, [min(height, longest), min(width, longest)])
+
+
 class RandomZoom(v2.Transform):
     """Resize the short side to `size`, with probability `p` up to `max_zoom` times as much."""
 
@@ -92,7 +112,7 @@ class RandomQuarterTurn(v2.Transform):
 
 def none(size: int) -> v2.Transform:
     """Scale the short side to `size` and crop the centre: the transform of evaluation."""
-    return v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+    return v2.Compose([LimitAspect(), v2.Resize(size), v2.CenterCrop(size)])
 
 
 def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
@@ -104,6 +124,7 @@ def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: flo
     """
     return v2.Compose(
         [
+            LimitAspect(),
             RandomZoom(size, max_zoom),
             RandomRotatedCrop(size, degrees),
             v2.ColorJitter(brightness=lighting, contrast=lighting),

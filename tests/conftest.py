@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,15 @@ from torch import nn
 
 from dogscats.backbone import Backbone
 
+# What is computed here is too small to be worth threads, which wait for each other on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
+
+TINY = ["model=timm", "model.name=test_resnet", "model.weights=none", "data.size=32", "data.batch_size=5"]
+"""Settings that train a tiny network on tiny photos."""
 
 
 def draw_photo(path: Path, label: int, number: int, size: tuple[int, int] = (60, 48)) -> None:
@@ -70,26 +76,28 @@ def tiny_body() -> Backbone:
     return Backbone(TinyNetwork(), last_early="first", channels=8)
 
 
-def run_script(
-    folder: Path, script: str, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def command_runner(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script of the repository as a user does, in `folder` and without any network."""
-    nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
-    variables = {
-        **os.environ,
-        "http_proxy": nowhere,
-        "https_proxy": nowhere,
-        "HTTPS_PROXY": nowhere,
-        "TORCH_HOME": str(folder / "torch"),
-        "XDG_CACHE_HOME": str(folder / "cache"),
-        "HF_HUB_OFFLINE": "1",
-        **environment,
-    }
-    command = [sys.executable, str(REPOSITORY / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
+
+    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
+        variables = {
+            **os.environ,
+            "http_proxy": nowhere,
+            "https_proxy": nowhere,
+            "HTTPS_PROXY": nowhere,
+            "TORCH_HOME": str(folder / "torch"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            **environment,
+        }
+        command = [sys.executable, str(REPOSITORY / script), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
+
+    return run
 
 
 @pytest.fixture
 def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script of the repository in a folder of the test's own."""
-    return partial(run_script, tmp_path)
+    """Runs a script in the test's own folder."""
+    return command_runner(tmp_path)

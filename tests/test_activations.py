@@ -8,7 +8,7 @@ import torch
 from dogscats import activations, transforms
 from dogscats.activations import activation_loader, precompute
 from dogscats.backbone import Backbone
-from dogscats.data import DogsCatsDataModule, PhotoDataset
+from dogscats.data import DogsCatsDataModule, EpochSampler, PhotoDataset, SharedBatchSampler
 
 CPU = torch.device("cpu")
 
@@ -128,7 +128,7 @@ def test_a_build_that_fails_leaves_nothing_and_the_body_as_it_was(
     tiny_body.train()
     folder = tmp_path / "cache"
     folder.mkdir()
-    with pytest.raises(Exception, match="not identify"):
+    with pytest.raises(Exception, match="not a picture"):
         compute(tiny_body, data, folder)
     assert {path.suffix for path in folder.iterdir()} <= {".lock"}
     assert all(layer.training for layer in tiny_body.modules())
@@ -138,9 +138,10 @@ def test_batches_of_features_come_in_the_order_of_the_photos(root: Path) -> None
     data = module(root, batch_size=23)  # leaves a last batch of one, which is dropped
     photos = data.loader(data.train_dataset("s", augment=False), shuffle=True)
     features = torch.arange(24.0)[:, None].expand(24, 4)
-    cached = activation_loader([features], data.train.labels, 23, photos.dataset.seed, shuffle=True)  # type: ignore[attr-defined]
+    batches = data.batch_sampler(data.train_dataset("s", augment=False), shuffle=True)
+    cached = activation_loader([features], data.train.labels, batches, seed=0)
     for epoch in (0, 1):
-        photos.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        photos.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         cached.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for ours, theirs in zip(cached, photos, strict=True):
             assert torch.equal(ours.indices, theirs.indices)
@@ -150,10 +151,11 @@ def test_batches_of_features_come_in_the_order_of_the_photos(root: Path) -> None
 
 def test_every_epoch_draws_one_of_the_views() -> None:
     views = [torch.full((50, 2), float(view)) for view in range(3)]
-    loader = activation_loader(views, [0] * 50, 10, seed=1)
+    batches = SharedBatchSampler(EpochSampler(50), 10, training=False)
+    loader = activation_loader(views, [0] * 50, batches, seed=1)
 
     def drawn(epoch: int) -> torch.Tensor:
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches.set_epoch(epoch)
         return torch.cat([batch.inputs[:, 0] for batch in loader])
 
     epochs = torch.stack([drawn(epoch) for epoch in range(60)])

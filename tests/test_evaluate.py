@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_DATA, draw_photo, draw_root, run_script
+from conftest import REAL_DATA, TINY, command_runner, draw_photo, draw_root
 from PIL import Image
-from test_train import TINY
 
-from dogscats.data import PhotoDataset
+from dogscats.data import DogsCatsDataModule, PhotoDataset
 from dogscats.errors import UserError
 from dogscats.export import export_onnx
 from dogscats.predictor import Predictor
@@ -38,8 +37,8 @@ def written(tmp_path: Path) -> Path:
 def trained(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that no test may change."""
     folder = tmp_path_factory.mktemp("trained")
-    result = run_script(
-        folder, "train.py", f"data.root={shared_root}", *TINY, "seed=3", "recipe=head_only",
+    result = command_runner(folder)(
+        "train.py", f"data.root={shared_root}", *TINY, "seed=3", "recipe=head_only",
         "callbacks.tta.n_aug=2", "callbacks.lr_finder.before=none", f"hydra.run.dir={folder / 'run'}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -97,6 +96,46 @@ def test_a_checkpoint_on_another_root_with_a_class_that_has_no_photos(
     assert "tta" not in metrics
 
 
+def test_without_valid_the_photos_held_out_are_those_of_the_run(trained: Path, tmp_path: Path) -> None:
+    """A photo that the run was trained on must not count."""
+    for number in range(10):
+        for label, name in enumerate(("cats", "dogs")):
+            draw_photo(tmp_path / "flat" / "train" / f"{name}.{number}.jpg", label, number)
+    predictor = Predictor.load(trained)
+    predictor.trained_on["valid_fraction"] = 0.3
+    evaluated = predictor.data(tmp_path / "flat").labelled("valid", predictor.classes)
+    training = DogsCatsDataModule(tmp_path / "flat", valid_fraction=0.3, seed=3)
+    training.setup()
+    assert evaluated == training.valid
+    assert len(evaluated.paths) == 6
+    assert predictor.data(tmp_path / "flat").labelled("train", predictor.classes) == training.train
+
+
+def test_photos_that_training_skipped_are_skipped(trained: Path, tmp_path: Path) -> None:
+    root = draw_root(tmp_path / "photos", train=2, valid=2)
+    (root / "valid" / "cats" / "cat.0.jpg").write_bytes(b"no photo")
+    predictor = Predictor.load(trained)
+    with pytest.raises(UserError, match="on_bad_image=skip"):
+        predictor.data(root).labelled("valid", predictor.classes)
+    predictor.trained_on["on_bad_image"] = "skip"
+    data = predictor.data(root)
+    assert len(data.labelled("valid", predictor.classes).paths) == 3
+    assert set(data.bad) == {"valid/cats/cat.0.jpg"}
+
+
+def test_two_processes_give_the_figures_of_one(run_command: Run, trained: Path, tmp_path: Path) -> None:
+    result = run_command(
+        "evaluate.py", f"run={trained}", "callbacks.tta.n_aug=2", "trainer=ddp", "trainer.devices=2",
+        "trainer.accelerator=cpu", "data.batch_size=6",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((written(tmp_path) / "metrics.json").read_text())
+    final = json.loads((trained / "metrics.json").read_text())["final"]
+    assert metrics["tta"]["confusion_matrix"] == final["confusion_matrix"]
+    assert metrics["tta"]["log_loss"] == pytest.approx(final["valid_loss_tta"], abs=1e-6)
+    assert (result.stdout + result.stderr).count("Written to") == 1
+
+
 def test_predict_a_folder_with_a_broken_photo(run_command: Run, trained: Path, tmp_path: Path) -> None:
     for number in (10, 2, 1):
         draw_photo(tmp_path / "test1" / f"{number}.jpg", number % 2, number)
@@ -139,7 +178,8 @@ def test_predict_a_glob_of_files_without_numbers(
 def test_python_gives_the_probabilities_of_the_run(trained: Path, shared_root: Path) -> None:
     rows = table(trained / "predictions_valid.csv")
     predictor = Predictor.load(trained / "checkpoints" / "last.ckpt")
-    assert (predictor.size, predictor.seed, predictor.root) == (32, 3, str(shared_root))
+    assert (predictor.size, predictor.seed) == (32, 3)
+    assert predictor.trained_on["root"] == str(shared_root)
     predictions, unreadable = predictor.predict([shared_root / row["path"] for row in rows], n_aug=0)
     assert not unreadable
     data = predictor.data(shared_root)
@@ -177,7 +217,7 @@ def test_an_export_without_photos_says_what_it_was_checked_on(
 ) -> None:
     result = run_command("evaluate.py", f"run={trained}", "export=onnx", "data.root=nowhere")
     assert result.returncode == 0, result.stderr
-    assert "random images, as there is no valid/ in data.root=nowhere" in result.stdout
+    assert "random images, as there is no folder data.root=nowhere" in result.stdout
     assert (written(tmp_path) / "model.onnx").exists()
 
 

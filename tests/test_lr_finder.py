@@ -17,7 +17,7 @@ from dogscats.activations import activation_loader
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.callbacks.lr_finder import LRCurve, find_lr
 from dogscats.classifier import Classifier, Head
-from dogscats.data import Batch, DogsCatsDataModule
+from dogscats.data import Batch, DogsCatsDataModule, EpochSampler, SharedBatchSampler
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 
@@ -31,7 +31,9 @@ def features(seed: int = 0, photos: int = 400) -> tuple[torch.Tensor, list[int]]
 
 
 def cached(seed: int = 0) -> DataLoader[Batch]:
-    return activation_loader([features()[0]], features()[1], 32, seed, shuffle=True)
+    values, labels = features()
+    batches = SharedBatchSampler(EpochSampler(len(labels), seed), 32, training=True)
+    return activation_loader([values], labels, batches, seed)
 
 
 def head_classifier() -> Classifier:
@@ -120,7 +122,7 @@ def test_nothing_of_the_run_is_changed(tiny_body: Backbone, shared_root: Path, f
     assert all(torch.equal(weights[key], value) for key, value in classifier.state_dict().items())
     assert modes == [module.training for module in classifier.modules()]
     assert all(parameter.grad is None for parameter in classifier.parameters())
-    used.sampler.set_epoch(0)  # type: ignore[attr-defined]
+    used.batch_sampler.set_epoch(0)  # type: ignore[union-attr]
     for ours, theirs in zip(used, loader(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REAL_DATA, draw_root
+from conftest import REAL_DATA, TINY, draw_root
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-TINY = ["model=timm", "model.name=test_resnet", "model.weights=none", "data.size=32", "data.batch_size=5"]
 IN_THE_LOOP = ["recipe.precompute.precompute=false", "recipe.precompute.freeze_to=1"]
 
 

@@ -94,9 +94,10 @@ class LRCurve:
             self.suggestion, color="tab:red", linestyle="--", label=f"suggestion {self.suggestion:.2g}"
         )
         # What follows the divergence would flatten all that matters.
-        finite = [loss for loss in self.smoothed[start:] if math.isfinite(loss)]
-        if finite:
-            right.set_ylim(0.9 * min(finite), min(max(finite), 4 * min(finite)) * 1.02)
+        losses = [loss if math.isfinite(loss) else math.inf for loss in self.smoothed[start:]]
+        lowest = losses.index(min(losses))
+        if lowest > 0:
+            right.set_ylim(0.9 * losses[lowest], 1.05 * max(losses[: lowest + 1]))
         right.set(xscale="log", xlabel="learning rate (log scale)", ylabel="smoothed loss", title="Loss")
         right.legend()
         publish(figure, path, logger, "lr_finder/plots")
@@ -135,7 +136,8 @@ class LRFinder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record the loss."""
-        self.curve.add(self.lr, float(outputs["loss"]))
+        # All processes must see the same loss, to stop at the same step.
+        self.curve.add(self.lr, float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")))
         self.progress.update()
         if self.curve.diverged:
             trainer.should_stop = True

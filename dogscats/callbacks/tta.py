@@ -26,10 +26,10 @@ class TTA(Callback):
         self.photos, self.classes = photos, classes
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the probabilities `(versions, N, C)`."""
+        """Make room for the probabilities `(versions, N, C)`; zeros stand for those not predicted here."""
         loaders = trainer.predict_dataloaders
         versions = len(loaders) if isinstance(loaders, list) else 1
-        self.probabilities = torch.full((versions, len(self.photos.paths), len(self.classes)), torch.nan)
+        self.probabilities = torch.zeros(versions, len(self.photos.paths), len(self.classes))
 
     def on_predict_batch_end(
         self,
@@ -43,6 +43,18 @@ class TTA(Callback):
         """Put a batch's probabilities where its photos belong."""
         indices, probabilities = outputs
         self.probabilities[dataloader_idx, indices.cpu()] = probabilities.float().cpu()
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring together what each process has predicted.
+
+        Raises:
+            RuntimeError: if a photo has no prediction.
+        """
+        shares = self.probabilities.to(pl_module.device)
+        self.probabilities = trainer.strategy.reduce(shares, reduce_op="sum").cpu()
+        missing = int((self.probabilities.sum(dim=2) == 0).any(dim=0).sum())
+        if missing:
+            raise RuntimeError(f"{missing} photos have no prediction.")
 
     @property
     def plain(self) -> Predictions:
@@ -60,8 +72,6 @@ class TTA(Callback):
         return self.averaged or self.plain
 
     def _predictions(self, probabilities: torch.Tensor) -> Predictions:
-        if probabilities.isnan().any():
-            raise RuntimeError(f"{int(probabilities.isnan().any(1).sum())} photos have no prediction.")
         return Predictions(self.photos.paths, self.classes, torch.tensor(self.photos.labels), probabilities)
 
 

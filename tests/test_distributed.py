@@ -1,0 +1,173 @@
+"""Two processes on one CPU train together, started by Lightning and by torchrun."""
+
+import copy
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY
+from pytorch_lightning import LightningModule, Trainer
+from torch import nn
+
+from dogscats.backbone import Backbone
+from dogscats.callbacks.lr_finder import LRFinder
+from dogscats.callbacks.tta import TTA, tta_loaders
+from dogscats.classifier import Classifier, Head
+from dogscats.data import DogsCatsDataModule
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=6"]
+SHORT = ["recipe.augmented.cycles=1", "recipe.finetune.cycles=1", "callbacks.lr_finder.before=none"]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def check(run: Path, output: str) -> None:
+    """Everything is there once."""
+    paths = [row["path"] for row in table(run / "predictions_valid.csv")]
+    assert paths == [f"valid/{name}s/{name}.{n}.jpg" for name in ("cat", "dog") for n in range(5)]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["final"]["n"] == 10
+    stages = list(metrics["stages"])
+    assert output.count("Device    2 x CPU") == 1
+    assert len(re.findall(r"Computing activations of (train|valid): /", output)) == 2
+    assert output.count("Written to") == 1
+    assert "Traceback" not in output
+    steps = [(row["stage"], int(row["step"])) for row in table(run / "lr_trace.csv")]
+    assert len(steps) == len(set(steps)) == 4 * sum(stage["epochs"] for stage in metrics["stages"].values())
+    assert len(list((run / "tensorboard" / stages[0]).glob("events*"))) == 1
+    assert {path.name for path in run.glob("*.log")} == {"train.log"}
+
+
+def test_two_processes_started_by_lightning(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
+    result = run_command(
+        "train.py", f"data.root={shared_root}", *TINY, *TWO, *SHORT,
+        f"activations.dir={tmp_path / 'activations'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (run,) = tmp_path.glob("outputs/*/*")
+    check(run, result.stdout + result.stderr)
+    metrics = json.loads((run / "metrics.json").read_text())
+    # The first process alone would find these, also for the photos that the other one has evaluated.
+    assert metrics["final"]["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], 1e-4)
+
+
+def test_two_processes_under_torchrun(shared_root: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(REPOSITORY / "train.py"), f"data.root={shared_root}", *TINY, *TWO, "recipe=head_only",
+        f"activations.dir={tmp_path / 'activations'}",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    (run,) = tmp_path.glob("outputs/*/*")
+    check(run, result.stdout + result.stderr)
+    assert (run / "lr_finder.png").exists()
+
+
+def test_a_mistake_is_said_once(run_command: Run, shared_root: Path) -> None:
+    result = run_command("train.py", f"data.root={shared_root}", *TINY, *TWO, "data.batch_size=5")
+    assert result.returncode == 1
+    assert (result.stdout + result.stderr).count("data.batch_size=5: it is shared out among 2") == 1
+    assert "Traceback" not in result.stderr
+
+
+def processes(count: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu", devices=count, strategy="ddp_fork" if count > 1 else "auto", max_steps=6,
+        max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
+    )  # fmt: skip
+
+
+class Loading(Classifier):
+    """Makes its loaders in the process that uses them, as train.py does."""
+
+    data: DogsCatsDataModule
+
+    def train_dataloader(self) -> object:
+        return self.data.loader(self.data.train_dataset("s", augment=True), shuffle=True)
+
+    def predict_dataloader(self) -> object:
+        return tta_loaders(self.data, self.data.valid, 1)
+
+
+@pytest.fixture
+def classifier(tiny_body: Backbone, shared_root: Path) -> Loading:
+    torch.manual_seed(0)
+    classifier = Loading(tiny_body, Head(16, 2, dropout=(0, 0)), 2, lrs=(1e-3, 1e-2, 1e-1))
+    classifier.data = DogsCatsDataModule(shared_root, size=24, batch_size=6, num_workers=0)
+    classifier.data.setup()
+    return classifier
+
+
+def test_gradients_are_those_of_one_process(classifier: Loading) -> None:
+    """With BatchNorm in eval mode and no dropout, six steps give the same weights."""
+    trained = []
+    for count in (1, 2):
+        model = copy.deepcopy(classifier)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
+        processes(count).fit(model)
+        trained.append(model.state_dict())
+    for key, value in trained[0].items():
+        torch.testing.assert_close(trained[1][key], value, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(trained[0]["head.6.weight"], classifier.head[6].weight)
+
+
+class Saving(TTA):
+    """Saves what the first process has found, since nothing else comes back from a forked one."""
+
+    file: Path
+
+    def on_predict_end(self, trainer: Trainer, pl_module: object) -> None:
+        if trainer.is_global_zero:
+            torch.save(self.best.probabilities, self.file)
+
+
+def test_predictions_are_those_of_one_process(classifier: Loading, tmp_path: Path) -> None:
+    found: list[torch.Tensor] = []
+    for count in (1, 2):
+        tta = Saving(classifier.data.valid, classifier.data.classes)
+        tta.file = tmp_path / f"{count}.pt"
+        trainer = processes(count)
+        trainer.callbacks.append(tta)  # type: ignore[attr-defined]
+        trainer.predict(classifier, return_predictions=False)
+        found.append(torch.load(tta.file))
+    assert found[0].shape == (10, 2)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+
+
+class SavingFinder(LRFinder):
+    """Saves the losses that each process has seen."""
+
+    folder: Path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        torch.save(self.curve.losses, self.folder / f"{trainer.global_rank}.pt")
+
+
+def test_the_learning_rate_finder_sees_the_same_losses_in_both_processes(
+    classifier: Loading, tmp_path: Path
+) -> None:
+    """Otherwise one could stop and leave the other one waiting."""
+    finder = SavingFinder(steps=6)
+    finder.folder = tmp_path
+    trainer = processes(2)
+    trainer.callbacks.append(finder)  # type: ignore[attr-defined]
+    trainer.fit(classifier)
+    losses = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert len(losses[0]) == 6
+    assert losses[0] == losses[1]

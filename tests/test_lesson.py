@@ -1,0 +1,151 @@
+"""The whole lesson on tiny photos, as a user runs it."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import TINY, command_runner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dogscats.backbone import timm_backbone
+from dogscats.callbacks.sgdr import sgdr_factor
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def table(path: Path, stage: str) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["stage"] == stage]
+
+
+def figures(run: Path, stage: str) -> list[dict[str, str]]:
+    """The stage's history without its times."""
+    return [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in table(run / "history.csv", stage)
+    ]
+
+
+def state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+
+
+@pytest.fixture(scope="module")
+def lesson(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run with no setting but the data's, the tiny network's and the random weights'."""
+    folder = tmp_path_factory.mktemp("lesson")
+    result = command_runner(folder)("train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+def test_the_stages_are_the_lessons(lesson: Path) -> None:
+    metrics: dict[str, Any] = json.loads((lesson / "metrics.json").read_text())
+    assert {name: stage["epochs"] for name, stage in metrics["stages"].items()} == {
+        "precompute": 2, "augmented": 3, "finetune": 7
+    }  # fmt: skip
+    final = metrics["final"]
+    assert set(final) == {
+        "n", "valid_acc", "valid_loss", "valid_acc_tta", "valid_loss_tta", "confusion_matrix"
+    }  # fmt: skip
+    assert final["valid_acc"] == pytest.approx(metrics["stages"]["finetune"]["valid_acc"])
+    assert final["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], rel=1e-4)
+    assert final["valid_loss_tta"] != final["valid_loss"]
+    assert sum(map(sum, final["confusion_matrix"])) == 10
+
+
+def test_learning_rates_are_constant_then_restart_with_every_cycle(lesson: Path) -> None:
+    constant = table(lesson / "lr_trace.csv", "precompute")
+    assert {row["head"] for row in constant} == {"0.01"}
+    assert len(constant) == 2 * 5  # 24 photos in batches of 5
+    for stage, epochs, mult in [("augmented", 3, 1), ("finetune", 7, 2)]:
+        trace = table(lesson / "lr_trace.csv", stage)
+        assert [int(row["step"]) for row in trace] == list(range(5 * epochs))
+        for step, row in enumerate(trace):
+            factor = sgdr_factor(step, 5, mult)
+            found = [float(row[group]) for group in ("early", "late", "head")]
+            assert found == pytest.approx([factor * lr for lr in (1e-4, 1e-3, 1e-2)])
+
+
+def test_frozen_groups_are_bit_equal_after_their_stages_and_the_last_stage_trains_all(lesson: Path) -> None:
+    pl.seed_everything(0, verbose=False)
+    initial = timm_backbone("test_resnet", "none").state_dict()
+    frozen, trained = (state(lesson / "checkpoints" / f"224_{name}.ckpt") for name in ("lastlayer", "all"))
+    for key, value in initial.items():
+        assert torch.equal(frozen[f"body.{key}"], value)
+        if "num_batches" not in key:
+            assert not torch.equal(trained[f"body.{key}"], value)
+    last = state(lesson / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(last[key], trained[key]) for key in trained)
+
+
+def test_tensorboard_and_the_directory_have_every_plot_and_picture(lesson: Path) -> None:
+    pictures = {
+        "augmentation", "confusion_matrix", "lr_schedule", "most_right", "most_uncertain", "most_wrong",
+        "random_right", "random_wrong",
+    }  # fmt: skip
+    assert {path.stem for path in lesson.glob("*.png")} == pictures | {"lr_finder"}
+    final = EventAccumulator(str(lesson / "tensorboard" / "final")).Reload().Tags()
+    assert {tag.removeprefix("pictures/") for tag in final["images"]} == pictures
+    assert "final.valid_acc_tta" in final["scalars"]
+    first = EventAccumulator(str(lesson / "tensorboard" / "precompute")).Reload().Tags()
+    assert first["images"] == ["lr_finder/plots"]
+    with (lesson / "lr_finder.csv").open(newline="") as file:
+        lrs = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert lrs[0] == pytest.approx(1e-5)
+    assert len(lrs) > 50
+
+
+def test_a_saved_stage_can_be_started_from(
+    lesson: Path, run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    """The stages before it need not be repeated: what follows is the same."""
+    result = run_command(
+        "train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY,
+        f"load={lesson / 'checkpoints' / '224_lastlayer.ckpt'}", "~recipe.precompute", "~recipe.augmented",
+        "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert figures(tmp_path / "run", "finetune") == figures(lesson, "finetune")
+
+
+def test_the_head_learns_the_same_from_the_cache_and_with_the_body_in_the_loop(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    settings = [f"data.root={shared_root}", "recipe=head_only", *TINY, "callbacks.reports=null"]
+    for name, cached in [("cached", "true"), ("loop", "false")]:
+        result = run_command(
+            "train.py", *settings, f"hydra.run.dir={name}", f"recipe.precompute.precompute={cached}",
+            "callbacks.lr_finder.before=none",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    cached_rows, loop_rows = (figures(tmp_path / name, "precompute") for name in ("cached", "loop"))
+    for ours, theirs in zip(cached_rows, loop_rows, strict=True):
+        for key in ("train_loss", "valid_loss"):
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-4)
+
+
+def test_a_recipe_can_be_changed_and_the_finders_suggestion_used(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    result = run_command(
+        "train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY, "lr=find", "activations.views=2",
+        "recipe.finetune.lr=[1e-5,1e-4,1e-3]", "recipe.finetune.cycles=1", "~recipe.augmented",
+        "callbacks.lr_finder.before=all", "callbacks.reports=null", "callbacks.tta.n_aug=1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "run"
+    found = json.loads((run / "metrics.json").read_text())["lr_finder"]
+    assert set(found) == {"precompute", "finetune"}
+    trace = table(run / "lr_trace.csv", "precompute")
+    assert {float(row["head"]) for row in trace} == {found["precompute"]}
+    first = table(run / "lr_trace.csv", "finetune")[0]
+    assert [float(first[group]) for group in ("early", "late", "head")] == [1e-5, 1e-4, 1e-3]
+    assert (run / "lr_finder_finetune.png").exists()
+    assert result.stdout.count("Computing activations of train, version") == 2
