@@ -19,7 +19,7 @@ lint: .venv/installed
 .venv/installed: pyproject.toml
 	@echo "Installing into .venv (PyTorch is large: some minutes the first time) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[timm,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[timm,onnx,sweep,dev]"
 	@touch $@
 
 clean:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,33 @@ from dogscats.console import progress_bar
 from dogscats.errors import UserError, user_errors_exit
 from dogscats.folders import HOW_TO_GET_DATA, Photos, find_photos, find_unlabelled, leave_out
 from dogscats.images import UnreadableImageError, read_image
+
+
+def unreadable_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Decode every photo in full.
+
+    Args:
+        root: folder that `paths` are relative to.
+        paths: the photos.
+
+    Returns:
+        The reason for each photo that cannot be read; empty when all can.
+    """
+
+    def reason(path: str) -> str | None:
+        try:
+            path.encode()
+            read_image(root / path)
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8; rename it"
+        except UnreadableImageError as error:
+            return str(error)
+        return None
+
+    # Threads do: the decoders let go of the interpreter's lock. Each may hold one large picture.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        reasons = progress_bar(pool.map(reason, paths), "Checking photos", len(paths), "photo")
+        return {path: why for path, why in zip(paths, reasons, strict=True) if why is not None}
 
 
 def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> dict[str, str]:
@@ -38,21 +65,7 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> dict[str,
         suspects = paths
     if not suspects:
         return {}
-
-    def reason(path: str) -> str | None:
-        try:
-            path.encode()
-            read_image(root / path)
-        except UnicodeEncodeError:
-            return "its name is not valid UTF-8; rename it"
-        except UnreadableImageError as error:
-            return str(error)
-        return None
-
-    # Threads do: the decoders let go of the interpreter's lock. Each may hold one large picture.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        reasons = progress_bar(pool.map(reason, suspects), "Checking photos", len(suspects), "photo")
-        bad = {path: why for path, why in zip(suspects, reasons, strict=True) if why is not None}
+    bad = unreadable_images(root, suspects)
     with atomic_path(remembered) as temporary:
         temporary.write_text(json.dumps({"photos": len(paths), "bad": list(bad)}))
     return bad

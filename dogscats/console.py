@@ -15,9 +15,10 @@ T = TypeVar("T")
 
 
 def quiet_libraries() -> None:
-    """Silence what Lightning repeats at every stage, and its advice that does not apply here."""
+    """Silence what the libraries repeat, and Lightning's advice that does not apply here."""
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
-    for library in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+    libraries = ("pytorch_lightning", "lightning_fabric", "lightning.fabric", "onnx_ir", "onnxscript")
+    for library in libraries:
         logging.getLogger(library).setLevel(logging.WARNING)
     for message, category in [
         # Precomputed activations need no workers, and photos have as many as there are cores.

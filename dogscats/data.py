@@ -17,7 +17,7 @@ from dogscats.cache import cache_folder
 from dogscats.check import check_images
 from dogscats.download import LESSON_URL, download_dataset
 from dogscats.errors import UserError
-from dogscats.folders import HOW_TO_GET_DATA, Photos, find_photos, leave_out
+from dogscats.folders import HOW_TO_GET_DATA, Photos, find_photos, find_split, leave_out
 from dogscats.images import read_image, stack_images
 
 
@@ -243,14 +243,7 @@ class DogsCatsDataModule(LightningDataModule):
         if hasattr(self, "classes"):
             return
         classes, train, valid = find_photos(self.root, self.valid_fraction, self.seed, self.limit)
-        cache_dir = cache_folder(self.root, self.cache_dir)
-        self.bad = check_images(self.root, [*train.paths, *valid.paths], cache_dir)
-        if self.bad and self.on_bad_image == "error":
-            raise UserError(
-                f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
-                f"data.on_bad_image=skip:\n{self._bad_listed()}"
-            )
-        self.train, self.valid = leave_out(train, self.bad), leave_out(valid, self.bad)
+        self.train, self.valid = self._readable(train, valid)
         for name, photos in [("train", self.train), ("valid", self.valid)]:
             for label in sorted(set(range(len(classes))) - set(photos.labels)):
                 raise UserError(
@@ -258,6 +251,35 @@ class DogsCatsDataModule(LightningDataModule):
                     f"Replace some of these:\n{self._bad_listed()}"
                 )
         self.classes = classes
+
+    def labelled(self, split: str, classes: Sequence[str]) -> Photos:
+        """List the photos of one split for a classifier of `classes`, and check that each can be decoded.
+
+        The other splits need not be there, and a class may have no photos. Sets `bad` as `setup` does.
+
+        Raises:
+            UserError: for a split that is missing, empty or of other classes, and for unreadable photos.
+        """
+        found, photos = find_split(self.root, split, self.valid_fraction, self.seed, self.limit)
+        if found != list(classes):
+            raise UserError(
+                f"data.root={self.root}: the classes in {split} are {', '.join(found)}, "
+                f"but the classifier's are {', '.join(classes)}."
+            )
+        (photos,) = self._readable(photos)
+        if not photos.paths:
+            raise UserError(f"data.root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
+        return photos
+
+    def _readable(self, *splits: Photos) -> list[Photos]:
+        cache_dir = cache_folder(self.root, self.cache_dir)
+        self.bad = check_images(self.root, [path for photos in splits for path in photos.paths], cache_dir)
+        if self.bad and self.on_bad_image == "error":
+            raise UserError(
+                f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
+                f"data.on_bad_image=skip:\n{self._bad_listed()}"
+            )
+        return [leave_out(photos, self.bad) for photos in splits]
 
     def _bad_listed(self) -> str:
         return "\n".join(f"  {self.root / path}: {reason}" for path, reason in self.bad.items())

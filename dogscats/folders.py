@@ -76,6 +76,40 @@ def find_photos(
     return list(train), _photos(root, train, limit), _photos(root, valid, limit)
 
 
+def find_split(
+    root: Path, split: str, valid_fraction: float = 0.2, seed: int = 0, limit: int | None = None
+) -> tuple[list[str], Photos]:
+    """Find the labelled photos of one split, whether or not the others are there.
+
+    Without a folder `valid/`, `valid` and `train` are the parts of `train/` that `find_photos` makes.
+
+    Args:
+        root: folder with the folder `split`.
+        split: name of the split.
+        valid_fraction: as of `find_photos`.
+        seed: as of `find_photos`.
+        limit: as of `find_photos`.
+
+    Returns:
+        The sorted names of the classes, some of which may have no photos, and the photos.
+
+    Raises:
+        UserError: for folders that are missing.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: there is no such folder.\n{HOW_TO_GET_DATA}")
+    if split in ("train", "valid") and (root / "train").is_dir() and not (root / "valid").is_dir():
+        classes, train, valid = find_photos(root, valid_fraction, seed, limit)
+        return classes, train if split == "train" else valid
+    if not (root / split).is_dir():
+        folders = sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+        raise UserError(
+            f"split={split}: data.root={root} has no folder {split}/, only {', '.join(folders) or 'none'}."
+        )
+    by_class = _by_class(root, split, allow_empty=True)
+    return list(by_class), _photos(root, by_class, limit)
+
+
 def held_out(paths: Sequence[str], fraction: float, seed: int) -> list[str]:
     """Choose the photos of a class to validate on: those whose names have the smallest hashes.
 
@@ -112,7 +146,7 @@ def _photos(root: Path, by_class: Mapping[str, Sequence[str]], limit: int | None
     return Photos(root, [path for path, _ in chosen], [label for _, label in chosen])
 
 
-def _by_class(root: Path, split: str) -> dict[str, list[str]]:
+def _by_class(root: Path, split: str, allow_empty: bool = False) -> dict[str, list[str]]:
     """List the photos of each class of a split, the classes sorted."""
     folder = root / split
     names = sorted(
@@ -124,7 +158,7 @@ def _by_class(root: Path, split: str) -> dict[str, list[str]]:
     if not found:
         found = _by_prefix(root, folder)
     for name, paths in found.items():
-        if not paths:
+        if not (paths or allow_empty):
             raise UserError(f"{folder / name}: there are no photos in it.\n{HOW_TO_GET_DATA}")
     if not found:
         raise UserError(f"data.root={root}: {split}/ has no class folders with photos.\n{HOW_TO_GET_DATA}")

@@ -1,7 +1,7 @@
-"""Predicted probabilities of labelled photos, and what follows from them."""
+"""Predicted probabilities of photos, and what follows from them."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from dogscats.atomic import atomic_path
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for the photos of a split, in their order.
+    """Predictions for photos, in their order.
 
     Attributes:
         paths: of the `N` photos.
         classes: names of the `C` classes.
-        labels: class indices `(N,)`.
+        labels: class indices `(N,)`; empty where the photos are unlabelled.
         probabilities: `(N, C)`, each row adds up to 1.
     """
 
@@ -32,6 +32,11 @@ class Predictions:
     def predicted(self) -> torch.Tensor:
         """Index of the most probable class `(N,)`."""
         return self.probabilities.argmax(dim=1)
+
+    @property
+    def predicted_classes(self) -> list[str]:
+        """Name of the most probable class of each photo."""
+        return [self.classes[index] for index in self.predicted.tolist()]
 
     @property
     def accuracy(self) -> float:
@@ -52,16 +57,25 @@ class Predictions:
         return [[int(count) for count in row] for row in counts]
 
     def write(self, path: Path) -> None:
-        """Write a CSV file: path, label, predicted and prob_<class> for each class."""
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "label", "predicted", *(f"prob_{name}" for name in self.classes)])
-            for name, label, predicted, row in zip(
-                self.paths,
-                self.labels.tolist(),
-                self.predicted.tolist(),
-                self.probabilities.tolist(),
-                strict=True,
-            ):
-                probabilities = [f"{probability:.6g}" for probability in row]
-                writer.writerow([name, self.classes[label], self.classes[predicted], *probabilities])
+        """Write a CSV file: path, label (where there are any), predicted and prob_<class> for each class."""
+        labels = (
+            {"label": [self.classes[label] for label in self.labels.tolist()]} if len(self.labels) else {}
+        )
+        columns = {
+            "path": self.paths,
+            **labels,
+            "predicted": self.predicted_classes,
+            **{
+                f"prob_{name}": [f"{probability:.6g}" for probability in column.tolist()]
+                for name, column in zip(self.classes, self.probabilities.T, strict=True)
+            },
+        }
+        write_csv(path, columns)
+
+
+def write_csv(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write columns of equal length by their names; the file is never half-written."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

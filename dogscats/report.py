@@ -102,19 +102,11 @@ class RunReport:
         if "valid_acc_tta" in final:
             accuracy, loss = final["valid_acc_tta"], final["valid_loss_tta"]
             log.info("%-30s   %.4f   %.5f", "test-time augmentation", accuracy, loss)
-        classes = self.metrics["classes"]
-        width = max(map(len, [*classes, "actual \\ predicted"])) + 2
-        log.info("\n" + "".join(f"{name:>{width}}" for name in ["actual \\ predicted", *classes]))
-        for name, row in zip(classes, final["confusion_matrix"], strict=True):
-            log.info("".join(f"{cell:>{width}}" for cell in [name, *row]))
+        log_confusion_matrix(self.metrics["classes"], final["confusion_matrix"])
         log.info(
             "\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"]
         )
-        log.info("\nWritten to %s:", self.run_dir)
-        for path in sorted(self.run_dir.rglob("*")):
-            relative = path.relative_to(self.run_dir)
-            if path.is_file() and relative.parts[0] not in (".hydra", "tensorboard"):
-                log.info("  %s", relative)
+        log_written(self.run_dir)
         log.info("See the curves and pictures: tensorboard --logdir %s", self.run_dir / "tensorboard")
 
 
@@ -133,6 +125,23 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
             f"optimized_metric={path}: metrics.json has no such number; for example {', '.join(final)}."
         )
     return value
+
+
+def log_confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """Print the counts by the right class (row) and the predicted class (column)."""
+    width = max(map(len, [*classes, "actual \\ predicted"])) + 2
+    log.info("\n" + "".join(f"{name:>{width}}" for name in ["actual \\ predicted", *classes]))
+    for name, row in zip(classes, counts, strict=True):
+        log.info("".join(f"{cell:>{width}}" for cell in [name, *row]))
+
+
+def log_written(run_dir: Path) -> None:
+    """Print the files in a run's directory."""
+    log.info("\nWritten to %s:", run_dir)
+    for path in sorted(run_dir.rglob("*")):
+        relative = path.relative_to(run_dir)
+        if path.is_file() and relative.parts[0] not in (".hydra", "tensorboard"):
+            log.info("  %s", relative)
 
 
 def peak_rss_mb() -> float:

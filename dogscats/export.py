@@ -1,0 +1,72 @@
+"""Export to ONNX, checked against PyTorch."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dogscats.atomic import atomic_path
+from dogscats.classifier import Classifier
+from dogscats.errors import UserError
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability from PyTorch's."""
+
+
+def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: torch.Tensor) -> float:
+    """Write one ONNX file with normalisation and softmax inside, unless it differs from PyTorch.
+
+    The file's input `images` is RGB `(N, 3, size, size)`, uint8, for any `N`; its output `probabilities` is
+    `(N, C)`. Its metadata has the names of the `classes` as a JSON list and the `size` in pixels.
+
+    Args:
+        model: the whole classifier; it is left as it was.
+        classes: names of the classes.
+        path: the file.
+        images: `(B, 3, size, size)`, uint8: what the file is checked on.
+
+    Returns:
+        The largest difference of a probability from PyTorch's on the CPU.
+
+    Raises:
+        UserError: if a package is missing, or the difference is above `TOLERANCE`; there is no file then.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  # what torch.onnx.export works with
+    except ImportError as error:
+        raise UserError(f"export=onnx needs {error.name}: pip install 'dogscats[onnx]'.") from error
+
+    network = copy.deepcopy(nn.Sequential(model.body, model.head, nn.Softmax(dim=1))).cpu().eval()
+    images = images.contiguous()
+    program = torch.onnx.export(
+        network,
+        (images[:1].repeat(2, 1, 1, 1),),  # of a batch of one, one would become a constant
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        verbose=False,
+    )
+    assert program is not None
+    exported = program.model_proto
+    metadata = {"classes": json.dumps(list(classes)), "size": str(images.shape[-1])}
+    onnx.helper.set_model_props(exported, metadata)
+    with torch.inference_mode():
+        expected = network(images)
+    with atomic_path(path) as temporary:
+        onnx.save(exported, temporary)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        difference = max(
+            float(abs(session.run(None, {"images": part.numpy()})[0] - right.numpy()).max())
+            for part, right in ((images, expected), (images[:1], expected[:1]))
+        )
+        if not difference <= TOLERANCE:  # NaN is no agreement either
+            raise UserError(
+                f"{path.name}: its probabilities differ from PyTorch's by up to {difference:.2g}, more than "
+                f"{TOLERANCE:g}; the file was not kept."
+            )
+    return difference
