@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-faults lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Faults injected into runs, the slow ones too; ends with a table of what was survived.
+test-faults: .venv/installed
+	$(BIN)/python -m pytest tests/test_faults.py -m "faults or not faults"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
