@@ -49,7 +49,7 @@ from dogscats.errors import UserError
 from dogscats.interrupts import Interrupted, interruptible
 from dogscats.plots import publish
 from dogscats.report import RunReport, look_up
-from dogscats.resume import read_config, read_progress, read_whole, run_directory
+from dogscats.resume import RunProgress, read_config, read_progress, read_whole, run_directory
 from dogscats.stage import Stage, make_stages
 from dogscats.stage_table import read_rows
 from dogscats.sweep import job_errors
@@ -64,17 +64,21 @@ def train(cfg: DictConfig) -> float:
     started = time.perf_counter()
     quiet_libraries()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.resume:
+    resumed = cfg.resume is not None
+    if resumed:
         run_dir, cfg = Path(cfg.resume), resumed_config(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     stages = make_stages(settings["recipe"])
+    progress = read_progress(run_dir, stages) if resumed else RunProgress()
+    if progress.finished:
+        log.info("The run in %s is finished; its figures are in metrics.json.", run_dir)
+        return look_up(progress.metrics, cfg.optimized_metric)
     with distributed(cfg.trainer) as fabric:
-        run = Run(cfg, settings, fabric, run_dir, stages, started)
-        if run.progress.finished:
-            log.info("The run in %s is finished; its figures are in metrics.json.", run_dir)
-            return look_up(run.progress.metrics, cfg.optimized_metric)
+        if fabric.is_global_zero and not resumed:
+            save_config(cfg, run_dir)
+        run = Run(cfg, settings, fabric, run_dir, progress, started)
         for stage in stages:
-            if stage.name not in run.progress.stages:
+            if stage.name not in progress.stages:
                 run.fit(stage, first=stage is stages[0])
         run.predict(stages[-1])
         run.finish(stages)
@@ -91,7 +95,7 @@ class Run:
         settings: the same, resolved to plain containers.
         fabric: the processes that train together.
         run_dir: the run's directory.
-        stages: of the recipe.
+        progress: how far it has come; a new one has come nowhere.
         started: when the run began, by `time.perf_counter`.
     """
 
@@ -101,19 +105,14 @@ class Run:
         settings: dict[str, Any],
         fabric: Fabric,
         run_dir: Path,
-        stages: Sequence[Stage],
+        progress: RunProgress,
         started: float,
     ):
         self.cfg, self.settings, self.fabric = cfg, settings, fabric
-        self.progress = read_progress(run_dir, stages)
-        if self.progress.finished:
-            return
-        self.out = run_dir if fabric.is_global_zero else Path(tempfile.mkdtemp())
+        self.scratch = tempfile.TemporaryDirectory()
+        self.out = run_dir if fabric.is_global_zero else Path(self.scratch.name)
         for folder in (self.out, self.out / "checkpoints"):
             remove_unfinished(folder)
-        if not (run_dir / "config.yaml").exists():
-            with atomic_path(self.out / "config.yaml") as temporary:
-                OmegaConf.save(cfg, temporary, resolve=True)
 
         self.data: DogsCatsDataModule = instantiate(cfg.data)
         self.data.prepare_data()
@@ -123,7 +122,7 @@ class Run:
             write_bad_images(self.out / "bad_images.csv", self.data.bad)
 
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        start = self.progress.checkpoint or (Path(cfg.load) if cfg.load else None)
+        start = progress.checkpoint or (Path(cfg.load) if cfg.load else None)
         self.body: Backbone = instantiate(cfg.model, **({"weights": "none"} if start else {}))
         manual_seed(cfg.seed)  # the head starts the same whatever the body drew
         classes = self.data.classes
@@ -145,8 +144,8 @@ class Run:
 
         self.make_trainer = partial(instantiate, cfg.trainer, default_root_dir=self.out)
         self.report = RunReport(self.out, classes, started)
-        if self.progress.metrics:
-            self.report.resume(self.progress.metrics, self.progress.stages)
+        if progress.metrics:
+            self.report.resume(progress.metrics, progress.stages)
         self.tensorboard = self.make_logger("final")
         picture = augmentation_picture(self.data.train_dataset("augmentation", augment=True))
         with atomic_path(self.out / "augmentation.png") as temporary:
@@ -304,6 +303,21 @@ class Run:
         self.tensorboard.log_hyperparams(hyperparameters(self.settings), self.report.final_numbers)
         self.tensorboard.finalize("success")
         self.report.summarise()
+
+
+def save_config(cfg: DictConfig, run_dir: Path) -> None:
+    """Keep the configuration of a new run; Hydra's own copy is overwritten when the run is resumed.
+
+    Raises:
+        UserError: if another run has used the directory.
+    """
+    file = run_dir / "config.yaml"
+    if file.exists():
+        raise UserError(
+            f"{run_dir}: it holds a run already. Choose another hydra.run.dir, or resume={run_dir}."
+        )
+    with atomic_path(file) as temporary:
+        OmegaConf.save(cfg, temporary, resolve=True)
 
 
 def resumed_config(cfg: DictConfig) -> DictConfig:

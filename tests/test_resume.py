@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 from runs import outcome, run, start, stop
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,7 +84,11 @@ def test_a_found_learning_rate_is_found_again(shared_root: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
-    [(["resume=nowhere"], "resume=nowhere: it has no config.yaml"), (["resume=RUN", "lr=1"], "drop lr=1")],
+    [
+        (["hydra.run.dir=RUN", *TINY], "it holds a run already"),
+        (["resume=nowhere"], "resume=nowhere: it has no config.yaml"),
+        (["resume=RUN", "lr=1"], "drop lr=1"),
+    ],
 )
 def test_mistakes_are_named(
     run_command: Run, uninterrupted: Path, tmp_path: Path, arguments: list[str], culprit: str

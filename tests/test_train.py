@@ -91,15 +91,15 @@ def test_the_same_seed_gives_equal_weights(run_command: Run, shared_root: Path, 
     def weights(*arguments: str) -> dict[str, torch.Tensor]:
         result = run_command(
             "train.py", f"data.root={shared_root}", "recipe=head_only", *TINY, *IN_THE_LOOP,
-            "recipe.precompute.augment=true", f"hydra.run.dir={tmp_path / 'run'}", *arguments,
+            "recipe.precompute.augment=true", "callbacks.reports=null", *arguments,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
-        state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        state = torch.load(tmp_path / arguments[0].split("=")[1] / "checkpoints" / "last.ckpt")
         return dict(state["state_dict"])
 
-    first = weights("seed=3", "data.num_workers=0")
-    again = weights("seed=3", "data.num_workers=2")
-    other = weights("seed=4", "data.num_workers=0")
+    first = weights("hydra.run.dir=first", "seed=3", "data.num_workers=0")
+    again = weights("hydra.run.dir=again", "seed=3", "data.num_workers=2")
+    other = weights("hydra.run.dir=other", "seed=4", "data.num_workers=0")
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
