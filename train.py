@@ -41,6 +41,7 @@ from dogscats.classifier import Classifier, Head
 from dogscats.console import device_name, quiet_libraries
 from dogscats.data import Batch, DogsCatsDataModule, stable_seed
 from dogscats.errors import user_errors_exit
+from dogscats.memory import keep_freed_memory
 from dogscats.plots import publish
 from dogscats.report import RunReport
 from dogscats.stage import Stage, make_stages
@@ -53,6 +54,7 @@ def train(cfg: DictConfig) -> float:
     """Run every stage of the recipe, then the report; return the metric named by `optimized_metric`."""
     started = time.perf_counter()
     quiet_libraries()
+    keep_freed_memory()
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     stages = make_stages(settings["recipe"])
     run = Run(cfg, settings)
@@ -97,8 +99,10 @@ class Run:
         name = settings["model"].get("name", cfg.model._target_.rpartition(".")[2])
         log.info("Model     %s, %d pooled features", name, self.body.num_features)
 
-        self.make_trainer = partial(instantiate, cfg.trainer, default_root_dir=self.dir)
-        self.device = self.make_trainer(logger=False, enable_checkpointing=False).strategy.root_device
+        make_trainer = partial(instantiate, cfg.trainer, default_root_dir=self.dir)
+        self.device = make_trainer(logger=False, enable_checkpointing=False).strategy.root_device
+        precision = cfg.trainer.precision or ("bf16-mixed" if self.device.type == "cuda" else "32-true")
+        self.make_trainer = partial(make_trainer, precision=precision)
         log.info("Device    %s", device_name(self.device))
 
         self.report = RunReport(self.dir, classes)
