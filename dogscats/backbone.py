@@ -82,11 +82,10 @@ def fold_batchnorm(body: Backbone) -> nn.Module:
     # Here, because the import takes a while that most runs do not need.
     from torch.fx.experimental.optimization import fuse
 
-    frozen = copy.deepcopy(body).eval()
     try:
-        return fuse(frozen)
+        return fuse(copy.deepcopy(body).eval(), inplace=True)
     except Exception:  # tracing runs the network's own code, which can raise anything
-        return frozen
+        return copy.deepcopy(body).eval()
 
 
 class PrecomputedBody(nn.Identity):
