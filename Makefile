@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-faults lint clean
+.PHONY: quickstart test test-faults lint bench clean
 
 quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
@@ -18,6 +18,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make bench BENCH="root=<dogscats> weights=<file>"; see benchmarks/run.py
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[timm,dev,bench]"
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 # torch and torchvision must be a matching pair, so one pip command resolves both.
 .venv/installed: pyproject.toml

@@ -47,6 +47,7 @@ from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset, stable_seed
 from dogscats.distributed import distributed
 from dogscats.errors import UserError
 from dogscats.interrupts import Interrupted, interruptible
+from dogscats.memory import keep_freed_memory
 from dogscats.plots import publish
 from dogscats.report import RunReport, look_up
 from dogscats.resume import RunProgress, read_config, read_progress, read_whole, run_directory
@@ -63,6 +64,7 @@ def train(cfg: DictConfig) -> float:
     """Run every stage of the recipe, then the report; return the metric named by `optimized_metric`."""
     started = time.perf_counter()
     quiet_libraries()
+    keep_freed_memory()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     resumed = cfg.resume is not None
     if resumed:
@@ -142,7 +144,8 @@ class Run:
         self.dir = fabric.broadcast(run_dir)
         log.info("Device    %s", device_name(fabric.device, fabric.world_size))
 
-        self.make_trainer = partial(instantiate, cfg.trainer, default_root_dir=self.out)
+        precision = cfg.trainer.precision or ("bf16-mixed" if fabric.device.type == "cuda" else "32-true")
+        self.make_trainer = partial(instantiate, cfg.trainer, default_root_dir=self.out, precision=precision)
         self.report = RunReport(self.out, classes, started)
         if progress.metrics:
             self.report.resume(progress.metrics, progress.stages)

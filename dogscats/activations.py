@@ -1,6 +1,5 @@
 """Precomputed activations: the frozen body's pooled features, computed once and memory-mapped."""
 
-import copy
 import hashlib
 import json
 import logging
@@ -14,7 +13,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
 from dogscats.atomic import atomic_path, remove_unfinished
-from dogscats.backbone import Backbone
+from dogscats.backbone import Backbone, fold_batchnorm
 from dogscats.cache import fingerprint
 from dogscats.console import progress_bar
 from dogscats.data import Batch, PhotoDataset, SharedBatchSampler, stable_seed
@@ -47,7 +46,8 @@ def precompute(
 ) -> torch.Tensor:
     """Compute the body's features of all photos of `loader`, or take them from the cache.
 
-    BatchNorm normalises by its running statistics, and nothing of the autograd graph is kept.
+    BatchNorm normalises by its running statistics, where possible folded into the convolutions, and nothing
+    of the autograd graph is kept.
 
     Args:
         body: the pretrained body; it is left as it was.
@@ -136,7 +136,7 @@ def _build(
     assert isinstance(dataset, PhotoDataset)
     loader.batch_sampler.set_epoch(view)
     remove_unfinished(file.parent, file.name)
-    frozen = copy.deepcopy(body).eval().to(device)
+    frozen = fold_batchnorm(body).to(device)
     with (
         atomic_path(file) as temporary,
         torch.inference_mode(),

@@ -1,5 +1,6 @@
 """Pretrained bodies: from photos to pooled features, in two layer groups."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,21 @@ class Backbone(nn.Module):
         end = max(i for i, name in enumerate(names) if name == inside[0] or name.startswith(inside[1])) + 1
         modules = list(self.network.modules())
         return [modules[:end], modules[end:]]
+
+
+def fold_batchnorm(body: Backbone) -> nn.Module:
+    """Copy a body for inference, each BatchNorm folded into the convolution before it where possible.
+
+    Its features equal those of `body` in eval mode but for rounding. A network that torch.fx cannot trace, or
+    whose BatchNorm is not torch's own, is copied as it is.
+    """
+    # Here, because the import takes a while that most runs do not need.
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        return fuse(copy.deepcopy(body).eval(), inplace=True)
+    except Exception:  # tracing runs the network's own code, which can raise anything
+        return copy.deepcopy(body).eval()
 
 
 class PrecomputedBody(nn.Identity):

@@ -62,13 +62,14 @@ class Classifier(LightningModule):
     ):
         super().__init__()
         self.body, self.head, self.lrs, self.seed = body, head, lrs, seed
-        self.train_loss, self.valid_loss = MeanMetric(), MeanMetric()
-        self.valid_acc = MulticlassAccuracy(num_classes, average="micro")
+        # Their checks of values would make a GPU wait at every step; a loss that is NaN shall show as NaN.
+        self.train_loss, self.valid_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.valid_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute logits `(B, num_classes)` from photos `(B, 3, H, W)`, or from features `(B, F)`."""
         logits: torch.Tensor = self.head(self.body(inputs))
-        return logits
+        return logits.float()  # mixed precision would round probabilities to three digits
 
     def layer_groups(self) -> dict[str, list[nn.Module]]:
         """List the modules of each layer group; each stands for its own parameters alone."""

@@ -7,7 +7,14 @@ import torchvision
 from conftest import REAL_DATA
 from torch import nn
 
-from dogscats.backbone import Backbone, efficientnet_lite0, read_weights, resnet34, timm_backbone
+from dogscats.backbone import (
+    Backbone,
+    efficientnet_lite0,
+    fold_batchnorm,
+    read_weights,
+    resnet34,
+    timm_backbone,
+)
 from dogscats.errors import UserError
 
 
@@ -150,3 +157,29 @@ def test_real_weights_know_photos() -> None:
     features = resnet34(str(weights)).eval()(photos(224))
     assert features.isfinite().all()
     assert features[0].std() > 0.1
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet34", "test_resnet", "test_efficientnet", "test_convnext", "dm_nfnet_f0"]
+)
+def test_folded_batchnorm_gives_the_same_features(name: str) -> None:
+    """Also of networks that cannot be traced, such as the last."""
+    torch.manual_seed(0)
+    backbone = resnet34("none") if name == "resnet34" else timm_backbone(name, "none")
+    for layer in backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+            layer.running_mean.normal_()  # type: ignore[union-attr]
+            layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    backbone.train()
+    folded = fold_batchnorm(backbone)
+    assert backbone.training
+    with torch.no_grad():
+        expected, features = backbone.eval()(photos()), folded(photos())
+    assert (features - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_batchnorm_disappears_where_it_can_be_folded() -> None:
+    folded = fold_batchnorm(resnet34("none"))
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())

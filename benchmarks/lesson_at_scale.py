@@ -1,0 +1,129 @@
+"""The whole lesson on as many photos as the lesson had: `python -m benchmarks.lesson_at_scale`.
+
+Draws JPEGs of the lesson's size, 500 x 375, runs `train.py` on them with random weights and prints seconds
+and images a second of each stage and of the rest, and the GPU's utilisation where nvidia-smi can tell it.
+Drawing is not counted. The photos are noise and a few shapes: they cost what photos cost to decode, and there
+is nothing to learn from them.
+"""
+
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFilter
+
+from benchmarks.settings import from_command_line
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass
+class Scale:
+    """How much of it.
+
+    Attributes:
+        train: training photos of both classes together.
+        valid: validation photos of both classes together.
+        width: of the photos in pixels.
+        height: of the photos in pixels.
+        folder: keeps the photos for the next time; empty for a temporary one.
+        overrides: further arguments of `train.py`.
+    """
+
+    train: int = 23_000
+    valid: int = 2_000
+    width: int = 500
+    height: int = 375
+    folder: str = ""
+    overrides: list[str] = field(default_factory=list)
+
+
+def draw(file: Path, number: int, width: int, height: int) -> None:
+    """Draw one JPEG, a function of its number."""
+    rng = random.Random(number)
+    picture = Image.frombytes(
+        "RGB", (width // 4, height // 4), rng.randbytes(3 * (width // 4) * (height // 4))
+    )
+    picture = picture.resize((width, height)).filter(ImageFilter.GaussianBlur(2))
+    pencil = ImageDraw.Draw(picture)
+    for _ in range(12):
+        x, y, size = rng.randrange(width), rng.randrange(height), rng.randrange(10, 150)
+        color = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+        pencil.ellipse((x, y, x + size, y + size), fill=color)
+    picture.save(file, quality=90)
+
+
+def draw_root(root: Path, scale: Scale) -> None:
+    """Draw the photos that are not there yet, two classes of each split, on all cores."""
+    with ProcessPoolExecutor() as pool:
+        jobs = []
+        for split, count in (("train", scale.train), ("valid", scale.valid)):
+            for label, name in enumerate(("cats", "dogs")):
+                (root / split / name).mkdir(parents=True, exist_ok=True)
+                for number in range(label, count, 2):
+                    file = root / split / name / f"{number}.jpg"
+                    if not file.exists():
+                        seed = number + (scale.train if split == "valid" else 0)
+                        jobs.append(pool.submit(draw, file, seed, scale.width, scale.height))
+        for job in jobs:
+            job.result()
+
+
+def measure(scale: Scale, root: Path) -> dict[str, object]:
+    """Run the lesson once; the caches of an earlier run are removed before."""
+    shutil.rmtree(root / "tmp", ignore_errors=True)
+    run = root / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    arguments = [f"data.root={root}", "model.weights=none", f"hydra.run.dir={run}", *scale.overrides]
+    monitor = None
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-l", "1"]
+        monitor = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+    try:
+        subprocess.run([sys.executable, str(REPOSITORY / "train.py"), *arguments], check=True)
+    finally:
+        utilisation = ""
+        if monitor is not None:
+            monitor.terminate()
+            utilisation = monitor.communicate()[0]
+    metrics = json.loads((run / "metrics.json").read_text())
+    stages = {}
+    for name, stage in metrics["stages"].items():
+        # The activations are computed once; other epochs read all photos.
+        passes = 1 if name == "precompute" else stage["epochs"]
+        images = passes * (scale.train + scale.valid)
+        stages[name] = {"seconds": stage["seconds"], "images_per_s": images / stage["seconds"]}
+    rest = metrics["seconds"] - sum(stage["seconds"] for stage in stages.values())
+    samples = [float(line) for line in utilisation.split() if line.isdigit()]
+    return {
+        "train": scale.train,
+        "valid": scale.valid,
+        "stages": stages,
+        "rest_seconds": rest,  # set-up, test-time augmentation, pictures
+        "seconds": metrics["seconds"],
+        "peak_rss_mb": metrics["peak_rss_mb"],
+        "gpu_utilisation_percent": statistics.mean(samples) if samples else None,
+    }
+
+
+def main() -> None:
+    """Draw and measure."""
+    scale = from_command_line(Scale())
+    folder = Path(scale.folder or tempfile.mkdtemp())
+    try:
+        draw_root(folder, scale)
+        print(json.dumps(measure(scale, folder), indent=2))
+    finally:
+        if not scale.folder:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""How near the body's inference is to what the machine can do: `python -m benchmarks.limit photos=...`.
+
+Images a second of ResNet34's body on one batch that is in memory already: plain, with BatchNorm folded as
+for precomputation, and by ONNX Runtime from the same weights; medians of 5, in turn.
+The bound is the machine's measured rate of matrix products (float32, 2048 x 2048) over the body's
+floating-point operations, which `torch.utils.flop_counter` counts.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.settings import Settings, from_command_line
+from dogscats.backbone import Backbone, fold_batchnorm, resnet34
+from dogscats.memory import keep_freed_memory
+
+
+def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:
+    """Measure images a second, the rate of matrix products (FLOP/s) and the body's FLOP an image."""
+    images = torch.randint(
+        0, 256, (settings.batch_size, 3, settings.size, settings.size), dtype=torch.uint8
+    ).contiguous(memory_format=torch.channels_last)
+    body = resnet34(settings.weights or "none").eval()
+    folded = fold_batchnorm(body)
+    matrix = torch.rand(2048, 2048)
+    work: dict[str, Callable[[], object]] = {
+        "plain": lambda: body(images),
+        "folded": lambda: folded(images),
+        "matrix": lambda: matrix @ matrix,
+    }
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            features = body(images[:1])
+        error = (folded(images[:1]) - features).abs().max() / features.abs().max()
+    try:
+        work["onnxruntime"] = onnx_body(body, images)
+    except ImportError:
+        print("ONNX Runtime is not installed: pip install 'dogscats[bench]'. Its row is left out.")
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    with torch.inference_mode():
+        for round_ in range(rounds + 1):
+            for name, run in work.items():
+                started = time.perf_counter()
+                run()
+                if round_ > 0:  # the first warms up
+                    seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    rate = 2 * 2048**3 / median.pop("matrix")
+    figures = {f"{name}_images_per_s": len(images) / time_ for name, time_ in median.items()}
+    flops = float(counter.get_total_flops())
+    return {
+        **figures,
+        "flop_per_image": flops,
+        "matrix_flop_per_s": rate,
+        "bound_images_per_s": rate / flops,
+        "folded_error": error.item(),
+    }
+
+
+def onnx_body(body: Backbone, images: torch.Tensor) -> Callable[[], object]:
+    """Give the body, normalisation included, to ONNX Runtime with as many threads as PyTorch has."""
+    import onnx  # noqa: F401  # the exporter needs it
+    import onnxruntime
+
+    class Float(nn.Module):
+        """Takes float pixels: the uint8 conversion stays PyTorch's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = body.network
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            maps = self.network((pixels - body.mean) / body.std)
+            return torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "body.onnx"
+        torch.onnx.export(
+            Float().eval(), (images[:2].float().contiguous(),), file, dynamo=False, input_names=["pixels"],
+            dynamic_axes={"pixels": {0: "batch"}},
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"pixels": images.float().contiguous().numpy()})
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    print(json.dumps(measure(from_command_line(Settings("")))))

@@ -1,0 +1,228 @@
+"""The tables of `RESULTS.md`, from the measurements."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dogscats.atomic import atomic_path
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the comparison.
+
+    Attributes:
+        name: of the function in `ours.py`, and in `with_fastai.py` where it measures the row too.
+        title: what is compared.
+        reach: ratio fastai / ours that the project wants.
+        timed: what exactly is timed.
+        sides: that measure the row.
+        against: fastai's row that ours is compared with.
+        times: how often fastai would have to do that.
+    """
+
+    name: str
+    title: str
+    reach: float
+    timed: str
+    sides: tuple[str, ...] = ("ours", "with_fastai")
+    against: str = ""
+    times: int = 1
+
+
+COMPARED = [
+    Row(
+        "head_first",
+        "head, 2 epochs, first run",
+        4,
+        "Ours: check that every photo can be decoded, compute the activations of both splits, train the head "
+        "for 2 epochs with validation, save the checkpoints. fastai: `fit(2, 1e-2)`, frozen, not augmented.",
+    ),
+    Row(
+        "head_cached",
+        "the same again, cache present",
+        40,
+        "Ours: the same fit with the activations in the cache, which is verified. fastai: as above.",
+        sides=("ours",),
+        against="head_first",
+    ),
+    Row(
+        "frozen",
+        "frozen epoch with augmentation",
+        2,
+        "One epoch of training the head on augmented photos, and validation. Ours: `side_on`. fastai: "
+        "`aug_transforms()`; its frozen layers' BatchNorm is trained, as is its default.",
+    ),
+    Row("unfrozen", "unfrozen epoch", 1.3, "The same with all layers trained."),
+    Row(
+        "tta", "TTA over valid", 1.3, "Predict the validation photos, plain and 4 augmented versions of each."
+    ),
+    Row(
+        "sweep",
+        "8 head learning rates",
+        25,
+        "Ours: 8 fits of the head as in the first row, on one cache, which the first builds. fastai: "
+        "8 times its first row (a fit costs the same at each rate).",
+        sides=("ours",),
+        against="head_first",
+        times=8,
+    ),
+    Row(
+        "load_plain",
+        "photo to normalised tensor, plain",
+        1.5,
+        "One pass over the training photos in one process with one thread, to normalised batches: decode, "
+        "resize, centre crop (fastai's training crop is random), normalise.",
+    ),
+    Row(
+        "load_augmented",
+        "photo to normalised tensor, augmented",
+        1.5,
+        "The same with `side_on` and `aug_transforms()`.",
+    ),
+    Row(
+        "start",
+        "process start to first training step",
+        1,
+        "From the start of the process, imports included, to the first training step on augmented photos; "
+        "ours is `python train.py` with the photos checked before.",
+    ),
+]
+
+SIDES = {"ours": "ours", "with_fastai": "fastai"}
+
+
+def median(taken: Mapping[str, Any], row: str, side: str, figure: str) -> float | None:
+    """Median of a figure over a row's repetitions; `None` if it was not measured."""
+    values = [v[figure] for k, v in taken.items() if k.startswith(f"{row}/{side}/") and figure in v]
+    return statistics.median(values) if values else None
+
+
+def spread(taken: Mapping[str, Any], row: str, side: str) -> str:
+    """All seconds of a row, in the order in which they were measured."""
+    values = [v["seconds"] for k, v in sorted(taken.items()) if k.startswith(f"{row}/{side}/")]
+    return ", ".join(f"{value:.2f}" for value in values) or "-"
+
+
+def compared(taken: Mapping[str, Any]) -> list[str]:
+    """Write the table of ratios."""
+    lines = [
+        "| row | ours, s | fastai, s | **fastai / ours** | reach | peak MB, ours / fastai | load before |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in COMPARED:
+        against = row.against or row.name
+        ours, theirs = (
+            median(taken, n, s, "seconds") for n, s in ((row.name, "ours"), (against, "with_fastai"))
+        )
+        ratio = "-" if ours is None or theirs is None else f"**{row.times * theirs / ours:.2f}**"
+        memory = [
+            "-" if peak is None else f"{peak:.0f}"
+            for peak in (
+                median(taken, row.name, "ours", "peak_rss_mb"),
+                median(taken, against, "with_fastai", "peak_rss_mb"),
+            )
+        ]
+        loads = [v["load"] for k, v in taken.items() if k.startswith(f"{row.name}/")]
+        load = f"{min(loads):.1f} - {max(loads):.1f}" if loads else "-"
+        lines.append(
+            f"| {row.title} | {'-' if ours is None else f'{ours:.2f}'} | "
+            f"{'-' if theirs is None else f'{row.times * theirs:.2f}'} | {ratio} | {row.reach:g} | "
+            f"{' / '.join(memory)} | {load} |"
+        )
+    return lines
+
+
+def write_results(taken: Mapping[str, Any], path: Path) -> None:
+    """Write `RESULTS.md`."""
+    machine = taken["machine"]
+    software = [f"{k} {v}" for k, v in machine.items() if k not in ("processor", "cores", "work")]
+    lines = [
+        "# How fast it is",
+        "",
+        "Written by `make bench` from `measurements.json`; see `run.py` for how to repeat a row. ResNet34, "
+        f"{machine['work']}.",
+        "",
+        f"Machine: {machine['processor']}, {machine['cores']} cores, no GPU used. {', '.join(software)}.",
+        "",
+        "## Beside fastai",
+        "",
+        "Medians, ours and fastai in turn, each measurement in a process of its own, on the same photos, "
+        "with the same weights, batch size, epochs, threads and number of workers. Imports, pictures and the "
+        "building of the network are in no time but that of the last row. Peak memory is that of the main "
+        "process. Where the load before a measurement was not near 0, other programs disturbed it.",
+        "",
+        *compared(taken),
+        "",
+        "What is timed:",
+        "",
+        *(f"- *{row.title}*: {row.timed}" for row in COMPARED),
+        "",
+        "All measurements, in seconds:",
+        "",
+        *(
+            f"- {row.title}, {name}: {spread(taken, row.name, side)}"
+            for row in COMPARED
+            for side, name in SIDES.items()
+            if side in row.sides
+        ),
+        "",
+        *distance(taken.get("limit")),
+        *growth(taken),
+        "## GPU",
+        "",
+        "Unmeasured: there was none. `python -m benchmarks.lesson_at_scale` measures the whole lesson on "
+        "23,000 generated photos where there is one; on a CPU it is tested at small scale only.",
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def distance(limit: Mapping[str, float] | None) -> list[str]:
+    """Write the distance to the limit."""
+    if limit is None:
+        return []
+    bound = limit["bound_images_per_s"]
+    names = {"plain": "plain", "folded": "BatchNorm folded", "onnxruntime": "ONNX Runtime"}
+    rows = [
+        f"| {title} | {limit[key]:.1f} | {limit[key] / bound:.0%} |"
+        for name, title in names.items()
+        if (key := f"{name}_images_per_s") in limit
+    ]
+    return [
+        "## Distance to the limit",
+        "",
+        "Inference of the body alone on a batch in memory, medians of 5, in turn "
+        f"(load before: {limit['load']}). The bound is the measured rate of float32 matrix products, "
+        f"{limit['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s, over {limit['flop_per_image'] / 1e9:.2f} GFLOP "
+        f"an image. Folding changes the features by {limit['folded_error']:.1e} of the largest at most.",
+        "",
+        "| body | images/s | of the bound |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def growth(taken: Mapping[str, Any]) -> list[str]:
+    """Write the cost as the work grows."""
+    measured = sorted((v for k, v in taken.items() if k.startswith("growth/")), key=lambda v: v["count"])
+    if not measured:
+        return []
+    return [
+        "## Cost as the work grows",
+        "",
+        "Computing activations, at 96 pixels for time, of links to the same photos under new names.",
+        "",
+        "| photos | images/s | peak memory, MB | load before |",
+        "|---|---|---|---|",
+        *(
+            f"| {v['count']} | {v['images_per_s']:.1f} | {v['peak_rss_mb']:.0f} | {v['load']} |"
+            for v in measured
+        ),
+        "",
+        f"{measured[-1]['files']} files are keyed in {max(v['key_seconds'] for v in measured):.2f} s.",
+        "",
+    ]

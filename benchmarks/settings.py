@@ -1,0 +1,36 @@
+"""What the benchmarks are told on their command lines, as `key=value`."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+
+
+@dataclass
+class Settings:
+    """What all rows of the comparison share.
+
+    Attributes:
+        photos: folder with `train/<class>/` and `valid/<class>/`.
+        weights: file with a state dict of torchvision's ResNet34; empty for random weights.
+        size: side of the square images, in pixels.
+        batch_size: photos in a batch.
+    """
+
+    photos: str
+    weights: str = ""
+    size: int = 224
+    batch_size: int = 64
+
+
+def from_command_line(defaults: T) -> T:
+    """Read `key=value` arguments over `defaults`, a dataclass; a mistake ends the program with a message."""
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_cli(sys.argv[1:]))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise SystemExit(f"{' '.join(sys.argv[1:])}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,167 @@
+"""The benchmarks run at tiny size; how long anything takes is not tested."""
+
+import csv
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import growth, lesson_at_scale, limit, ours, results, run
+from benchmarks.settings import Settings, from_command_line
+
+
+@pytest.fixture
+def tiny(shared_root: Path) -> Iterator[Settings]:
+    threads = torch.get_num_threads()
+    yield Settings(str(shared_root), size=32, batch_size=8)
+    torch.set_num_threads(threads)
+
+
+def epochs(folder: Path) -> list[str]:
+    with (folder / "history.csv").open(newline="") as file:
+        return [row["epoch"] for row in csv.DictReader(file)]
+
+
+def test_a_cached_row_trains_twice_on_activations_computed_once(tiny: Settings, tmp_path: Path) -> None:
+    assert ours.ROWS["head_cached"](tiny, tmp_path) > 0
+    assert epochs(tmp_path)[-2:] == ["0", "1"]
+    assert len(list(tmp_path.glob("activations/activations-*.npy"))) == 2
+    assert not list(tmp_path.glob("most_wrong.png"))
+
+
+@pytest.mark.parametrize("row", ["tta", "load_augmented"])
+def test_our_rows_without_training(tiny: Settings, tmp_path: Path, row: str) -> None:
+    assert ours.ROWS[row](tiny, tmp_path) > 0
+    assert not (tmp_path / "history.csv").exists()
+
+
+def test_fastai_has_our_body(tiny: Settings) -> None:
+    if importlib.util.find_spec("fastai") is None:
+        pytest.skip("fastai is not installed: pip install 'dogscats[bench]'")
+    from benchmarks import with_fastai
+
+    learner = with_fastai.make_learner(tiny, augment=True, num_workers=0)
+    images = torch.randn(2, 3, 32, 32)
+    body = with_fastai.our_resnet34("none")
+    body.network.load_state_dict(
+        dict(zip(body.network.state_dict(), learner.model[0].state_dict().values(), strict=True))
+    )
+    with torch.no_grad():
+        features, expected = body.network.eval()(images), learner.model[0].eval()(images)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    assert set(with_fastai.ROWS) == {row.name for row in results.COMPARED if len(row.sides) == 2} - {"start"}
+
+
+def test_the_limit_counts_resnet34s_operations(tiny: Settings) -> None:
+    figures = limit.measure(tiny, rounds=1)
+    # 3.6 billion multiplications with additions at 224 pixels, as in He et al., table 1
+    assert figures["flop_per_image"] * (224 / 32) ** 2 == pytest.approx(2 * 3.6e9, rel=0.03)
+    assert figures["folded_error"] < 1e-5
+    assert figures["plain_images_per_s"] > 0
+
+
+def test_growth_computes_as_many_photos_as_it_says(shared_root: Path) -> None:
+    figures = growth.measure(growth.Growth(str(shared_root), count=40, files=60, size=32))
+    assert figures["count"] == 40
+    assert figures["images_per_s"] > 0
+    assert figures["files"] == 60
+
+
+def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scale = lesson_at_scale.Scale(
+        train=8, valid=4, width=60, height=45,
+        overrides=[
+            "model=timm", "model.name=test_resnet", "data.size=32", "data.batch_size=4", "data.num_workers=0",
+            "callbacks.lr_finder.before=none", "recipe.augmented.cycles=1", "recipe.finetune.cycles=1",
+        ],
+    )  # fmt: skip
+    lesson_at_scale.draw_root(tmp_path, scale)
+    assert len(list(tmp_path.glob("train/*/*.jpg"))) == 8
+    figures: dict[str, Any] = lesson_at_scale.measure(scale, tmp_path)
+    assert list(figures["stages"]) == ["precompute", "augmented", "finetune"]
+    stage = figures["stages"]["finetune"]
+    assert stage["images_per_s"] == pytest.approx(12 / stage["seconds"])
+    assert figures["seconds"] > figures["rest_seconds"] > 0
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The measurements that were asked for, none of which is taken."""
+    asked: list[tuple[str, ...]] = []
+
+    def child(*arguments: str) -> dict[str, Any]:
+        asked.append(arguments)
+        return {
+            "seconds": 2.0 if "with_fastai" in "".join(arguments) else 0.5,
+            "peak_rss_mb": 1.0,
+            "load": 0.0,
+        }
+
+    monkeypatch.setattr(run, "child", child)
+    return asked
+
+
+def test_fastai_and_ours_are_measured_in_turn(
+    children: list[tuple[str, ...]],
+    shared_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "fastai" else None)
+    settings = run.Bench(
+        str(shared_root), train=4, valid=4, output=str(tmp_path), rows="frozen,sweep,head_first"
+    )
+    monkeypatch.setattr(run, "machine", lambda settings: {"processor": "P", "cores": 2, "work": "W"})
+    run.measure(settings)
+    frozen = [arguments[1] for arguments in children if arguments[1].endswith("frozen")]
+    assert frozen == ["ours.frozen", "with_fastai.frozen"] * 3
+    table = (tmp_path / "RESULTS.md").read_text()
+    assert "| frozen epoch with augmentation | 0.50 | 2.00 | **4.00** | 2 |" in table
+    assert "| 8 head learning rates | 0.50 | 16.00 | **32.00** | 25 |" in table
+    assert "| unfrozen epoch | - | - | - | 1.3 |" in table
+
+
+def test_an_interrupted_run_goes_on_and_a_single_row_is_measured_anew(
+    children: list[tuple[str, ...]],
+    shared_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(run, "GROWTH", ())
+    monkeypatch.setattr(run, "machine", lambda settings: {"processor": "P", "cores": 2, "work": "W"})
+    monkeypatch.setattr(results, "distance", lambda taken: [])
+
+    def measure(rows: str) -> int:
+        children.clear()
+        run.measure(run.Bench(str(shared_root), train=4, valid=4, output=str(tmp_path), rows=rows))
+        return len(children)
+
+    assert measure("tta") == 3
+    assert "fastai is not installed" in capsys.readouterr().out
+    assert measure("tta") == 3
+    missing = measure("missing")
+    assert missing == 3 * (len(results.COMPARED) - 1) + 1 + 1  # all but tta; the limit; start's warm-up
+    assert measure("missing") == 0
+    assert len(json.loads((tmp_path / "measurements.json").read_text())) == missing - 1 + 3 + 1
+
+
+def test_the_subset_has_as_many_photos_of_each_class(shared_root: Path, tmp_path: Path) -> None:
+    run.subset(shared_root, tmp_path, train=6, valid=4)
+    counts = {path.name: len(list(path.iterdir())) for path in (tmp_path / "train").iterdir()}
+    assert counts == {"cats": 3, "dogs": 3}
+    assert len(list(tmp_path.glob("valid/*/*"))) == 4
+
+
+@pytest.mark.parametrize("argument", ["size=large", "colour=red"])
+def test_a_mistake_on_the_command_line_is_named(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", argument])
+    read: Callable[..., Settings] = from_command_line
+    with pytest.raises(SystemExit, match=argument):
+        read(Settings("photos"))
