@@ -63,6 +63,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.body, self.head, self.lrs, self.seed = body, head, lrs, seed
         # Their checks of values would make a GPU wait at every step; a loss that is NaN shall show as NaN.
+        # Without the checks torchmetrics 1.9 ignores weights, so that each photo's loss is given by itself.
         self.train_loss, self.valid_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.valid_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
@@ -105,10 +106,10 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Compute the loss of a batch."""
-        loss = nnf.cross_entropy(self(batch.inputs), batch.labels)
-        self.train_loss(loss.detach(), len(batch.labels))
+        losses = nnf.cross_entropy(self(batch.inputs), batch.labels, reduction="none")
+        self.train_loss(losses.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
-        return loss
+        return losses.mean()
 
     def on_validation_start(self) -> None:
         """Give all processes the running statistics of the first: they saw other photos, and so differ."""
@@ -119,7 +120,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the epoch's loss and accuracy."""
         logits = self(batch.inputs)
-        self.valid_loss(nnf.cross_entropy(logits, batch.labels), len(batch.labels))
+        self.valid_loss(nnf.cross_entropy(logits, batch.labels, reduction="none"))
         self.valid_acc(logits, batch.labels)
         self.log("valid_loss", self.valid_loss)
         self.log("valid_acc", self.valid_acc, prog_bar=True)

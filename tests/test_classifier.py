@@ -91,3 +91,21 @@ def test_the_head_trains_alone_on_precomputed_features(classifier: Classifier) -
     groups = alone.configure_optimizers().param_groups
     assert [len(g["params"]) for g in groups[:2]] == [0, 0]
     assert {id(p) for p in groups[2]["params"]} == {id(p) for p in classifier.head.parameters()}
+
+
+def test_epoch_losses_are_means_over_photos_of_batches_of_any_size(classifier: Classifier) -> None:
+    classifier.log = lambda *_, **__: None  # type: ignore[method-assign]
+    classifier.eval()
+    whole = batch(7)
+    logits = classifier(whole.inputs)
+    for start, end in [(0, 5), (5, 7)]:
+        part = Batch(*(values[start:end] for values in whole))
+        classifier.validation_step(part, 0)
+        loss = classifier.training_step(part, 0)
+        expected = nn.functional.cross_entropy(logits[start:end], part.labels)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    mean = nn.functional.cross_entropy(logits, whole.labels)
+    torch.testing.assert_close(classifier.valid_loss.compute(), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(classifier.train_loss.compute(), mean, rtol=1e-5, atol=1e-6)
+    right = (logits.argmax(1) == whole.labels).float().mean()
+    torch.testing.assert_close(classifier.valid_acc.compute(), right)
