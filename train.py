@@ -224,7 +224,7 @@ class Run:
             stage.lr_ratios,
             seed=stable_seed(self.cfg.seed, stage.name),
         )
-        classifier.freeze_to(stage.freeze_to)
+        classifier.freeze_to(stage.freeze_to, stage.train_batchnorm)
         return classifier
 
     def train_loader(self, stage: Stage) -> DataLoader[Batch]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as nnf
 from pytorch_lightning import LightningModule
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -76,15 +77,18 @@ class Classifier(LightningModule):
         """List the modules of each layer group; each stands for its own parameters alone."""
         return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.head.modules())], strict=True))
 
-    def freeze_to(self, first: int) -> None:
+    def freeze_to(self, first: int, train_batchnorm: bool = True) -> None:
         """Train the layer groups from number `first` on, and freeze those before it.
 
         A frozen group has no gradients, and its BatchNorm normalises by the running statistics and leaves
-        them as they are.
+        them as they are. Without `train_batchnorm` so does BatchNorm in the trained groups of the body, whose
+        weights are trained all the same.
         """
+        fixed = set() if train_batchnorm else set(self.body.modules())
         for number, modules in enumerate(self.layer_groups().values()):
             for module in modules:
-                module.training = number >= first
+                keeps_statistics = module in fixed and isinstance(module, _BatchNorm)
+                module.training = number >= first and not keeps_statistics
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(number >= first)
 

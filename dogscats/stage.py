@@ -26,6 +26,8 @@ class Stage:
         cycle_len: epochs in the first cycle.
         cycle_mult: how many times as long as its predecessor each cycle is.
         freeze_to: first layer group that is trained: 0 all, 1 late and head, 2 head.
+        train_batchnorm: whether BatchNorm of the body's trained groups normalises by the statistics of each
+            batch and learns new running ones, as in the lesson; if not, it keeps the pretrained ones.
         precompute: train the head on activations computed once.
         augment: train on augmented photos.
         save: name of the checkpoint to save at the end.
@@ -42,6 +44,7 @@ class Stage:
     cycle_len: int = 1
     cycle_mult: int = 1
     freeze_to: int = 2
+    train_batchnorm: bool = True
     precompute: bool = False
     augment: bool = False
     save: str | None = None
@@ -73,7 +76,7 @@ class Stage:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             self._check(key, value is None or whole, "a whole number of at least 1")
         self._check("freeze_to", self.freeze_to in range(len(GROUPS)), "0 (all), 1 (late, head) or 2 (head)")
-        for key in ("precompute", "augment"):
+        for key in ("train_batchnorm", "precompute", "augment"):
             self._check(key, isinstance(getattr(self, key), bool), "true or false")
         if self.precompute and self.freeze_to != 2:
             raise UserError(

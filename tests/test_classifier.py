@@ -109,3 +109,17 @@ def test_epoch_losses_are_means_over_photos_of_batches_of_any_size(classifier: C
     torch.testing.assert_close(classifier.train_loss.compute(), mean, rtol=1e-5, atol=1e-6)
     right = (logits.argmax(1) == whole.labels).float().mean()
     torch.testing.assert_close(classifier.valid_acc.compute(), right)
+
+
+def test_batchnorm_of_the_body_can_keep_its_statistics_while_its_weights_train(
+    classifier: Classifier,
+) -> None:
+    classifier.freeze_to(0, train_batchnorm=False)
+    before = copy.deepcopy(classifier.state_dict())
+    optimizer = classifier.configure_optimizers()
+    nn.functional.cross_entropy(classifier(batch().inputs), batch().labels).backward()
+    optimizer.step()
+    for key, value in classifier.state_dict().items():
+        statistics = "running" in key or "num_batches" in key
+        kept = key.startswith("body") and statistics
+        assert torch.equal(before[key], value) == kept, key
