@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-faults lint bench clean
+.PHONY: quickstart test test-faults test-lowest lint bench clean
 
 quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
@@ -13,6 +13,14 @@ test: .venv/installed
 # Faults injected into runs, the slow ones too; ends with a table of what was survived.
 test-faults: .venv/installed
 	$(BIN)/python -m pytest tests/test_faults.py -m "faults or not faults"
+
+# The tests with the lowest version of every dependency that pyproject.toml admits.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
+		--editable ".[timm,onnx,sweep,dev]"
+	.venv-lowest/bin/python -m pytest
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -32,4 +40,4 @@ bench: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest
