@@ -12,7 +12,7 @@ test: .venv/installed
 
 # Faults injected into runs, the slow ones too; ends with a table of what was survived.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest tests/test_faults.py -m "faults or not faults"
+	$(BIN)/python -m pytest -m fault
 
 # The tests with the lowest version of every dependency that pyproject.toml admits.
 test-lowest:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -113,31 +113,12 @@ def uninterrupted(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run_dir
 
 
-@pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
-    """Counts, for the table that the tests of faults end with, how often a fault was survived.
-
-    The test names the fault; it is survived if nothing fails after that.
-    """
-    table: dict[str, list[int]] = request.config.stash[FIGURES]
-    named: list[str] = []
-
-    def name(fault: str) -> None:
-        named.append(fault)
-        table.setdefault(fault, [0, 0])[1] += 1
-
-    yield name
-    if not request.node.stash.get(FAILED, False):
-        for fault in named:
-            table[fault][0] += 1
-
-
-FIGURES = pytest.StashKey[dict[str, list[int]]]()
-FAILED = pytest.StashKey[bool]()
+FAULTS = pytest.StashKey[dict[str, list[int]]]()
+"""For each fault that tests inject: how often it was survived, how often it was injected."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FIGURES] = {}
+    config.stash[FAULTS] = {}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -145,13 +126,16 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.when == "call":
-        item.stash[FAILED] = report.failed
+    for mark in item.iter_markers("fault"):
+        if report.when == "call" or report.failed:
+            count = item.config.stash[FAULTS].setdefault(mark.args[0], [0, 0])
+            count[0] += report.passed
+            count[1] += 1
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    table = config.stash[FIGURES]
+    table = config.stash[FAULTS]
     if table:
         terminalreporter.section("faults survived")
         for fault, (survived, injected) in table.items():

@@ -12,6 +12,10 @@ from dogscats.data import DogsCatsDataModule, EpochSampler, PhotoDataset, Shared
 
 CPU = torch.device("cpu")
 
+CHANGED = pytest.mark.fault(
+    "photos, weights, size, transform, files changed: computed anew; unchanged: reused"
+)
+
 
 def module(root: Path, **settings: object) -> DogsCatsDataModule:
     data = DogsCatsDataModule(root, **{"size": 24, "batch_size": 5, "num_workers": 0, **settings})  # type: ignore[arg-type]
@@ -49,6 +53,7 @@ def test_features_are_those_of_the_frozen_body(tiny_body: Backbone, root: Path, 
         torch.testing.assert_close(features, tiny_body.eval()(images), rtol=1e-5, atol=1e-6)
 
 
+@CHANGED
 def test_an_unchanged_cache_is_reused(
     tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path]
 ) -> None:
@@ -65,6 +70,7 @@ def rewrite_photo(root: Path) -> None:
     os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
 
 
+@CHANGED
 @pytest.mark.parametrize(
     "change",
     [
@@ -83,6 +89,7 @@ def test_changed_photos_rebuild_the_cache(
     assert len(builds) == 2
 
 
+@CHANGED
 def test_a_changed_network_size_or_transform_rebuilds_the_cache(
     tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path]
 ) -> None:
@@ -102,6 +109,7 @@ def test_a_changed_network_size_or_transform_rebuilds_the_cache(
     assert len(builds) == 6
 
 
+@pytest.mark.fault("activation cache damaged: computed anew")
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "no checksum", "empty"])
 def test_a_damaged_cache_is_rebuilt(
     tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path], damage: str

@@ -126,6 +126,7 @@ class Malicious:
         return open, ("executed", "w")
 
 
+@pytest.mark.fault("malicious pickle as weights or checkpoint: refused, nothing executed")
 def test_a_malicious_file_is_refused_and_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,12 @@ from dogscats.data import DogsCatsDataModule
 from dogscats.download import download_dataset
 from dogscats.errors import UserError
 
+CUT = pytest.mark.fault(
+    "download cut, flipped, a web page, server gone: rejected or retried, no half dataset"
+)
+
+HARMFUL = pytest.mark.fault("archive with `../`, absolute path, link, bomb: 0 bytes outside the target")
+
 
 class Server(ThreadingHTTPServer):
     """Serves `content`; each request takes the next of `faults`."""
@@ -124,6 +130,7 @@ def test_the_dataset_is_unpacked_to_the_root(server: Server, root: Path, target:
     assert server.requests == [None]
 
 
+@CUT
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_cut_connection_is_resumed(server: Server, shared_root: Path, target: Path, ranges: bool) -> None:
     server.content, server.ranges = zipped(shared_root), ranges
@@ -137,6 +144,7 @@ def test_a_cut_connection_is_resumed(server: Server, shared_root: Path, target: 
     assert left_in(target.parent) == {"data"}
 
 
+@CUT
 def test_a_later_run_goes_on_where_one_gave_up(server: Server, shared_root: Path, target: Path) -> None:
     server.content = zipped(shared_root)
     server.faults = ["cut", *["503"] * 5]
@@ -149,6 +157,7 @@ def test_a_later_run_goes_on_where_one_gave_up(server: Server, shared_root: Path
     assert (target / "train").is_dir()
 
 
+@CUT
 def test_a_run_killed_before_unpacking_only_unpacks(server: Server, shared_root: Path, target: Path) -> None:
     server.content = zipped(shared_root)
     (target.parent / ".data.unpacking" / "train" / "old").mkdir(parents=True)
@@ -163,6 +172,7 @@ def test_a_run_killed_before_unpacking_only_unpacks(server: Server, shared_root:
     assert (target / "train" / "cats").is_dir()
 
 
+@CUT
 def test_a_part_of_another_archive_is_not_mixed_in(server: Server, shared_root: Path, target: Path) -> None:
     server.content = zipped(shared_root)
     target.parent.mkdir()
@@ -174,6 +184,7 @@ def test_a_part_of_another_archive_is_not_mixed_in(server: Server, shared_root: 
     assert (target / "train" / "cats").is_dir()
 
 
+@CUT
 def test_a_server_that_is_gone_is_asked_again_then_named(server: Server, target: Path) -> None:
     with pytest.raises(
         UserError, match=r"data\.url=http://127\.0\.0\.1:9/a\.zip(.|\n)*refused(.|\n)*Try again"
@@ -190,6 +201,7 @@ def test_a_server_that_is_gone_is_asked_again_then_named(server: Server, target:
     assert left_in(target.parent) == set()
 
 
+@CUT
 def test_a_web_page_is_no_archive(server: Server, target: Path) -> None:
     server.content, server.content_type = b"<html>Please log in</html>", "text/html; charset=utf-8"
     with pytest.raises(UserError, match="web page"):
@@ -200,6 +212,7 @@ def test_a_web_page_is_no_archive(server: Server, target: Path) -> None:
     assert left_in(target.parent) == set()
 
 
+@CUT
 def test_a_cut_that_the_server_does_not_tell_is_found(
     server: Server, shared_root: Path, target: Path
 ) -> None:
@@ -223,6 +236,7 @@ def test_size_and_sha256_are_checked(
     assert left_in(target.parent) == set()
 
 
+@CUT
 def test_a_flipped_byte_is_found_wherever_it_matters(server: Server, shared_root: Path, target: Path) -> None:
     good = zipped(shared_root / "valid", "train/")
     expected = {f"train/{name}": content for name, content in tree(shared_root / "valid").items()}
@@ -265,6 +279,7 @@ def lying_bomb() -> bytes:
 PHOTO = ("train/cats/cat.0.jpg", os.urandom(3000))
 
 
+@HARMFUL
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -302,6 +317,7 @@ def test_a_harmful_archive_leaves_no_byte(
     assert not list((tmp_path / "outside").iterdir())
 
 
+@HARMFUL
 def test_a_lying_bomb_is_never_unpacked_further_than_declared(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,17 @@ def trained(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "run"
 
 
+def digests(folder: Path) -> dict[Path, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.fault("evaluation: every file of the run as before")
 def test_evaluation_equals_what_training_reported(run_command: Run, trained: Path, tmp_path: Path) -> None:
+    before = digests(trained)
     result = run_command("evaluate.py", f"run={trained}", "callbacks.tta.n_aug=2")
     assert result.returncode == 0, result.stderr
+    assert digests(trained) == before
     run = written(tmp_path)
     metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     final = json.loads((trained / "metrics.json").read_text())["final"]
@@ -63,9 +72,9 @@ def test_evaluation_equals_what_training_reported(run_command: Run, trained: Pat
     assert metrics["tta"]["log_loss"] == pytest.approx(final["valid_loss_tta"], abs=1e-6)
     assert metrics["tta"]["confusion_matrix"] == final["confusion_matrix"]
 
-    before, after = table(trained / "predictions_valid.csv"), table(run / "predictions.csv")
-    assert [(row["path"], row["label"]) for row in after] == [(row["path"], row["label"]) for row in before]
-    for old, new in zip(before, after, strict=True):
+    rows, after = table(trained / "predictions_valid.csv"), table(run / "predictions.csv")
+    assert [(row["path"], row["label"]) for row in after] == [(row["path"], row["label"]) for row in rows]
+    for old, new in zip(rows, after, strict=True):
         assert float(new["prob_dogs"]) == pytest.approx(float(old["prob_dogs"]), abs=1e-5)
     pictures = {path.name for path in run.glob("*.png")}
     assert pictures == {
@@ -276,6 +285,7 @@ def test_what_is_no_run_is_refused(trained: Path, tmp_path: Path) -> None:
         Predictor.load(broken)
 
 
+@pytest.mark.fault("malicious pickle as weights or checkpoint: refused, nothing executed")
 @pytest.mark.parametrize(
     "target", ["os.system", "dogscats.backbone.torch.hub.load", "dogscats.backbone.cast"]
 )

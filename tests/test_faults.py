@@ -27,16 +27,14 @@ from dogscats.plots import new_figure, publish
 from dogscats.report import RunReport
 from dogscats.stage_table import StageTable
 
-Figure = Callable[[str], None]
 
-
-@pytest.mark.faults
+@pytest.mark.fault("SIGKILL at random moments, two a run, then `resume=`: ends bit-equal")
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_killed_twice_at_random_moments(
-    figure: Figure, uninterrupted: Path, shared_root: Path, tmp_path: Path, number: int
+    uninterrupted: Path, shared_root: Path, tmp_path: Path, number: int
 ) -> None:
     """Every fourth kill comes while a checkpoint is being written."""
-    figure("SIGKILL at a random moment of a random stage, twice a run, then `resume=`: ends bit-equal")
     rng = random.Random(number)
     run_dir = tmp_path / "run"
     arguments: list[str] = []
@@ -63,11 +61,9 @@ def limited(size: int) -> Callable[[], object]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.faults
-def test_disk_full_at_a_checkpoint_of_a_run(
-    figure: Figure, uninterrupted: Path, shared_root: Path, tmp_path: Path
-) -> None:
-    figure("disk full at a checkpoint: exit 1 naming it, the run before it is whole and resumed")
+@pytest.mark.fault("disk full at a checkpoint: exit 1 naming it, the run before it is whole and resumed")
+@pytest.mark.slow
+def test_disk_full_at_a_checkpoint_of_a_run(uninterrupted: Path, shared_root: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     stop(start(shared_root, run_dir), run_dir, 7, signal.SIGKILL)
     process = start(shared_root, run_dir, f"resume={run_dir}", before=limited(300_000))
@@ -81,9 +77,9 @@ def test_disk_full_at_a_checkpoint_of_a_run(
     assert outcome(run_dir) == outcome(uninterrupted)
 
 
-@pytest.mark.faults
-def test_disk_full_at_the_cache_of_a_run(figure: Figure, tmp_path: Path) -> None:
-    figure("disk full at the activation cache: exit 1 naming it, nothing half-written")
+@pytest.mark.fault("disk full at the activation cache: exit 1 naming it, nothing half-written")
+@pytest.mark.slow
+def test_disk_full_at_the_cache_of_a_run(tmp_path: Path) -> None:
     root = draw_root(tmp_path / "photos", train=150)
     process = start(root, tmp_path / "run", before=limited(150_000))
     errors = process.communicate()[1]
@@ -119,6 +115,7 @@ def write_table(path: Path) -> None:
     table.write()
 
 
+@pytest.mark.fault("disk full at a picture, metrics, log, checkpoint: named, the old file stays")
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -128,8 +125,7 @@ def write_table(path: Path) -> None:
         ("last.ckpt", lambda path: write_checkpoint({"weights": torch.ones(1000)}, path)),
     ],
 )
-def test_disk_full(figure: Figure, tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
-    figure("disk full at a picture, metrics, table, checkpoint: the path is named, the old file stays")
+def test_disk_full(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
     path = tmp_path / name
     write(path)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
@@ -138,10 +134,10 @@ def test_disk_full(figure: Figure, tmp_path: Path, name: str, write: Callable[[P
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+@pytest.mark.fault("checkpoint truncated, or a byte flipped, at 10 places: noticed")
 @pytest.mark.parametrize("place", range(10))
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_checkpoint_is_noticed(figure: Figure, tmp_path: Path, place: int, damage: str) -> None:
-    figure(f"checkpoint {damage} at 10 places: noticed")
+def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, place: int, damage: str) -> None:
     path = tmp_path / "last.ckpt"
     weights = torch.arange(2000.0)
     write_checkpoint({"weights": weights}, path)
@@ -223,12 +219,12 @@ def expected(root: Path, folder: Path) -> torch.Tensor:
     )
 
 
-@pytest.mark.faults
+@pytest.mark.fault("activation cache killed at 10 points of its build: no partial read, identical result")
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_a_killed_build_of_the_cache_leaves_no_part_of_it(
-    figure: Figure, shared_root: Path, tmp_path: Path, number: int
+    shared_root: Path, tmp_path: Path, number: int
 ) -> None:
-    figure("activation cache killed at 10 points while it is built: no partial read, identical result")
     process = build(shared_root, tmp_path / "cache")
     time.sleep(number * 0.15)
     process.kill()
@@ -239,9 +235,9 @@ def test_a_killed_build_of_the_cache_leaves_no_part_of_it(
     assert not list((tmp_path / "cache").glob("*.part*"))
 
 
-@pytest.mark.faults
-def test_two_builds_of_the_same_cache(figure: Figure, shared_root: Path, tmp_path: Path) -> None:
-    figure("two runs build the same activation cache at once: built once, identical result")
+@pytest.mark.fault("two runs build the same activation cache at once: built once, identical result")
+@pytest.mark.slow
+def test_two_builds_of_the_same_cache(shared_root: Path, tmp_path: Path) -> None:
     both = [build(shared_root, tmp_path / "cache") for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     (file,) = (tmp_path / "cache").glob("activations-*.npy")

@@ -96,6 +96,7 @@ def test_a_short_loader_is_repeated_in_new_orders() -> None:
     assert not torch.equal(epochs[0], epochs[1])
 
 
+@pytest.mark.fault("LR finder: weights, buffers, modes, gradients, generators and data order as before")
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_nothing_of_the_run_is_changed(tiny_body: Backbone, shared_root: Path, first: int) -> None:
     """Weights, buffers, modes, gradients, generators, and what the loader gives afterwards."""

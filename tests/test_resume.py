@@ -22,6 +22,7 @@ def test_a_finished_run_has_no_state_of_its_own_left_and_says_that_it_is_finishe
     assert before == {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").iterdir()}
 
 
+@pytest.mark.fault("SIGKILL twice, then `resume=`: ends bit-equal")
 def test_killed_twice_it_ends_as_if_nothing_had_happened(
     uninterrupted: Path, shared_root: Path, tmp_path: Path
 ) -> None:
@@ -36,6 +37,7 @@ def test_killed_twice_it_ends_as_if_nothing_had_happened(
     assert not list(tmp_path.glob("outputs"))
 
 
+@pytest.mark.fault("SIGTERM, Ctrl-C: exit 143 and 130, resumed bit-equal")
 @pytest.mark.parametrize(("signum", "code", "epochs"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 4)])
 def test_signals_leave_a_run_to_be_resumed(
     uninterrupted: Path, shared_root: Path, tmp_path: Path, signum: int, code: int, epochs: int
@@ -49,6 +51,7 @@ def test_signals_leave_a_run_to_be_resumed(
     assert outcome(run_dir) == outcome(uninterrupted)
 
 
+@pytest.mark.fault("newest checkpoint damaged: resumed from the one before, bit-equal")
 @pytest.mark.parametrize("damaged", ["last.ckpt", "resume_finetune.ckpt"])
 def test_from_a_damaged_checkpoint_it_falls_back_to_the_newest_whole_one(
     uninterrupted: Path, shared_root: Path, tmp_path: Path, damaged: str

@@ -1,10 +1,13 @@
 import csv
+import random
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 
 from dogscats.backbone import Backbone
 from dogscats.callbacks.confusion_matrix import ConfusionMatrix
@@ -28,11 +31,14 @@ def classifier(tiny_body: Backbone) -> Classifier:
     return Classifier(tiny_body, Head(16, 2), 2)
 
 
-def predict(classifier: Classifier, data: DogsCatsDataModule, n_aug: int, *reports: object) -> TTA:
+Report = Callable[[TTA], Callback]
+
+
+def predict(classifier: Classifier, data: DogsCatsDataModule, n_aug: int, *reports: Report) -> TTA:
     tta = TTA(data.valid, data.classes)
     trainer = Trainer(
         accelerator="cpu",
-        callbacks=[tta, *reports],  # type: ignore[list-item]
+        callbacks=[tta, *(report(tta) for report in reports)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -115,13 +121,9 @@ def test_the_pictures_show_the_photos_they_name(shared_root: Path) -> None:
 def test_reports_are_drawn_when_predicting_ends(
     classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
 ) -> None:
-    tta = TTA(data.valid, data.classes)
-    reports = [ConfusionMatrix(tta, tmp_path), Pictures(tta, tmp_path, count=3)]
-    trainer = Trainer(
-        accelerator="cpu", callbacks=[tta, *reports], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.predict(classifier, tta_loaders(data, data.valid, 1), return_predictions=False)
+    predict(
+        classifier, data, 1, lambda tta: ConfusionMatrix(tta, tmp_path), lambda tta: Pictures(tta, tmp_path)
+    )
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {
         "confusion_matrix.png", "most_right.png", "most_uncertain.png", "most_wrong.png",
@@ -130,3 +132,22 @@ def test_reports_are_drawn_when_predicting_ends(
     for name in names:
         with Image.open(tmp_path / name) as picture:
             assert picture.convert("L").getextrema()[0] < 100  # something dark is drawn on the white
+
+
+@pytest.mark.fault("TTA, pictures, confusion matrix: weights, buffers, modes and generators as before")
+def test_predicting_and_its_reports_change_nothing_of_the_run(
+    classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
+) -> None:
+    classifier.freeze_to(1)
+    weights = {key: value.clone() for key, value in classifier.state_dict().items()}
+    modes = [module.training for module in classifier.modules()]
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[union-attr]
+    predict(
+        classifier, data, 2, lambda tta: ConfusionMatrix(tta, tmp_path), lambda tta: Pictures(tta, tmp_path)
+    )
+    assert all(torch.equal(weights[key], value) for key, value in classifier.state_dict().items())
+    assert modes == [module.training for module in classifier.modules()]
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[union-attr]
+    assert torch.equal(torch.get_rng_state(), states[2])
