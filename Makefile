@@ -17,7 +17,7 @@ test-faults: .venv/installed
 # The tests with the lowest version of every dependency that pyproject.toml admits.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
 		--editable ".[timm,onnx,sweep,dev]"
 	.venv-lowest/bin/python -m pytest
@@ -29,14 +29,14 @@ lint: .venv/installed
 
 # make bench BENCH="root=<dogscats> weights=<file>"; see benchmarks/run.py
 bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[timm,dev,bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,dev,bench]"
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
 # torch and torchvision must be a matching pair, so one pip command resolves both.
 .venv/installed: pyproject.toml
 	@echo "Installing into .venv (PyTorch is large: some minutes the first time) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[timm,onnx,sweep,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,onnx,sweep,dev]"
 	@touch $@
 
 clean:

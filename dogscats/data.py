@@ -18,7 +18,7 @@ from dogscats.check import check_images
 from dogscats.download import LESSON_URL, download_dataset
 from dogscats.errors import UserError
 from dogscats.folders import HOW_TO_GET_DATA, Photos, find_photos, find_split, leave_out
-from dogscats.images import read_image, stack_images
+from dogscats.images import UnreadableImageError, read_image, stack_images
 
 
 class Batch(NamedTuple):
@@ -119,6 +119,9 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     A key is `(index, epoch)`. The transform's randomness is a function of `seed`, the photo's path and
     the epoch alone, whichever process runs it and whatever ran before.
+
+    Raises:
+        UserError: for a photo that can no longer be read, although it could when photos were checked.
     """
 
     def __init__(self, photos: Photos, transform: v2.Transform, seed: int):
@@ -130,7 +133,10 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         index, epoch = key
         path = self.photos.paths[index]
-        image = read_image(self.photos.root / path)
+        try:
+            image = read_image(self.photos.root / path)
+        except UnreadableImageError as error:
+            raise UserError(f"{self.photos.root / path}: it can no longer be read ({error}).") from None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(self.seed, epoch, path))
             image = self.transform(image)
@@ -152,7 +158,11 @@ class LazyDataLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Any:
         """Iterate over the batches of the epoch that the sampler has at the first of them."""
-        yield from super().__iter__()
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            # A worker's comes with its traceback in the message.
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 class DogsCatsDataModule(LightningDataModule):

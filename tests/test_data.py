@@ -197,3 +197,14 @@ def test_mistakes_in_the_folders_are_named(tmp_path: Path) -> None:
 def test_bad_settings_are_named(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"data.{key}={value}"):
         DogsCatsDataModule(tmp_path, **{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_disappears_is_named(root: Path, workers: int) -> None:
+    data = DogsCatsDataModule(root, size=24, batch_size=4, num_workers=workers)
+    data.setup()
+    (root / "valid" / "dogs" / "dog.2.jpg").unlink()
+    with pytest.raises(UserError) as raised:
+        list(data.loader(data.valid_dataset(), persistent=False))
+    message = f"{root}/valid/dogs/dog.2.jpg: it can no longer be read (No such file or directory)."
+    assert str(raised.value) == message

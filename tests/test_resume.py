@@ -52,6 +52,7 @@ def test_signals_leave_a_run_to_be_resumed(
 
 
 @pytest.mark.fault("newest checkpoint damaged: resumed from the one before, bit-equal")
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["last.ckpt", "resume_finetune.ckpt"])
 def test_from_a_damaged_checkpoint_it_falls_back_to_the_newest_whole_one(
     uninterrupted: Path, shared_root: Path, tmp_path: Path, damaged: str
