@@ -109,8 +109,8 @@ def spread(taken: Mapping[str, Any], row: str, side: str) -> str:
 def compared(taken: Mapping[str, Any]) -> list[str]:
     """Write the table of ratios."""
     lines = [
-        "| row | ours, s | fastai, s | **fastai / ours** | reach | peak MB, ours / fastai | load before |",
-        "|---|---|---|---|---|---|---|",
+        "| row | ours, s | fastai, s | **fastai / ours** | reach | peak MB, ours / fastai |",
+        "|---|---|---|---|---|---|",
     ]
     for row in COMPARED:
         against = row.against or row.name
@@ -125,12 +125,10 @@ def compared(taken: Mapping[str, Any]) -> list[str]:
                 median(taken, against, "with_fastai", "peak_rss_mb"),
             )
         ]
-        loads = [v["load"] for k, v in taken.items() if k.startswith(f"{row.name}/")]
-        load = f"{min(loads):.1f} - {max(loads):.1f}" if loads else "-"
         lines.append(
             f"| {row.title} | {'-' if ours is None else f'{ours:.2f}'} | "
             f"{'-' if theirs is None else f'{row.times * theirs:.2f}'} | {ratio} | {row.reach:g} | "
-            f"{' / '.join(memory)} | {load} |"
+            f"{' / '.join(memory)} |"
         )
     return lines
 
@@ -150,9 +148,9 @@ def write_results(taken: Mapping[str, Any], path: Path) -> None:
         "## Beside fastai",
         "",
         "Medians, ours and fastai in turn, each measurement in a process of its own, on the same photos, "
-        "with the same weights, batch size, epochs, threads and number of workers. Imports, pictures and the "
-        "building of the network are in no time but that of the last row. Peak memory is that of the main "
-        "process. Where the load before a measurement was not near 0, other programs disturbed it.",
+        "with the same weights, batch size, epochs and threads; each with its own default number of loading "
+        "processes. Imports, pictures and the building of the network are in no time but the last row's. "
+        "Peak memory is that of the main process.",
         "",
         *compared(taken),
         "",
@@ -185,7 +183,12 @@ def distance(limit: Mapping[str, float] | None) -> list[str]:
     if limit is None:
         return []
     bound = limit["bound_images_per_s"]
-    names = {"plain": "plain", "folded": "BatchNorm folded", "onnxruntime": "ONNX Runtime"}
+    names = {
+        "plain": "body",
+        "folded": "body, BatchNorm folded",
+        "precompute": "precomputation: from the files to the cache",
+        "onnxruntime": "body, ONNX Runtime",
+    }
     rows = [
         f"| {title} | {limit[key]:.1f} | {limit[key] / bound:.0%} |"
         for name, title in names.items()
@@ -194,12 +197,13 @@ def distance(limit: Mapping[str, float] | None) -> list[str]:
     return [
         "## Distance to the limit",
         "",
-        "Inference of the body alone on a batch in memory, medians of 5, in turn "
-        f"(load before: {limit['load']}). The bound is the measured rate of float32 matrix products, "
+        "The body alone on a batch in memory, medians of 5, in turn; precomputation decodes the photos, too, "
+        "and is the median of 3. The bound is the measured rate of float32 matrix products, "
         f"{limit['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s, over {limit['flop_per_image'] / 1e9:.2f} GFLOP "
-        f"an image. Folding changes the features by {limit['folded_error']:.1e} of the largest at most.",
+        f"an image; convolutions can run faster than those. Folding changes the features by "
+        f"{limit['folded_error']:.1e} of the largest at most.",
         "",
-        "| body | images/s | of the bound |",
+        "| what | images/s | of the bound |",
         "|---|---|---|",
         *rows,
         "",
@@ -216,12 +220,9 @@ def growth(taken: Mapping[str, Any]) -> list[str]:
         "",
         "Computing activations, at 96 pixels for time, of links to the same photos under new names.",
         "",
-        "| photos | images/s | peak memory, MB | load before |",
-        "|---|---|---|---|",
-        *(
-            f"| {v['count']} | {v['images_per_s']:.1f} | {v['peak_rss_mb']:.0f} | {v['load']} |"
-            for v in measured
-        ),
+        "| photos | images/s | peak memory, MB |",
+        "|---|---|---|",
+        *(f"| {v['count']} | {v['images_per_s']:.1f} | {v['peak_rss_mb']:.0f} |" for v in measured),
         "",
         f"{measured[-1]['files']} files are keyed in {max(v['key_seconds'] for v in measured):.2f} s.",
         "",

@@ -38,7 +38,8 @@ class Bench:
     Attributes:
         root: folder with `train/<class>/` and `valid/<class>/`.
         weights: file with a state dict of torchvision's ResNet34; empty for random weights.
-        train: training photos to use, of all classes together.
+        train: training photos to use, of all classes together; in whole batches, as fastai drops the last,
+            incomplete one.
         valid: validation photos to use.
         size: side of the square images, in pixels.
         batch_size: photos in a batch.
@@ -49,7 +50,7 @@ class Bench:
 
     root: str = "data/dogscats"
     weights: str = ""
-    train: int = 400
+    train: int = 384
     valid: int = 100
     size: int = 224
     batch_size: int = 64
@@ -85,20 +86,16 @@ def subset(root: Path, folder: Path, train: int, valid: int) -> None:
 
 
 def child(*arguments: str) -> dict[str, Any]:
-    """Run a module of this package in a process of its own.
-
-    Returns:
-        The JSON of its last line, with `load`: the machine's load average before it, other programs' work.
-    """
-    load, started = os.getloadavg()[0], time.time()
+    """Run a module of this package in a process of its own, and return the JSON of its last line."""
+    started = time.time()
     command = [sys.executable, "-W", "ignore", "-m", *arguments]
     result = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
     if result.returncode != 0:
         raise SystemExit(f"{' '.join(arguments)}:\n{result.stderr[-3000:]}")
-    last = json.loads(result.stdout.strip().splitlines()[-1])
-    if isinstance(last, float):  # of benchmarks.start: when the first step began
-        last = {"seconds": last - started}
-    return {**last, "load": round(load, 2)}
+    figures: Any = json.loads(result.stdout.strip().splitlines()[-1])
+    if isinstance(figures, float):  # of benchmarks.start: when the first step began
+        return {"seconds": figures - started}
+    return figures  # type: ignore[no-any-return]
 
 
 def measure(settings: Bench) -> None:

@@ -19,7 +19,8 @@ def ours(settings: Settings, folder: Path) -> None:
     from dogscats.classifier import Classifier
 
     Classifier.training_step = stop  # type: ignore[method-assign, assignment]
-    sys.argv = ["train.py", *overrides(settings, folder), *IN_THE_LOOP, f"hydra.run.dir={folder}"]
+    sys.argv = ["train.py", *overrides(settings, folder), *IN_THE_LOOP]
+    sys.argv.append(f"hydra.run.dir={folder / str(time.time_ns())}")
     runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
 
 

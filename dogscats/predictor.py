@@ -131,7 +131,8 @@ class Predictor:
             paths: the photos.
             n_aug: augmented versions of each photo to average over, beside the plain one.
             batch_size: photos in a batch.
-            num_workers: processes that decode photos; 0 for none beside this one, `None` for one a CPU core.
+            num_workers: processes that decode photos; 0 for none beside this one, `None` as in
+                `default_num_workers`.
             make_trainer: makes Lightning's Trainer, which chooses the device.
 
         Returns:
