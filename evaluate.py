@@ -54,10 +54,10 @@ def evaluate(cfg: DictConfig) -> None:
         raise UserError(f"callbacks.tta.n_aug={cfg.callbacks.tta.n_aug}: expected a whole number, 0 or more.")
     predictor = Predictor.load(cfg.run or cfg.ckpt)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, ", ".join(predictor.classes))
-    with distributed(cfg.trainer) as fabric:
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
         # Of several processes the first writes the run directory.
-        run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else tempfile.mkdtemp())
+        run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else scratch)
         OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         if cfg.predict is not None:
             predict(cfg, predictor, run_dir)

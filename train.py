@@ -75,10 +75,11 @@ def train(cfg: DictConfig) -> float:
     if progress.finished:
         log.info("The run in %s is finished; its figures are in metrics.json.", run_dir)
         return look_up(progress.metrics, cfg.optimized_metric)
-    with distributed(cfg.trainer) as fabric:
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         if fabric.is_global_zero and not resumed:
             save_config(cfg, run_dir)
-        run = Run(cfg, settings, fabric, run_dir, progress, started)
+        out = run_dir if fabric.is_global_zero else Path(scratch)
+        run = Run(cfg, settings, fabric, out, progress, started)
         for stage in stages:
             if stage.name not in progress.stages:
                 run.fit(stage, first=stage is stages[0])
@@ -90,13 +91,13 @@ def train(cfg: DictConfig) -> float:
 class Run:
     """One run of `train.py`: what its stages share, and its directory.
 
-    Of several processes the first writes the run directory; what the others write goes to a scratch folder.
+    Of several processes the first writes the run directory; what the others write is thrown away.
 
     Args:
         cfg: the configuration.
         settings: the same, resolved to plain containers.
         fabric: the processes that train together.
-        run_dir: the run's directory.
+        out: the run's directory; in all processes but the first, a scratch folder.
         progress: how far it has come; a new one has come nowhere.
         started: when the run began, by `time.perf_counter`.
     """
@@ -106,13 +107,11 @@ class Run:
         cfg: DictConfig,
         settings: dict[str, Any],
         fabric: Fabric,
-        run_dir: Path,
+        out: Path,
         progress: RunProgress,
         started: float,
     ):
-        self.cfg, self.settings, self.fabric = cfg, settings, fabric
-        self.scratch = tempfile.TemporaryDirectory()
-        self.out = run_dir if fabric.is_global_zero else Path(self.scratch.name)
+        self.cfg, self.settings, self.fabric, self.out = cfg, settings, fabric, out
         for folder in (self.out, self.out / "checkpoints"):
             remove_unfinished(folder)
 
@@ -141,7 +140,7 @@ class Run:
         log.info("Model     %s, %d pooled features", name, self.body.num_features)
         # Only now: a mistake in the settings is found before any process waits for another.
         fabric.launch()
-        self.dir = fabric.broadcast(run_dir)
+        self.dir = fabric.broadcast(out)  # of the first process
         log.info("Device    %s", device_name(fabric.device, fabric.world_size))
 
         precision = cfg.trainer.precision or ("bf16-mixed" if fabric.device.type == "cuda" else "32-true")
