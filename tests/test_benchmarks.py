@@ -99,7 +99,6 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         return {
             "seconds": 2.0 if "with_fastai" in "".join(arguments) else 0.5,
             "peak_rss_mb": 1.0,
-            "load": 0.0,
         }
 
     monkeypatch.setattr(run, "child", child)
