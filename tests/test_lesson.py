@@ -115,6 +115,25 @@ def test_a_saved_stage_can_be_started_from(
     assert figures(tmp_path / "run", "finetune") == figures(lesson, "finetune")
 
 
+def test_the_recipe_for_few_photos_trains_all_layers_but_keeps_batchnorms_statistics(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    result = run_command(
+        "train.py", f"data.root={shared_root}", "hydra.run.dir=run", "recipe=small", *TINY,
+        "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    pl.seed_everything(0, verbose=False)
+    initial = timm_backbone("test_resnet", "none").state_dict()
+    trained = state(tmp_path / "run" / "checkpoints" / "small_all.ckpt")
+    for key, value in initial.items():
+        statistics = "running" in key or "num_batches" in key
+        assert torch.equal(trained[f"body.{key}"], value) == statistics, key
+    head = state(tmp_path / "run" / "checkpoints" / "small_head.ckpt")
+    assert all(torch.equal(head[f"body.{key}"], value) for key, value in initial.items())
+    assert not torch.equal(head["head.6.weight"], trained["head.6.weight"])
+
+
 def test_the_head_learns_the_same_from_the_cache_and_with_the_body_in_the_loop(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
