@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import growth, lesson_at_scale, limit, ours, results, run
+from benchmarks import cross_validation, growth, lesson_at_scale, limit, ours, results, run
 from benchmarks.settings import Settings, from_command_line
+from dogscats.stage import Stage
 
 
 @pytest.fixture
@@ -164,3 +165,34 @@ def test_a_mistake_on_the_command_line_is_named(monkeypatch: pytest.MonkeyPatch,
     read: Callable[..., Settings] = from_command_line
     with pytest.raises(SystemExit, match=argument):
         read(Settings("photos"))
+
+
+def test_cross_validation_predicts_each_photo_by_a_head_that_has_not_seen_it() -> None:
+    # Labels that are noise can only be learned by heart.
+    features, labels = torch.randn(400, 64), torch.randint(2, (400,))
+    stage = Stage("precompute", lr=1e-2, cycles=1, cycle_len=20, precompute=True)
+    guessed, unseen = cross_validation.cross_validate(
+        [features, torch.zeros(400, 64)], labels, stage, batch_size=64, seed=0
+    )
+    assert 0.4 < (guessed.argmax(dim=1) == labels).double().mean() < 0.6
+    assert len(set(unseen[:, 0].tolist())) == cross_validation.FOLDS
+    features[:, 0] += 6 * labels
+    (learned,) = cross_validation.cross_validate([features], labels, stage, batch_size=64, seed=0)
+    assert (learned.argmax(dim=1) == labels).double().mean() > 0.95
+
+
+def test_cross_validation_of_a_recipe(shared_root: Path, tmp_path: Path) -> None:
+    overrides = [
+        "recipe=small", "data.size=32", "model=timm", "model.name=test_resnet", "model.weights=none",
+        f"activations.dir={tmp_path}",
+    ]  # fmt: skip
+    settings = cross_validation.CrossValidation(str(shared_root), overrides, seeds=1, n_aug=2)
+    pretrained = cross_validation.measure(settings)
+    assert set(pretrained) == {"accuracy", "log_loss", "accuracy_tta", "log_loss_tta"}
+    assert len(list(tmp_path.glob("activations-*.npy"))) == 3
+    settings.new_statistics = True
+    assert cross_validation.measure(settings) != pretrained
+    assert len(list(tmp_path.glob("activations-*.npy"))) == 6
+    settings.overrides.append("recipe.precompute.precompute=false")
+    with pytest.raises(SystemExit, match=r"recipe\.precompute"):
+        cross_validation.measure(settings)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TINY, command_runner
+from conftest import REPOSITORY, TINY, command_runner
+from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dogscats.backbone import timm_backbone
@@ -34,6 +35,12 @@ def figures(run: Path, stage: str) -> list[dict[str, str]]:
 
 def state(checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+
+
+def pretrained_body() -> dict[str, torch.Tensor]:
+    """The random weights with which a run of the tiny network begins."""
+    pl.seed_everything(0, verbose=False)
+    return timm_backbone("test_resnet", "none").state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +81,7 @@ def test_learning_rates_are_constant_then_restart_with_every_cycle(lesson: Path)
 
 
 def test_frozen_groups_are_bit_equal_after_their_stages_and_the_last_stage_trains_all(lesson: Path) -> None:
-    pl.seed_everything(0, verbose=False)
-    initial = timm_backbone("test_resnet", "none").state_dict()
+    initial = pretrained_body()
     frozen, trained = (state(lesson / "checkpoints" / f"224_{name}.ckpt") for name in ("lastlayer", "all"))
     for key, value in initial.items():
         assert torch.equal(frozen[f"body.{key}"], value)
@@ -115,23 +121,42 @@ def test_a_saved_stage_can_be_started_from(
     assert figures(tmp_path / "run", "finetune") == figures(lesson, "finetune")
 
 
-def test_the_recipe_for_few_photos_trains_all_layers_but_keeps_batchnorms_statistics(
+def test_all_layers_can_be_trained_while_batchnorm_keeps_its_statistics(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    result = run_command(
+        "train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY, "~recipe.precompute",
+        "~recipe.augmented", "recipe.finetune.cycles=1", "recipe.finetune.lr=[0.01,0.01,0.01]",
+        "recipe.finetune.train_batchnorm=false",
+        "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    initial = pretrained_body()
+    trained = state(tmp_path / "run" / "checkpoints" / "224_all.ckpt")
+    for key, value in initial.items():
+        statistics = "running" in key or "num_batches" in key
+        assert torch.equal(trained[f"body.{key}"], value) == statistics, key
+
+
+def test_the_recipe_for_few_photos_trains_the_head_along_one_cosine_and_averages_versions(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
     result = run_command(
         "train.py", f"data.root={shared_root}", "hydra.run.dir=run", "recipe=small", *TINY,
-        "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
+        "callbacks.lr_finder.before=none", "callbacks.reports=null",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    pl.seed_everything(0, verbose=False)
-    initial = timm_backbone("test_resnet", "none").state_dict()
-    trained = state(tmp_path / "run" / "checkpoints" / "small_all.ckpt")
-    for key, value in initial.items():
-        statistics = "running" in key or "num_batches" in key
-        assert torch.equal(trained[f"body.{key}"], value) == statistics, key
     head = state(tmp_path / "run" / "checkpoints" / "small_head.ckpt")
-    assert all(torch.equal(head[f"body.{key}"], value) for key, value in initial.items())
-    assert not torch.equal(head["head.6.weight"], trained["head.6.weight"])
+    assert all(torch.equal(head[f"body.{key}"], value) for key, value in pretrained_body().items())
+    lrs = [float(row["head"]) for row in table(tmp_path / "run" / "lr_trace.csv", "precompute")]
+    assert lrs == pytest.approx([1e-2 * sgdr_factor(step, len(lrs)) for step in range(len(lrs))])
+    assert "valid_loss_tta" in json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
+
+
+@pytest.mark.parametrize(("overrides", "size"), [([], 288), (["data.size=224"], 224)])
+def test_the_recipe_for_few_photos_wants_larger_ones_unless_told(overrides: list[str], size: int) -> None:
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        assert compose("train", ["recipe=small", *overrides]).data.size == size
 
 
 def test_the_head_learns_the_same_from_the_cache_and_with_the_body_in_the_loop(
