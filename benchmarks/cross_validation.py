@@ -28,6 +28,7 @@ from dogscats.callbacks.sgdr import SGDR
 from dogscats.classifier import Classifier, Head
 from dogscats.console import quiet_libraries
 from dogscats.data import DogsCatsDataModule, EpochSampler, SharedBatchSampler
+from dogscats.errors import UserError, user_errors_exit
 from dogscats.stage import Stage, make_stages
 
 FOLDS = 5
@@ -95,14 +96,19 @@ def cross_validate(
 
 
 def measure(settings: CrossValidation) -> dict[str, float]:
-    """Compute the activations, and cross-validate the head on them."""
+    """Compute the activations, and cross-validate the head on them.
+
+    Raises:
+        UserError: if the first stage of the recipe is not one with `precompute=true`.
+    """
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         cfg = compose("train", [f"data.root={settings.root}", *settings.overrides])
     recipe: Any = OmegaConf.to_container(cfg.recipe, resolve=True)
     stage = make_stages(recipe)[0]
     if not stage.precompute:
-        raise SystemExit(f"recipe.{stage.name}: only a first stage with precompute=true can be judged.")
+        raise UserError(f"recipe.{stage.name}: only a first stage with precompute=true can be judged.")
     data: DogsCatsDataModule = instantiate(cfg.data)
+    data.prepare_data()
     data.setup()
     body: Backbone = instantiate(cfg.model)
     plain = data.train_dataset("cross_validation", augment=False)
@@ -132,4 +138,5 @@ def measure(settings: CrossValidation) -> dict[str, float]:
 
 if __name__ == "__main__":
     quiet_libraries()
-    print(json.dumps(measure(from_command_line(CrossValidation("???")))))
+    with user_errors_exit():
+        print(json.dumps(measure(from_command_line(CrossValidation("???")))))

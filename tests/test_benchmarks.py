@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import cross_validation, growth, lesson_at_scale, limit, ours, results, run
 from benchmarks.settings import Settings, from_command_line
+from dogscats.errors import UserError
 from dogscats.stage import Stage
 
 
@@ -194,5 +195,5 @@ def test_cross_validation_of_a_recipe(shared_root: Path, tmp_path: Path) -> None
     assert cross_validation.measure(settings) != pretrained
     assert len(list(tmp_path.glob("activations-*.npy"))) == 6
     settings.overrides.append("recipe.precompute.precompute=false")
-    with pytest.raises(SystemExit, match=r"recipe\.precompute"):
+    with pytest.raises(UserError, match=r"recipe\.precompute"):
         cross_validation.measure(settings)
