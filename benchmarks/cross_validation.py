@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
@@ -99,10 +100,13 @@ def measure(settings: CrossValidation) -> dict[str, float]:
     """Compute the activations, and cross-validate the head on them.
 
     Raises:
-        UserError: if the first stage of the recipe is not one with `precompute=true`.
+        UserError: for bad overrides, and a recipe whose first stage is not one with `precompute=true`.
     """
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        cfg = compose("train", [f"data.root={settings.root}", *settings.overrides])
+    try:
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            cfg = compose("train", [f"data.root={settings.root}", *settings.overrides])
+    except HydraException as error:
+        raise UserError(f"overrides: {error}") from error
     recipe: Any = OmegaConf.to_container(cfg.recipe, resolve=True)
     stage = make_stages(recipe)[0]
     if not stage.precompute:

@@ -194,6 +194,7 @@ def test_cross_validation_of_a_recipe(shared_root: Path, tmp_path: Path) -> None
     settings.new_statistics = True
     assert cross_validation.measure(settings) != pretrained
     assert len(list(tmp_path.glob("activations-*.npy"))) == 6
-    settings.overrides.append("recipe.precompute.precompute=false")
-    with pytest.raises(UserError, match=r"recipe\.precompute"):
-        cross_validation.measure(settings)
+    for override, named in [("recipe.precompute.precompute=false", r"recipe\.precompute"), ("lrr=1", "lrr")]:
+        settings.overrides = [*overrides, override]
+        with pytest.raises(UserError, match=named):
+            cross_validation.measure(settings)
