@@ -41,11 +41,12 @@ from dogscats.callbacks.sgdr import SGDR
 from dogscats.callbacks.tta import TTA, tta_loaders
 from dogscats.check import write_bad_images
 from dogscats.checkpoint import VerifiedCheckpointIO, load_classifier, remove_checkpoint, save_classifier
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.console import device_name, quiet_libraries
 from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset, stable_seed
 from dogscats.distributed import distributed
 from dogscats.errors import UserError
+from dogscats.heads import Heads
 from dogscats.interrupts import Interrupted, interruptible
 from dogscats.memory import keep_freed_memory
 from dogscats.plots import publish
@@ -125,12 +126,14 @@ class Run:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         start = progress.checkpoint or (Path(cfg.load) if cfg.load else None)
         self.body: Backbone = instantiate(cfg.model, **({"weights": "none"} if start else {}))
-        manual_seed(cfg.seed)  # the head starts the same whatever the body drew
+        manual_seed(cfg.seed)  # the heads start the same whatever the body drew
         classes = self.data.classes
-        self.model = Classifier(self.body, Head(self.body.num_features, len(classes)), len(classes))
+        heads = Heads(self.body.num_features, len(classes), cfg.heads)
+        self.model = Classifier(self.body, heads, len(classes))
         self.description = {
             "model": settings["model"],
             "classes": classes,
+            "heads": cfg.heads,
             "size": self.data.size,
             "augment": settings["augment"],
         }
@@ -215,10 +218,10 @@ class Run:
             remove_checkpoint(state)
 
     def classifier(self, stage: Stage) -> Classifier:
-        """Make the stage's classifier around the body, or its activations, and the head."""
+        """Make the stage's classifier around the body, or its activations, and the heads."""
         classifier = Classifier(
             PrecomputedBody() if stage.precompute else self.body,
-            self.model.head,
+            self.model.heads,
             len(self.data.classes),
             stage.lr_ratios,
             seed=stable_seed(self.cfg.seed, stage.name),
@@ -340,6 +343,7 @@ def hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "lr": settings["lr"],
         "seed": settings["seed"],
+        "heads": settings["heads"],
         "recipe": " ".join(settings["recipe"]),
         "model": model.get("name", model["_target_"].rpartition(".")[2]),
         "augment": settings["augment"]["_target_"].rpartition(".")[2],

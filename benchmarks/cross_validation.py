@@ -1,7 +1,7 @@
 """How well a setting does on photos of `train/` alone: `python -m benchmarks.cross_validation root=...`.
 
-Each photo of `train/` is predicted by a head that was trained without it, on four fifths of the photos, as
-the first stage of the recipe trains it on precomputed activations. So a setting can be chosen, and `valid/`
+Each photo of `train/` is predicted by heads that were trained without it, on four fifths of the photos, as
+the first stage of the recipe trains them on precomputed activations. So a setting can be chosen, and `valid/`
 be kept to judge the choice. Prints JSON: the accuracy and log loss of the plain photo and, if wanted, of the
 mean over it and augmented versions.
 """
@@ -26,10 +26,11 @@ from dogscats.activations import activation_loader, precompute
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.cache import cache_folder
 from dogscats.callbacks.sgdr import SGDR
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.console import quiet_libraries
 from dogscats.data import DogsCatsDataModule, EpochSampler, SharedBatchSampler
 from dogscats.errors import UserError, user_errors_exit
+from dogscats.heads import Heads
 from dogscats.stage import Stage, make_stages
 
 FOLDS = 5
@@ -55,16 +56,22 @@ class CrossValidation:
 
 
 def cross_validate(
-    versions: Sequence[torch.Tensor], labels: torch.Tensor, stage: Stage, batch_size: int, seed: int
+    versions: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    stage: Stage,
+    batch_size: int,
+    seed: int,
+    count: int,
 ) -> torch.Tensor:
-    """Predict each photo by a head that has not seen it.
+    """Predict each photo by heads that have not seen it.
 
     Args:
-        versions: features `(N, F)` of the plain photos, which the head learns from, and of augmented ones.
+        versions: features `(N, F)` of the plain photos, which the heads learn from, and of augmented ones.
         labels: class indices `(N,)`.
-        stage: trains the head.
+        stage: trains the heads.
         batch_size: photos in a batch.
-        seed: of the head, the order of batches and dropout.
+        seed: of the heads, the order of batches and dropout.
+        count: number of heads.
 
     Returns:
         Probabilities `(versions, N, classes)`.
@@ -76,8 +83,8 @@ def cross_validate(
         held_out = order[fold::FOLDS]
         seen = torch.cat([order[other::FOLDS] for other in range(FOLDS) if other != fold])
         torch.manual_seed(seed)
-        head = Head(versions[0].shape[1], classes)
-        classifier = Classifier(PrecomputedBody(), head, classes, stage.group_lrs, seed)
+        heads = Heads(versions[0].shape[1], classes, count)
+        classifier = Classifier(PrecomputedBody(), heads, classes, stage.group_lrs, seed)
         batches = SharedBatchSampler(EpochSampler(len(seen), seed), batch_size, training=True)
         trainer = Trainer(
             max_epochs=stage.total_epochs,
@@ -92,12 +99,12 @@ def cross_validate(
         trainer.fit(classifier, loader)
         with torch.inference_mode():
             for version, features in enumerate(versions):
-                probabilities[version, held_out] = head.eval()(features[held_out]).softmax(dim=1)
+                probabilities[version, held_out] = heads.eval()(features[held_out]).exp()
     return probabilities
 
 
 def measure(settings: CrossValidation) -> dict[str, float]:
-    """Compute the activations, and cross-validate the head on them.
+    """Compute the activations, and cross-validate the heads on them.
 
     Raises:
         UserError: for bad overrides, and a recipe whose first stage is not one with `precompute=true`.
@@ -126,7 +133,10 @@ def measure(settings: CrossValidation) -> dict[str, float]:
     ]
     labels = torch.tensor(data.train.labels)
     predicted = torch.stack(
-        [cross_validate(versions, labels, stage, data.batch_size, seed) for seed in range(settings.seeds)]
+        [
+            cross_validate(versions, labels, stage, data.batch_size, seed, cfg.heads)
+            for seed in range(settings.seeds)
+        ]
     )
 
     def figures(probabilities: torch.Tensor, suffix: str) -> dict[str, float]:

@@ -82,13 +82,13 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
 
 def save_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any], stage: str) -> None:
-    """Save body and head, with what is needed to build them again.
+    """Save body and heads, with what is needed to build them again.
 
     Args:
         path: the file: `state_dict`, `hyper_parameters`, `stage` and `pytorch-lightning_version`.
         classifier: the whole classifier.
         description: plain containers, saved as `hyper_parameters`: `model` and `augment` (their
-            configs), `classes` (names) and `size` (pixels).
+            configs), `classes` (names), `heads` (their number) and `size` (pixels).
         stage: the stage that is finished.
     """
     checkpoint = {
@@ -110,20 +110,27 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
             origin of the weights may differ from those of the checkpoint.
 
     Raises:
-        UserError: if there is no such checkpoint, it is damaged, or is of another model or classes.
+        UserError: if there is no such checkpoint, it is damaged, or is of another model, other classes or
+            another number of heads.
     """
     checkpoint = read_checkpoint(path)
     try:
         saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         theirs, ours = (
-            {"model": {k: v for k, v in d["model"].items() if k != "weights"}, "classes": list(d["classes"])}
+            {
+                "model": {k: v for k, v in d["model"].items() if k != "weights"},
+                "classes": list(d["classes"]),
+                "heads": d["heads"],
+            }
             for d in (saved, description)
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: it is not a checkpoint that a finished stage saved.") from error
     for what in ours:
         if theirs[what] != ours[what]:
-            raise UserError(f"{path}: its {what} is {theirs[what]}, but this run's is {ours[what]}.")
+            raise UserError(
+                f"{path}: it was saved with {what}={theirs[what]}, but this run has {ours[what]}."
+            )
     classifier.load_state_dict(state)
 
 

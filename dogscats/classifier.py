@@ -1,4 +1,4 @@
-"""The classifier: a pretrained body with the lesson's head."""
+"""The classifier: a pretrained body with one or more of the lesson's heads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,41 +13,19 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.data import Batch, stable_seed
+from dogscats.heads import Heads
 from dogscats.stage import GROUPS
 
 
-class Head(nn.Sequential):
-    """The lesson's head: pooled features `(B, in_features)` to logits `(B, num_classes)`.
-
-    Weights are Kaiming-normal and biases zero, as in fastai 0.7.
-    """
-
-    def __init__(self, in_features: int, num_classes: int, dropout: tuple[float, float] = (0.25, 0.5)):
-        hidden = 512
-        super().__init__(
-            nn.BatchNorm1d(in_features),
-            nn.Dropout(dropout[0]),
-            nn.Linear(in_features, hidden),
-            nn.ReLU(),
-            nn.BatchNorm1d(hidden),
-            nn.Dropout(dropout[1]),
-            nn.Linear(hidden, num_classes),
-        )
-        for layer in self:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
-
-
 class Classifier(LightningModule):
-    """Body and head, trained by SGD with a learning rate for each layer group.
+    """Body and heads, trained by SGD with a learning rate for each layer group.
 
-    A stage has a Classifier of its own around the same body and head, so that each begins where the one
+    A stage has a Classifier of its own around the same body and heads, so that each begins where the one
     before it ended.
 
     Args:
         body: network from batches of inputs to features `(B, F)`.
-        head: network from features to logits `(B, num_classes)`.
+        heads: from features to the logarithms of probabilities `(B, num_classes)`.
         num_classes: number of classes.
         lrs: learning rates of the groups early, late and head.
         seed: of dropout, which is a function of it and the training step.
@@ -56,26 +34,30 @@ class Classifier(LightningModule):
     def __init__(
         self,
         body: Backbone | PrecomputedBody,
-        head: nn.Module,
+        heads: Heads,
         num_classes: int,
         lrs: Sequence[float] = (1e-4, 1e-3, 1e-2),
         seed: int = 0,
     ):
         super().__init__()
-        self.body, self.head, self.lrs, self.seed = body, head, lrs, seed
+        self.body, self.heads, self.lrs, self.seed = body, heads, lrs, seed
         # Their checks of values would make a GPU wait at every step; a loss that is NaN shall show as NaN.
         # Without the checks torchmetrics 1.9 ignores weights, so that each photo's loss is given by itself.
         self.train_loss, self.valid_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.valid_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Compute logits `(B, num_classes)` from photos `(B, 3, H, W)`, or from features `(B, F)`."""
-        logits: torch.Tensor = self.head(self.body(inputs))
-        return logits.float()  # mixed precision would round probabilities to three digits
+        """Compute the logarithms of the classes' probabilities `(B, num_classes)`.
+
+        Args:
+            inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
+        """
+        log_probabilities: torch.Tensor = self.heads(self.body(inputs))
+        return log_probabilities
 
     def layer_groups(self) -> dict[str, list[nn.Module]]:
         """List the modules of each layer group; each stands for its own parameters alone."""
-        return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.head.modules())], strict=True))
+        return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.heads.modules())], strict=True))
 
     def freeze_to(self, first: int, train_batchnorm: bool = True) -> None:
         """Train the layer groups from number `first` on, and freeze those before it.
@@ -109,11 +91,15 @@ class Classifier(LightningModule):
         torch.manual_seed(stable_seed(self.seed, self.global_step, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Compute the loss of a batch."""
-        losses = nnf.cross_entropy(self(batch.inputs), batch.labels, reduction="none")
+        """Compute the loss of a batch: the sum over the heads, so that each learns as it would alone."""
+        features, count = self.body(batch.inputs), len(self.heads)
+        if features.requires_grad:  # the body learns from the mean over the heads
+            features.register_hook(lambda gradient: gradient / count)
+        logits = self.heads.each(features).flatten(end_dim=1)
+        losses = nnf.cross_entropy(logits, batch.labels.repeat(count), reduction="none")
         self.train_loss(losses.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
-        return losses.mean()
+        return count * losses.mean()
 
     def on_validation_start(self) -> None:
         """Give all processes the running statistics of the first: they saw other photos, and so differ."""
@@ -123,12 +109,12 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the epoch's loss and accuracy."""
-        logits = self(batch.inputs)
-        self.valid_loss(nnf.cross_entropy(logits, batch.labels, reduction="none"))
-        self.valid_acc(logits, batch.labels)
+        log_probabilities = self(batch.inputs)
+        self.valid_loss(nnf.nll_loss(log_probabilities, batch.labels, reduction="none"))
+        self.valid_acc(log_probabilities, batch.labels)
         self.log("valid_loss", self.valid_loss)
         self.log("valid_acc", self.valid_acc, prog_bar=True)
 
     def predict_step(self, batch: Batch, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the photos' indices `(B,)` and the classes' probabilities `(B, num_classes)`."""
-        return batch.indices, self(batch.inputs).softmax(dim=1)
+        return batch.indices, self(batch.inputs).exp()

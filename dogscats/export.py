@@ -41,7 +41,7 @@ def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: t
     except ImportError as error:
         raise UserError(f"export=onnx needs {error.name}: pip install 'dogscats[onnx]'.") from error
 
-    network = copy.deepcopy(nn.Sequential(model.body, model.head, nn.Softmax(dim=1))).cpu().eval()
+    network = copy.deepcopy(nn.Sequential(model.body, model.heads, nn.Softmax(dim=1))).cpu().eval()
     images = images.contiguous()
     program = torch.onnx.export(
         network,

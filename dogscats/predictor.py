@@ -17,10 +17,11 @@ from dogscats.callbacks.progress import Progress
 from dogscats.callbacks.tta import TTA, tta_loaders
 from dogscats.check import unreadable_images
 from dogscats.checkpoint import read_checkpoint
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.console import quiet_libraries
 from dogscats.data import DogsCatsDataModule, Photos
 from dogscats.errors import UserError
+from dogscats.heads import Heads
 from dogscats.predictions import Predictions
 
 
@@ -78,7 +79,8 @@ class Predictor:
             saved = checkpoint["hyper_parameters"]
             classes, size = saved["classes"], saved["size"]
             body = _build(backbone, saved["model"] | {"weights": "none"})()
-            model = Classifier(body, Head(body.num_features, len(classes)), len(classes))
+            heads = Heads(body.num_features, len(classes), saved["heads"])
+            model = Classifier(body, heads, len(classes))
             model.load_state_dict(checkpoint["state_dict"])
             augment = _build(transforms, saved["augment"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -173,12 +173,12 @@ def test_cross_validation_predicts_each_photo_by_a_head_that_has_not_seen_it() -
     features, labels = torch.randn(400, 64), torch.randint(2, (400,))
     stage = Stage("precompute", lr=1e-2, cycles=1, cycle_len=20, precompute=True)
     guessed, unseen = cross_validation.cross_validate(
-        [features, torch.zeros(400, 64)], labels, stage, batch_size=64, seed=0
+        [features, torch.zeros(400, 64)], labels, stage, batch_size=64, seed=0, count=1
     )
     assert 0.4 < (guessed.argmax(dim=1) == labels).double().mean() < 0.6
     assert len(set(unseen[:, 0].tolist())) == cross_validation.FOLDS
     features[:, 0] += 6 * labels
-    (learned,) = cross_validation.cross_validate([features], labels, stage, batch_size=64, seed=0)
+    (learned,) = cross_validation.cross_validate([features], labels, stage, 64, seed=0, count=2)
     assert (learned.argmax(dim=1) == labels).double().mean() > 0.95
 
 

@@ -5,14 +5,15 @@ import torch
 from torch import nn
 
 from dogscats.backbone import Backbone, PrecomputedBody
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.data import Batch
+from dogscats.heads import Head, Heads
 
 
 @pytest.fixture
 def classifier(tiny_body: Backbone) -> Classifier:
     torch.manual_seed(1)
-    return Classifier(tiny_body, Head(16, 3), 3, lrs=(1e-4, 1e-3, 1e-2))
+    return Classifier(tiny_body, Heads(16, 3), 3, lrs=(1e-4, 1e-3, 1e-2))
 
 
 def batch(count: int = 6) -> Batch:
@@ -40,6 +41,55 @@ def test_logits_and_probabilities(classifier: Classifier) -> None:
     assert probabilities.shape == (6, 3)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
     torch.testing.assert_close(probabilities, classifier(batch().inputs).softmax(1))
+
+
+def test_the_probabilities_of_several_heads_are_averaged(tiny_body: Backbone) -> None:
+    classifier = Classifier(tiny_body, Heads(16, 3, count=4), 3).eval()
+    each = classifier.heads.each(classifier.body(batch().inputs)).softmax(dim=2)
+    assert each.shape == (4, 6, 3)
+    assert each.std(dim=0).min() > 0
+    torch.testing.assert_close(classifier.predict_step(batch())[1], each.mean(dim=0))
+
+
+def test_each_of_several_heads_learns_as_it_would_alone(tiny_body: Backbone) -> None:
+    learned = []
+    for count in (1, 3):
+        torch.manual_seed(1)
+        classifier = Classifier(copy.deepcopy(tiny_body), Heads(16, 3, count), 3)
+        classifier.log = lambda *_, **__: None  # type: ignore[method-assign]
+        classifier.freeze_to(2)
+        optimizer = classifier.configure_optimizers()
+        for _ in range(3):
+            torch.manual_seed(2)  # of dropout, which the first head draws first
+            optimizer.zero_grad()
+            classifier.training_step(batch(), 0).backward()
+            optimizer.step()
+        learned.append([head.state_dict() for head in classifier.heads])
+    (alone,), (first, second, _) = learned
+    torch.testing.assert_close(first, alone)
+    assert not torch.allclose(first["6.weight"], second["6.weight"])
+
+
+def test_the_body_learns_from_the_mean_over_the_heads(tiny_body: Backbone) -> None:
+    heads = Heads(16, 3, count=3, dropout=(0, 0))
+    together = Classifier(tiny_body, heads, 3)
+    together.log = lambda *_, **__: None  # type: ignore[method-assign]
+    together.freeze_to(0)
+    gradients = []
+    for losses in (
+        lambda: together.training_step(batch(), 0),
+        lambda: torch.stack(
+            [
+                nn.functional.cross_entropy(head(together.body(batch().inputs)), batch().labels)
+                for head in heads
+            ]
+        ).mean(),
+    ):
+        together.zero_grad()
+        losses().backward()
+        gradients.append([p.grad.clone() for p in together.body.parameters() if p.grad is not None])
+    assert gradients[0]
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_the_optimizer_holds_every_parameter_once_in_named_groups(classifier: Classifier) -> None:
@@ -85,12 +135,12 @@ def test_a_frozen_body_keeps_no_graph(classifier: Classifier) -> None:
 def test_the_head_trains_alone_on_precomputed_features(classifier: Classifier) -> None:
     """Both classifiers share the head, so that what one learns the other knows."""
     classifier.eval()
-    alone = Classifier(PrecomputedBody(), classifier.head, 3).eval()
+    alone = Classifier(PrecomputedBody(), classifier.heads, 3).eval()
     features = classifier.body(batch().inputs)
     torch.testing.assert_close(alone(features), classifier(batch().inputs), rtol=0, atol=0)
     groups = alone.configure_optimizers().param_groups
     assert [len(g["params"]) for g in groups[:2]] == [0, 0]
-    assert {id(p) for p in groups[2]["params"]} == {id(p) for p in classifier.head.parameters()}
+    assert {id(p) for p in groups[2]["params"]} == {id(p) for p in classifier.heads.parameters()}
 
 
 def test_epoch_losses_are_means_over_photos_of_batches_of_any_size(classifier: Classifier) -> None:

@@ -18,8 +18,9 @@ from torch import nn
 from dogscats.backbone import Backbone
 from dogscats.callbacks.lr_finder import LRFinder
 from dogscats.callbacks.tta import TTA, tta_loaders
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.data import DogsCatsDataModule
+from dogscats.heads import Heads
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -105,7 +106,7 @@ class Loading(Classifier):
 @pytest.fixture
 def classifier(tiny_body: Backbone, shared_root: Path) -> Loading:
     torch.manual_seed(0)
-    classifier = Loading(tiny_body, Head(16, 2, dropout=(0, 0)), 2, lrs=(1e-3, 1e-2, 1e-1))
+    classifier = Loading(tiny_body, Heads(16, 2, dropout=(0, 0)), 2, lrs=(1e-3, 1e-2, 1e-1))
     classifier.data = DogsCatsDataModule(shared_root, size=24, batch_size=6, num_workers=0)
     classifier.data.setup()
     return classifier
@@ -123,7 +124,7 @@ def test_gradients_are_those_of_one_process(classifier: Loading) -> None:
         trained.append(model.state_dict())
     for key, value in trained[0].items():
         torch.testing.assert_close(trained[1][key], value, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(trained[0]["head.6.weight"], classifier.head[6].weight)
+    assert not torch.equal(trained[0]["heads.0.6.weight"], classifier.heads[0][6].weight)
 
 
 class Saving(TTA):

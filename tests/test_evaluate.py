@@ -39,7 +39,7 @@ def trained(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The directory of a run that no test may change."""
     folder = tmp_path_factory.mktemp("trained")
     result = command_runner(folder)(
-        "train.py", f"data.root={shared_root}", *TINY, "seed=3", "recipe=head_only",
+        "train.py", f"data.root={shared_root}", *TINY, "seed=3", "recipe=head_only", "heads=2",
         "callbacks.tta.n_aug=2", "callbacks.lr_finder.before=none", f"hydra.run.dir={folder / 'run'}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

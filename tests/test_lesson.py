@@ -121,6 +121,18 @@ def test_a_saved_stage_can_be_started_from(
     assert figures(tmp_path / "run", "finetune") == figures(lesson, "finetune")
 
 
+def test_a_saved_stage_with_another_number_of_heads_is_refused(
+    lesson: Path, run_command: Run, shared_root: Path
+) -> None:
+    result = run_command(
+        "train.py", f"data.root={shared_root}", *TINY, "heads=3",
+        f"load={lesson / 'checkpoints' / '224_lastlayer.ckpt'}",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "224_lastlayer.ckpt: it was saved with heads=1, but this run has 3." in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_all_layers_can_be_trained_while_batchnorm_keeps_its_statistics(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from dogscats.activations import activation_loader
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.callbacks.lr_finder import LRCurve, find_lr
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.data import Batch, DogsCatsDataModule, EpochSampler, SharedBatchSampler
+from dogscats.heads import Heads
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 
@@ -38,7 +39,7 @@ def cached(seed: int = 0) -> DataLoader[Batch]:
 
 def head_classifier() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(PrecomputedBody(), Head(32, 2), 2, lrs=(0.01, 0.1, 1.0))
+    return Classifier(PrecomputedBody(), Heads(32, 2), 2, lrs=(0.01, 0.1, 1.0))
 
 
 def test_the_rate_rises_exponentially_and_the_suggestion_is_a_tenth_of_the_lowest() -> None:
@@ -90,7 +91,7 @@ def test_a_short_loader_is_repeated_in_new_orders() -> None:
             return super().training_step(batch, batch_idx)
 
     torch.manual_seed(0)
-    find_lr(Spy(PrecomputedBody(), Head(32, 2), 2), cached(), make_trainer, steps=50)
+    find_lr(Spy(PrecomputedBody(), Heads(32, 2), 2), cached(), make_trainer, steps=50)
     epochs = [torch.cat(seen[start : start + 13]) for start in (0, 13, 26)]
     assert all(sorted(epoch.tolist()) == list(range(400)) for epoch in epochs)
     assert not torch.equal(epochs[0], epochs[1])
@@ -106,7 +107,7 @@ def test_nothing_of_the_run_is_changed(tiny_body: Backbone, shared_root: Path, f
     def loader() -> DataLoader[Batch]:
         return data.loader(data.train_dataset("s", augment=True), shuffle=True)
 
-    classifier = Classifier(tiny_body, Head(16, 2), 2, lrs=(1e-4, 1e-3, 1e-2))
+    classifier = Classifier(tiny_body, Heads(16, 2), 2, lrs=(1e-4, 1e-3, 1e-2))
     classifier.freeze_to(first)
     weights = {key: value.clone() for key, value in classifier.state_dict().items()}
     modes = [module.training for module in classifier.modules()]

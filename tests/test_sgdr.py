@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 
 from dogscats.backbone import Backbone
 from dogscats.callbacks.sgdr import SGDR, sgdr_factor
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.data import Batch
+from dogscats.heads import Heads
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ class Rates(Callback):
 def test_in_a_trainer_all_groups_follow_the_schedule_in_their_ratios() -> None:
     torch.manual_seed(0)
     body = Backbone(TinyNetwork(), last_early="first", channels=8)
-    classifier = Classifier(body, Head(16, 2), 2, lrs=(1e-4, 3e-3, 1e-2))
+    classifier = Classifier(body, Heads(16, 2), 2, lrs=(1e-4, 3e-3, 1e-2))
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     batch = Batch(images, torch.tensor([0, 1, 0, 1]), torch.arange(4))
     rates = Rates()

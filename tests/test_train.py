@@ -68,7 +68,7 @@ def test_a_run_writes_its_directory(run_command: Run, shared_root: Path, tmp_pat
         assert picture.size == (3 * 36 + 4, 2 * 36 + 4)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["model"]["name"] == "test_resnet"
-    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"body", "head"}
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"body", "heads"}
     assert "recipe:" in (run / "config.yaml").read_text()
 
     events = EventAccumulator(str(run / "tensorboard" / "precompute")).Reload()
@@ -121,6 +121,7 @@ def broken_root(tmp_path: Path) -> Path:
             "recipe.precompute.lr=-1",
             "a positive number",
         ),
+        (["data.root=ROOT", *TINY, "heads=0"], "heads=0", "at least 1"),
         (["data.root=ROOT", "model=resnet99"], "model/resnet99", "resnet34"),
         (["data.root=ROOT", "recipe=lesson99"], "recipe/lesson99", "head_only"),
         (["data.root=ROOT", "model=timm"], "model.name", "issing"),

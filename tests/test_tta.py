@@ -13,8 +13,9 @@ from dogscats.backbone import Backbone
 from dogscats.callbacks.confusion_matrix import ConfusionMatrix
 from dogscats.callbacks.pictures import Pictures, choose_photos
 from dogscats.callbacks.tta import TTA, tta_loaders
-from dogscats.classifier import Classifier, Head
+from dogscats.classifier import Classifier
 from dogscats.data import DogsCatsDataModule, PhotoDataset, stable_seed
+from dogscats.heads import Heads
 from dogscats.predictions import Predictions
 
 
@@ -28,7 +29,7 @@ def data(shared_root: Path) -> DogsCatsDataModule:
 @pytest.fixture
 def classifier(tiny_body: Backbone) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(tiny_body, Head(16, 2), 2)
+    return Classifier(tiny_body, Heads(16, 2), 2)
 
 
 Report = Callable[[TTA], Callback]

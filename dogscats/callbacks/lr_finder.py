@@ -136,8 +136,10 @@ class LRFinder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record the loss."""
+        assert isinstance(pl_module, Classifier)
+        loss = outputs["loss"].detach() / len(pl_module.heads)
         # All processes must see the same loss, to stop at the same step.
-        self.curve.add(self.lr, float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")))
+        self.curve.add(self.lr, float(trainer.strategy.reduce(loss, reduce_op="mean")))
         self.progress.update()
         if self.curve.diverged:
             trainer.should_stop = True
