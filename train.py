@@ -43,7 +43,7 @@ from dogscats.check import write_bad_images
 from dogscats.checkpoint import VerifiedCheckpointIO, load_classifier, remove_checkpoint, save_classifier
 from dogscats.classifier import Classifier
 from dogscats.console import device_name, quiet_libraries
-from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset, stable_seed
+from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset
 from dogscats.distributed import distributed
 from dogscats.errors import UserError
 from dogscats.heads import Heads
@@ -52,6 +52,7 @@ from dogscats.memory import keep_freed_memory
 from dogscats.plots import publish
 from dogscats.report import RunReport, look_up
 from dogscats.resume import RunProgress, read_config, read_progress, read_whole, run_directory
+from dogscats.seed import stable_seed
 from dogscats.stage import Stage, make_stages
 from dogscats.stage_table import read_rows
 from dogscats.sweep import job_errors
@@ -140,7 +141,8 @@ class Run:
         if start:
             load_classifier(start, self.model, self.description)
         name = settings["model"].get("name", cfg.model._target_.rpartition(".")[2])
-        log.info("Model     %s, %d pooled features", name, self.body.num_features)
+        what = "head" if len(heads) == 1 else "heads"
+        log.info("Model     %s, %d pooled features, %d %s", name, self.body.num_features, len(heads), what)
         # Only now: a mistake in the settings is found before any process waits for another.
         fabric.launch()
         self.dir = fabric.broadcast(out)  # of the first process

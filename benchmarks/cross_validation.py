@@ -28,9 +28,10 @@ from dogscats.cache import cache_folder
 from dogscats.callbacks.sgdr import SGDR
 from dogscats.classifier import Classifier
 from dogscats.console import quiet_libraries
-from dogscats.data import DogsCatsDataModule, EpochSampler, SharedBatchSampler
+from dogscats.data import DogsCatsDataModule
 from dogscats.errors import UserError, user_errors_exit
 from dogscats.heads import Heads
+from dogscats.samplers import EpochSampler, SharedBatchSampler
 from dogscats.stage import Stage, make_stages
 
 FOLDS = 5

@@ -16,7 +16,9 @@ from dogscats.atomic import atomic_path, remove_unfinished
 from dogscats.backbone import Backbone, fold_batchnorm
 from dogscats.cache import fingerprint
 from dogscats.console import progress_bar
-from dogscats.data import Batch, PhotoDataset, SharedBatchSampler, stable_seed
+from dogscats.data import Batch, PhotoDataset
+from dogscats.samplers import SharedBatchSampler
+from dogscats.seed import stable_seed
 
 log = logging.getLogger(__name__)
 

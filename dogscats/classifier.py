@@ -12,8 +12,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dogscats.backbone import Backbone, PrecomputedBody
-from dogscats.data import Batch, stable_seed
+from dogscats.data import Batch
 from dogscats.heads import Heads
+from dogscats.seed import stable_seed
 from dogscats.stage import GROUPS
 
 

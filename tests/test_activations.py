@@ -8,7 +8,8 @@ import torch
 from dogscats import activations, transforms
 from dogscats.activations import activation_loader, precompute
 from dogscats.backbone import Backbone
-from dogscats.data import DogsCatsDataModule, EpochSampler, PhotoDataset, SharedBatchSampler
+from dogscats.data import DogsCatsDataModule, PhotoDataset
+from dogscats.samplers import EpochSampler, SharedBatchSampler
 
 CPU = torch.device("cpu")
 

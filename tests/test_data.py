@@ -6,9 +6,10 @@ import torch
 from conftest import draw_root
 
 from dogscats import transforms
-from dogscats.data import Batch, DogsCatsDataModule, EpochSampler, SharedBatchSampler
+from dogscats.data import Batch, DogsCatsDataModule
 from dogscats.errors import UserError
 from dogscats.images import UnreadableImageError, read_image
+from dogscats.samplers import EpochSampler, SharedBatchSampler
 
 
 def module(root: Path, **settings: object) -> DogsCatsDataModule:

@@ -17,8 +17,9 @@ from dogscats.activations import activation_loader
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.callbacks.lr_finder import LRCurve, find_lr
 from dogscats.classifier import Classifier
-from dogscats.data import Batch, DogsCatsDataModule, EpochSampler, SharedBatchSampler
+from dogscats.data import Batch, DogsCatsDataModule
 from dogscats.heads import Heads
+from dogscats.samplers import EpochSampler, SharedBatchSampler
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 

@@ -14,9 +14,10 @@ from dogscats.callbacks.confusion_matrix import ConfusionMatrix
 from dogscats.callbacks.pictures import Pictures, choose_photos
 from dogscats.callbacks.tta import TTA, tta_loaders
 from dogscats.classifier import Classifier
-from dogscats.data import DogsCatsDataModule, PhotoDataset, stable_seed
+from dogscats.data import DogsCatsDataModule, PhotoDataset
 from dogscats.heads import Heads
 from dogscats.predictions import Predictions
+from dogscats.seed import stable_seed
 
 
 @pytest.fixture

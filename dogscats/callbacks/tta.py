@@ -7,8 +7,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset, Photos, stable_seed
+from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset, Photos
 from dogscats.predictions import Predictions
+from dogscats.seed import stable_seed
 
 
 class TTA(Callback):
