@@ -150,7 +150,7 @@ def test_all_layers_can_be_trained_while_batchnorm_keeps_its_statistics(
         assert torch.equal(trained[f"body.{key}"], value) == statistics, key
 
 
-def test_the_recipe_for_few_photos_trains_the_head_along_one_cosine_and_averages_versions(
+def test_the_recipe_for_few_photos_trains_five_heads_along_one_cosine_and_averages_versions(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
     result = run_command(
@@ -158,8 +158,9 @@ def test_the_recipe_for_few_photos_trains_the_head_along_one_cosine_and_averages
         "callbacks.lr_finder.before=none", "callbacks.reports=null",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    head = state(tmp_path / "run" / "checkpoints" / "small_head.ckpt")
-    assert all(torch.equal(head[f"body.{key}"], value) for key, value in pretrained_body().items())
+    saved = state(tmp_path / "run" / "checkpoints" / "small_head.ckpt")
+    assert all(torch.equal(saved[f"body.{key}"], value) for key, value in pretrained_body().items())
+    assert {key.split(".")[1] for key in saved if key.startswith("heads.")} == {*"01234"}
     lrs = [float(row["head"]) for row in table(tmp_path / "run" / "lr_trace.csv", "precompute")]
     assert lrs == pytest.approx([1e-2 * sgdr_factor(step, len(lrs)) for step in range(len(lrs))])
     assert "valid_loss_tta" in json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
