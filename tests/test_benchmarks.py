@@ -42,9 +42,14 @@ def test_our_rows_without_training(tiny: Settings, tmp_path: Path, row: str) -> 
     assert not (tmp_path / "history.csv").exists()
 
 
+needs_fastai = pytest.mark.skipif(
+    importlib.util.find_spec("fastai") is None,
+    reason="fastai is not installed: pip install 'dogscats[bench]'",
+)
+
+
+@needs_fastai
 def test_fastai_has_our_body(tiny: Settings) -> None:
-    if importlib.util.find_spec("fastai") is None:
-        pytest.skip("fastai is not installed: pip install 'dogscats[bench]'")
     from benchmarks import with_fastai
 
     learner = with_fastai.make_learner(tiny, augment=True, num_workers=0)
@@ -57,6 +62,18 @@ def test_fastai_has_our_body(tiny: Settings) -> None:
         features, expected = body.network.eval()(images), learner.model[0].eval()(images)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
     assert set(with_fastai.ROWS) == {row.name for row in results.COMPARED if len(row.sides) == 2} - {"start"}
+
+
+@needs_fastai
+def test_fastai_fine_tunes_by_its_seed(shared_root: Path) -> None:
+    from benchmarks import fine_tune
+
+    settings = fine_tune.FineTune(str(shared_root), size=32, batch_size=8, epochs=1)
+    figures = fine_tune.measure(settings)
+    assert figures["accuracy"] == 1 - figures["wrong"] / 10
+    assert figures["log_loss"] != figures["log_loss_tta"]
+    again = fine_tune.measure(settings)
+    assert again["log_loss"] == figures["log_loss"]
 
 
 def test_the_limit_counts_resnet34s_operations(tiny: Settings) -> None:
