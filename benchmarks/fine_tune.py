@@ -9,12 +9,14 @@ and with test-time augmentation, and the seconds of training and of predicting. 
 import json
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from fastai.vision.all import set_seed
 from torch.nn.functional import nll_loss
 
 from benchmarks.settings import Settings, from_command_line
 from benchmarks.with_fastai import make_learner
+from dogscats.errors import UserError, user_errors_exit
 
 
 @dataclass
@@ -31,7 +33,14 @@ class FineTune(Settings):
 
 
 def measure(settings: FineTune) -> dict[str, float]:
-    """Train, and predict the validation photos plain and with test-time augmentation."""
+    """Train, and predict the validation photos plain and with test-time augmentation.
+
+    Raises:
+        UserError: for a folder without `train/` and `valid/`, and weights that cannot be used.
+    """
+    for split in ("train", "valid"):
+        if not (Path(settings.photos) / split).is_dir():
+            raise UserError(f"photos={settings.photos}: it has no folder {split}/<class>/.")
     set_seed(settings.seed)
     learner = make_learner(settings, augment=True)
     figures: dict[str, float] = asdict(settings)
@@ -50,4 +59,5 @@ def measure(settings: FineTune) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(from_command_line(FineTune("???")))))
+    with user_errors_exit():
+        print(json.dumps(measure(from_command_line(FineTune("???")))))

@@ -74,6 +74,8 @@ def test_fastai_fine_tunes_by_its_seed(shared_root: Path) -> None:
     assert figures["log_loss"] != figures["log_loss_tta"]
     again = fine_tune.measure(settings)
     assert again["log_loss"] == figures["log_loss"]
+    with pytest.raises(UserError, match=r"photos=nowhere: .* train/"):
+        fine_tune.measure(fine_tune.FineTune("nowhere"))
 
 
 def test_the_limit_counts_resnet34s_operations(tiny: Settings) -> None:
