@@ -1,8 +1,8 @@
-# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+# On a fresh machine, start with `make quickstart` or `make test`. Both install into .venv if needed.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-faults test-lowest lint bench clean
+.PHONY: quickstart test test-slow test-faults test-lowest lint bench clean
 
 quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
@@ -10,16 +10,20 @@ quickstart: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# Faults injected into runs, the slow ones too; ends with a table of what was survived.
+# Tests that take over 10 seconds each; run before a release.
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+# All fault-injection tests, including the slow ones. Ends with a table of the results.
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -m fault
 
-# The tests with the lowest version of every dependency that pyproject.toml admits.
+# Tests with the lowest version of each dependency that pyproject.toml allows.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
-		--editable ".[timm,onnx,sweep,dev]"
+		--editable ".[timm,onnx,sweep,loggers,dev]"
 	.venv-lowest/bin/python -m pytest
 
 lint: .venv/installed
@@ -32,11 +36,11 @@ bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,dev,bench]"
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
-# torch and torchvision must be a matching pair, so one pip command resolves both.
+# torch and torchvision must match, so one pip command resolves both.
 .venv/installed: pyproject.toml
-	@echo "Installing into .venv (PyTorch is large: some minutes the first time) ..."
+	@echo "Installing into .venv (PyTorch is large; the first time takes some minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,onnx,sweep,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,onnx,sweep,loggers,dev]"
 	@touch $@
 
 clean:

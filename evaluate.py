@@ -1,48 +1,52 @@
 """Evaluate a trained run, predict photos with it, or export it.
 
-Reads top to bottom: load what the run saved, then look at labelled photos (the default), or at any photos
-with `predict=<file, folder or glob>`, or write `model.onnx` with `export=onnx`. `python evaluate.py --help`
-lists the settings; every run writes a directory of its own below `outputs/evaluate/`.
+Reads top to bottom: load the run, then evaluate labelled photos (the default), predict any photos
+(`predict=<file, folder or glob>`) or write `model.onnx` (`export=onnx`). `python evaluate.py --help` lists the
+settings. Each run writes to its own directory under `outputs/evaluate/`.
 """
 
 import glob
-import json
 import logging
 import tempfile
 import time
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dogscats.atomic import atomic_path
-from dogscats.callbacks.progress import Progress
-from dogscats.callbacks.tta import TTA, tta_loaders
-from dogscats.check import write_bad_images
-from dogscats.data import PhotoDataset
-from dogscats.distributed import distributed
-from dogscats.errors import UserError, user_errors_exit
-from dogscats.images import EXTENSIONS, list_images, natural_key
-from dogscats.metrics import evaluation_metrics
-from dogscats.predictions import Predictions, write_csv
+from dogscats.callbacks.report import Report
+from dogscats.callbacks.tta import TTA, predict, tta_loaders
+from dogscats.data.check import write_bad_images
+from dogscats.data.dataset import PhotoDataset
+from dogscats.data.images import EXTENSIONS, list_images, natural_key
+from dogscats.metrics import Predictions, evaluation_metrics
 from dogscats.predictor import Predictor
-from dogscats.report import log_confusion_matrix, log_written, peak_rss_mb
+from dogscats.runs.compose import build_callbacks, use_own_modules
+from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, set_progress, text_table
+from dogscats.runs.errors import UserError, user_errors_exit
+from dogscats.runs.files import write_csv, write_json
+from dogscats.runs.ranks import distributed
+from dogscats.runs.trainer import check_trainer, trainer_factory
 
 log = logging.getLogger(__name__)
 
+STANDARD = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
+"""Callbacks of `conf/callbacks/evaluate.yaml`. Reports need labels, so that `predict=` has none."""
+
 CHECKED_PHOTOS = 64
-"""Photos on which an exported file is compared with PyTorch."""
+"""Number of photos on which the exported model is compared with PyTorch."""
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Do what the configuration asks for, and say what was written."""
+    """Evaluate, predict or export as configured, and list the files written."""
     started = time.perf_counter()
+    use_own_modules()
     if (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
@@ -50,44 +54,46 @@ def evaluate(cfg: DictConfig) -> None:
         )
     if cfg.export not in (None, "onnx"):
         raise UserError(f"export={cfg.export}: the only format is onnx.")
-    if type(cfg.callbacks.tta.n_aug) is not int or cfg.callbacks.tta.n_aug < 0:
-        raise UserError(f"callbacks.tta.n_aug={cfg.callbacks.tta.n_aug}: expected a whole number, 0 or more.")
-    predictor = Predictor.load(cfg.run or cfg.ckpt)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    check_trainer(settings, training=False)
+    set_progress(settings.get("enable_progress_bar") is not False)
+    callbacks = build_callbacks(cfg.callbacks, trains=False)
+    for key, callback in callbacks.items():
+        unused = cfg.export is not None or (cfg.predict is not None and isinstance(callback, Report))
+        if unused and key.removeprefix("callbacks.") not in STANDARD:
+            raise UserError(f"{key}: this has no effect with predict= or export=. Remove it.")
+    predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, ", ".join(predictor.classes))
     with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
-        # Of several processes the first writes the run directory.
+        # Only rank 0 writes to the run directory.
         run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else scratch)
         OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+        make_trainer = trainer_factory(settings, run_dir)
         if cfg.predict is not None:
-            predict(cfg, predictor, run_dir)
+            predict_photos(cfg, predictor, run_dir, make_trainer)
         if cfg.export is not None:
             export(cfg, predictor, run_dir)
         if cfg.predict is None and cfg.export is None:
-            report(cfg, predictor, run_dir, started)
+            report(cfg, predictor, run_dir, make_trainer, started)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
         log_written(run_dir)
 
 
-def report(cfg: DictConfig, predictor: Predictor, run_dir: Path, started: float) -> None:
-    """Predict labelled photos, and write the figures, plots and pictures."""
+def report(
+    cfg: DictConfig, predictor: Predictor, run_dir: Path, make_trainer: Callable[..., Trainer], started: float
+) -> None:
+    """Predict labelled photos and write metrics, plots and pictures."""
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers)
-    photos, n_aug = data.labelled(cfg.split, predictor.classes), cfg.callbacks.tta.n_aug
+    photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", data.root, len(photos.paths), cfg.split)
     if data.bad:
-        log.warning("%d photos cannot be read and are left out; see bad_images.csv", len(data.bad))
+        log.warning("%d unreadable photos skipped; see bad_images.csv", len(data.bad))
         write_bad_images(run_dir / "bad_images.csv", data.bad)
 
-    tta = TTA(photos, predictor.classes)
-    reports = [instantiate(report, tta, run_dir) for report in (cfg.callbacks.reports or {}).values()]
-    trainer = instantiate(
-        cfg.trainer,
-        default_root_dir=run_dir,
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[Progress(), tta, *reports],
-    )
-    trainer.predict(predictor.model, tta_loaders(data, photos, n_aug), return_predictions=False)
+    callbacks = list(build_callbacks(cfg.callbacks).values())
+    loaders = tta_loaders(data, photos, n_aug(callbacks))
+    tta = predict(predictor.model, loaders, make_trainer, callbacks)
 
     tta.best.write(run_dir / "predictions.csv")
     metrics: dict[str, Any] = {"classes": predictor.classes, **evaluation_metrics(tta.plain)}
@@ -95,42 +101,43 @@ def report(cfg: DictConfig, predictor: Predictor, run_dir: Path, started: float)
         metrics["tta"] = evaluation_metrics(tta.averaged)
     metrics["seconds"] = round(time.perf_counter() - started, 3)
     metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
-    with atomic_path(run_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_json(run_dir / "metrics.json", metrics)
     summarise(metrics, cfg.split)
 
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
-    """Print the figures without and with test-time augmentation, by class, and the confusion matrix."""
-    title = f"{metrics['n']} photos of {split}"
-    log.info("\n%-24s accuracy  95 %% interval    log loss  clipped   ROC AUC   ECE", title)
-    rows = {"centre crop": metrics, "test-time augmentation": metrics.get("tta")}
-    for name, row in rows.items():
+    """Print the metrics with and without test-time augmentation, per-class metrics and the confusion matrix."""
+    headings = ["accuracy", "95 % interval", "log loss", "clipped", "ROC AUC", "ECE"]
+    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
+    for name, row in (("centre crop", metrics), ("test-time augmentation", metrics.get("tta"))):
         if row:
-            low, high = row["accuracy_ci95"]
-            figures = (row["log_loss"], row["log_loss_clipped"], row["roc_auc"] or float("nan"), row["ece"])
-            log.info(
-                f"%-24s {row['accuracy']:.4f}    {low:.4f} - {high:.4f}  " + "  %.5f" * 4, name, *figures
-            )
+            interval = "{:.4f} - {:.4f}".format(*row["accuracy_ci95"])
+            numbers = [row[key] for key in ("log_loss", "log_loss_clipped", "roc_auc", "ece")]
+            cells = ["nan" if number is None else f"{number:.5f}" for number in numbers]
+            table.append([name, f"{row['accuracy']:.4f}", interval, *cells])
+    log.info("\n%s", "\n".join(text_table(table, left=1)))
     best = metrics.get("tta", metrics)
-    width = max(map(len, [*metrics["classes"], "class"])) + 2
-    log.info("\n%-*s photos  precision  recall", width, "class")
+    by_class: list[list[object]] = [["class", "photos", "precision", "recall"]]
     for name, row in best["per_class"].items():
-        precision, recall = ("-" if x is None else f"{x:.4f}" for x in (row["precision"], row["recall"]))
-        log.info("%-*s %6d %10s %7s", width, name, row["photos"], precision, recall)
+        shares = ["-" if x is None else f"{x:.4f}" for x in (row["precision"], row["recall"])]
+        by_class.append([name, row["photos"], *shares])
+    log.info("\n%s", "\n".join(text_table(by_class, left=1)))
     log_confusion_matrix(metrics["classes"], best["confusion_matrix"])
 
 
-def predict(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
-    """Predict the photos of a file, folder or glob; write `predictions.csv` and perhaps `submission.csv`."""
-    paths = find_photos(str(cfg.predict))
-    log.info("\nPredicting %d photos, %d versions of each", len(paths), 1 + cfg.callbacks.tta.n_aug)
+def n_aug(callbacks: Sequence[Callback]) -> int:
+    """Number of augmented versions per photo, as set by the callback `TTA`."""
+    return next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
+
+
+def predict_photos(cfg: DictConfig, predictor: Predictor, run_dir: Path, make_trainer: Callable[..., Trainer]) -> None:
+    """Predict photos, write `predictions.csv` and, where it applies, `submission.csv`."""
+    paths, callbacks = find_photos(str(cfg.predict)), list(build_callbacks(cfg.callbacks).values())
+    versions = n_aug(callbacks)
+    others = [callback for callback in callbacks if not isinstance(callback, TTA | Report)]
+    log.info("\nPredicting %d photos, %d versions of each", len(paths), 1 + versions)
     predictions, unreadable = predictor.predict(
-        paths,
-        cfg.callbacks.tta.n_aug,
-        cfg.data.batch_size,
-        cfg.data.num_workers,
-        partial(instantiate, cfg.trainer, default_root_dir=run_dir),
+        paths, versions, cfg.data.batch_size, cfg.data.num_workers, make_trainer, others
     )
     predictions.write(run_dir / "predictions.csv")
     submitted = write_submission(predictions, run_dir / "submission.csv")
@@ -149,10 +156,10 @@ def predict(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
 
 
 def find_photos(pattern: str) -> list[Path]:
-    """List the photos that a file, a folder or a glob names, in natural order.
+    """List the photos matched by a file, folder or glob, in natural order.
 
     Raises:
-        UserError: if there are none.
+        UserError: if no photo matches.
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
@@ -161,34 +168,32 @@ def find_photos(pattern: str) -> list[Path]:
         found = [path]
     else:
         matched = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207  # also absolute
-        found = sorted(
-            (p for p in matched if p.is_file() and p.suffix.lower() in EXTENSIONS), key=natural_key
-        )
+        found = sorted((p for p in matched if p.is_file() and p.suffix.lower() in EXTENSIONS), key=natural_key)
     if not found:
         raise UserError(
-            f"predict={pattern}: there are no photos. Give a file, a folder, or a glob in quotes such as "
+            f"predict={pattern}: no photos found. Give a file, a folder, or a quoted glob, for example "
             "'predict=photos/*.jpg'."
         )
     return found
 
 
 def write_submission(predictions: Predictions, path: Path) -> bool:
-    """Write Kaggle's `id,label`, the number of each photo and the probability of the second of two classes.
+    """Write Kaggle's `id,label`: the photo's number and the probability of the second class.
 
     Returns:
-        Whether it was written: the files must be numbered, each number once.
+        Whether the file was written. It requires two classes and files named by unique numbers.
     """
     numbers = [Path(name).stem for name in predictions.paths]
     numbered = all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers) > 0
     if len(predictions.classes) != 2 or not numbered:
         return False
     labels = [f"{probability:.6g}" for probability in predictions.probabilities[:, 1].tolist()]
-    write_csv(path, {"id": numbers, "label": labels})
+    write_csv(path, ["id", "label"], zip(numbers, labels, strict=True))
     return True
 
 
 def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
-    """Write `model.onnx`, checked on photos of the split where they are at hand."""
+    """Write `model.onnx` and compare it with PyTorch, on photos of the split if available."""
     from dogscats.export import export_onnx
 
     root = cfg.data.root or predictor.trained_on.get("root")
@@ -196,7 +201,7 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
         data = predictor.data(root, cfg.data.batch_size)
         photos = data.labelled(cfg.split, predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
-        chosen = range(0, len(dataset), -(-len(dataset) // CHECKED_PHOTOS))  # from all classes
+        chosen = range(0, len(dataset), -(-len(dataset) // CHECKED_PHOTOS))  # evenly spaced, so all classes appear
         images, what = torch.stack([dataset[index, 0][0] for index in chosen]), f"photos of {cfg.split}"
     else:
         generator = torch.Generator().manual_seed(predictor.seed)
@@ -204,13 +209,13 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
         images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         what = f"random images, as there is no folder data.root={root}"
     difference = export_onnx(predictor.model, predictor.classes, run_dir / "model.onnx", images)
-    log.info("\nmodel.onnx: its probabilities differ from PyTorch's by at most %.2g", difference)
+    log.info("\nmodel.onnx: largest difference from PyTorch's probabilities: %.2g", difference)
     log.info("(checked on %d %s)", len(images), what)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """Evaluate as configured; a user's mistake ends it with one message and exit code 1."""
+    """Evaluate as configured. A user error exits with one message and code 1."""
     with user_errors_exit(), logging_redirect_tqdm():
         evaluate(cfg)
 

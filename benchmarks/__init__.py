@@ -1,1 +1,1 @@
-"""How fast dogscats is: beside fastai, beside what the machine can do, and as the work grows."""
+"""Benchmarks of dogscats: against fastai, against the limits of the machine, and with growing datasets."""

@@ -1,14 +1,14 @@
-"""How well a setting does on photos of `train/` alone: `python -m benchmarks.cross_validation root=...`.
+"""Cross-validation of a setting on `train/` alone: `python -m benchmarks.cross_validation root=...`.
 
-Each photo of `train/` is predicted by heads that were trained without it, on four fifths of the photos, as
-the first stage of the recipe trains them on precomputed activations. So a setting can be chosen, and `valid/`
-be kept to judge the choice. Prints JSON: the accuracy and log loss of the plain photo and, if wanted, of the
-mean over it and augmented versions.
+5-fold: each photo of `train/` is predicted by heads trained on the other four folds, on precomputed activations, as in
+the first stage of the recipe. Settings can thus be chosen without `valid/`, which remains for the final evaluation.
+Prints JSON: accuracy and log loss of the plain photos and, with `n_aug`, with test-time augmentation.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
 from dogscats.activations import activation_loader, precompute
 from dogscats.backbone import Backbone, PrecomputedBody
-from dogscats.cache import cache_folder
-from dogscats.callbacks.sgdr import SGDR
+from dogscats.callbacks.lr_schedule import SGDR
 from dogscats.classifier import Classifier
-from dogscats.console import quiet_libraries
-from dogscats.data import DogsCatsDataModule
-from dogscats.errors import UserError, user_errors_exit
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.layouts import Photos
+from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.heads import Heads
-from dogscats.samplers import EpochSampler, SharedBatchSampler
+from dogscats.runs.cache import cache_folder
+from dogscats.runs.console import quiet_libraries
+from dogscats.runs.errors import UserError, user_errors_exit
 from dogscats.stage import Stage, make_stages
 
 FOLDS = 5
@@ -39,14 +40,14 @@ FOLDS = 5
 
 @dataclass
 class CrossValidation:
-    """What is judged.
+    """Settings of the cross-validation.
 
     Attributes:
         root: folder with `train/<class>/`.
         overrides: further arguments of `train.py`.
-        seeds: number of seeds that the figures are the mean of; the folds are the same with each.
-        n_aug: number of augmented versions for the mean; 0 for none.
-        new_statistics: give BatchNorm of the body the statistics of these photos for the pretrained ones.
+        seeds: number of seeds to average the metrics over; the folds are the same for all seeds.
+        n_aug: number of augmented versions for test-time augmentation; 0 for none.
+        new_statistics: whether to replace the pretrained BatchNorm statistics of the body by those of these photos.
     """
 
     root: str
@@ -64,14 +65,14 @@ def cross_validate(
     seed: int,
     count: int,
 ) -> torch.Tensor:
-    """Predict each photo by heads that have not seen it.
+    """Predict each photo by heads that were trained without it.
 
     Args:
-        versions: features `(N, F)` of the plain photos, which the heads learn from, and of augmented ones.
+        versions: features `(N, F)` of the plain photos, used for training, then of augmented versions.
         labels: class indices `(N,)`.
-        stage: trains the heads.
-        batch_size: photos in a batch.
-        seed: of the heads, the order of batches and dropout.
+        stage: stage with the training settings.
+        batch_size: photos per batch.
+        seed: seeds the heads, batch order and dropout.
         count: number of heads.
 
     Returns:
@@ -85,7 +86,7 @@ def cross_validate(
         seen = torch.cat([order[other::FOLDS] for other in range(FOLDS) if other != fold])
         torch.manual_seed(seed)
         heads = Heads(versions[0].shape[1], classes, count)
-        classifier = Classifier(PrecomputedBody(), heads, classes, stage.group_lrs, seed)
+        classifier = Classifier(PrecomputedBody(), classes, heads, stage.group_lrs(), seed)
         batches = SharedBatchSampler(EpochSampler(len(seen), seed), batch_size, training=True)
         trainer = Trainer(
             max_epochs=stage.total_epochs,
@@ -96,7 +97,8 @@ def cross_validate(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loader = activation_loader([versions[0][seen]], labels[seen].tolist(), batches, seed)
+        photos = Photos(Path(), [""] * len(seen), labels[seen].tolist())
+        loader = activation_loader([versions[0][seen]], photos, batches, seed)
         trainer.fit(classifier, loader)
         with torch.inference_mode():
             for version, features in enumerate(versions):
@@ -108,7 +110,7 @@ def measure(settings: CrossValidation) -> dict[str, float]:
     """Compute the activations, and cross-validate the heads on them.
 
     Raises:
-        UserError: for bad overrides, and a recipe whose first stage is not one with `precompute=true`.
+        UserError: for bad overrides, or a recipe whose first stage does not have `precompute=true`.
     """
     try:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -118,7 +120,7 @@ def measure(settings: CrossValidation) -> dict[str, float]:
     recipe: Any = OmegaConf.to_container(cfg.recipe, resolve=True)
     stage = make_stages(recipe)[0]
     if not stage.precompute:
-        raise UserError(f"recipe.{stage.name}: only a first stage with precompute=true can be judged.")
+        raise UserError(f"recipe.{stage.name}: cross-validation needs a first stage with precompute=true.")
     data: DogsCatsDataModule = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
@@ -129,26 +131,21 @@ def measure(settings: CrossValidation) -> dict[str, float]:
     augmented = data.train_dataset("cross_validation", augment=True)
     folder, cpu = cache_folder(data.root, cfg.activations.dir), torch.device("cpu")
     versions = [precompute(body, data.loader(plain, persistent=False), folder, cpu)] + [
-        precompute(body, data.loader(augmented, persistent=False), folder, cpu, view)
-        for view in range(settings.n_aug)
+        precompute(body, data.loader(augmented, persistent=False), folder, cpu, view) for view in range(settings.n_aug)
     ]
     labels = torch.tensor(data.train.labels)
     predicted = torch.stack(
-        [
-            cross_validate(versions, labels, stage, data.batch_size, seed, cfg.heads)
-            for seed in range(settings.seeds)
-        ]
+        [cross_validate(versions, labels, stage, data.batch_size, seed, cfg.heads) for seed in range(settings.seeds)]
     )
 
-    def figures(probabilities: torch.Tensor, suffix: str) -> dict[str, float]:
+    def metrics(probabilities: torch.Tensor, suffix: str) -> dict[str, float]:
         return {
             f"accuracy{suffix}": (probabilities.argmax(dim=-1) == labels).double().mean().item(),
-            f"log_loss{suffix}": sum(nll_loss(p.log(), labels).item() for p in probabilities)
-            / settings.seeds,
+            f"log_loss{suffix}": sum(nll_loss(p.log(), labels).item() for p in probabilities) / settings.seeds,
         }
 
-    plain_figures = figures(predicted[:, 0], "")
-    return plain_figures | (figures(predicted.mean(dim=1), "_tta") if settings.n_aug else {})
+    plain_metrics = metrics(predicted[:, 0], "")
+    return plain_metrics | (metrics(predicted.mean(dim=1), "_tta") if settings.n_aug else {})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""How well fastai does on the same photos: `python -m benchmarks.fine_tune photos=<dogscats> weights=<file>`.
+"""fastai's accuracy on the same photos: `python -m benchmarks.fine_tune photos=<dogscats> weights=<file>`.
 
-What fastai 2 tells everyone to begin with: `vision_learner(...).fine_tune(epochs)`, with `aug_transforms()`
-and its defaults, then `learn.tta()`. Prints JSON: the photos that are wrong, accuracy and log loss without
-and with test-time augmentation, and the seconds of training and of predicting. Needs
-`pip install 'dogscats[bench]'`.
+Runs the standard fastai 2 recipe, `vision_learner(...).fine_tune(epochs)` with `aug_transforms()` and default settings,
+then `learn.tta()`. Prints JSON: number of wrong photos, accuracy and log loss without and with test-time augmentation,
+and the seconds of training and prediction. Needs `pip install 'dogscats[bench]'`.
 """
 
 import json
@@ -16,16 +15,16 @@ from torch.nn.functional import nll_loss
 
 from benchmarks.settings import Settings, from_command_line
 from benchmarks.with_fastai import make_learner
-from dogscats.errors import UserError, user_errors_exit
+from dogscats.runs.errors import UserError, user_errors_exit
 
 
 @dataclass
 class FineTune(Settings):
-    """What is done.
+    """Settings of the fine-tuning.
 
     Attributes:
-        epochs: unfrozen epochs, after one of the head alone.
-        seed: of everything random.
+        epochs: number of unfrozen epochs, after one epoch of the head alone.
+        seed: seeds all random numbers.
     """
 
     epochs: int = 3
@@ -33,29 +32,29 @@ class FineTune(Settings):
 
 
 def measure(settings: FineTune) -> dict[str, float]:
-    """Train, and predict the validation photos plain and with test-time augmentation.
+    """Train, and predict the validation photos without and with test-time augmentation.
 
     Raises:
-        UserError: for a folder without `train/` and `valid/`, and weights that cannot be used.
+        UserError: if `train/` or `valid/` is missing, or the weights cannot be loaded.
     """
     for split in ("train", "valid"):
         if not (Path(settings.photos) / split).is_dir():
             raise UserError(f"photos={settings.photos}: it has no folder {split}/<class>/.")
     set_seed(settings.seed)
     learner = make_learner(settings, augment=True)
-    figures: dict[str, float] = asdict(settings)
+    metrics: dict[str, float] = asdict(settings)
     started = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(settings.epochs)
-        figures["seconds"] = time.perf_counter() - started
+        metrics["seconds"] = time.perf_counter() - started
         for suffix, predict in (("", learner.get_preds), ("_tta", learner.tta)):
             started = time.perf_counter()
             probabilities, labels = predict()
-            figures[f"seconds{suffix}_predicting"] = time.perf_counter() - started
-            figures[f"wrong{suffix}"] = int((probabilities.argmax(dim=1) != labels).sum())
-            figures[f"accuracy{suffix}"] = 1 - figures[f"wrong{suffix}"] / len(labels)
-            figures[f"log_loss{suffix}"] = nll_loss(probabilities.log(), labels).item()
-    return figures
+            metrics[f"seconds{suffix}_predicting"] = time.perf_counter() - started
+            metrics[f"wrong{suffix}"] = int((probabilities.argmax(dim=1) != labels).sum())
+            metrics[f"accuracy{suffix}"] = 1 - metrics[f"wrong{suffix}"] / len(labels)
+            metrics[f"log_loss{suffix}"] = nll_loss(probabilities.log(), labels).item()
+    return metrics
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How the cost grows with the number of photos: `python -m benchmarks.growth photos=... count=2000`.
+"""Scaling with the number of photos: `python -m benchmarks.growth photos=... count=2000`.
 
-Computes the activations of `count` photos, links to the given ones under new names, and prints images a
-second and the peak memory of the process as JSON. Each count wants a process of its own. Also times the key
-of 20,000 files, which `train.py` computes at each start.
+Computes the activations of `count` photos, which are links to the given ones under new names. Prints images per second
+and the peak memory of the process as JSON. Run each count in a separate process. Also times the cache key of 20,000
+files, which `train.py` computes at every start.
 """
 
 import json
@@ -17,22 +17,24 @@ import torch
 from benchmarks.settings import from_command_line
 from dogscats.activations import precompute
 from dogscats.backbone import resnet34
-from dogscats.cache import fingerprint
-from dogscats.data import DogsCatsDataModule, PhotoDataset, Photos
-from dogscats.images import list_images
-from dogscats.memory import keep_freed_memory
-from dogscats.report import peak_rss_mb
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.dataset import PhotoDataset
+from dogscats.data.images import list_images
+from dogscats.data.layouts import Photos
+from dogscats.runs.cache import fingerprint
+from dogscats.runs.console import peak_rss_mb
+from dogscats.runs.memory import keep_freed_memory
 
 
 @dataclass
 class Growth:
-    """What is measured.
+    """Settings of the measurement.
 
     Attributes:
         photos: folder with photos, at any depth.
-        count: of photos to compute the activations of.
-        files: of files to key.
-        size: side of the images in pixels; less than the lesson's, for time.
+        count: number of photos to compute activations for.
+        files: number of files for the cache key.
+        size: side of the images in pixels; smaller than in the lesson, to save time.
     """
 
     photos: str
@@ -42,7 +44,7 @@ class Growth:
 
 
 def link_photos(source: Path, folder: Path, count: int) -> list[str]:
-    """Make `count` links to the photos below `source`, again and again; return their names."""
+    """Make `count` links in `folder` that cycle through the photos under `source`; return their names."""
     photos = [photo.resolve() for photo in list_images(source)]
     folder.mkdir(parents=True)
     names = [f"{number}.jpg" for number in range(count)]
@@ -52,12 +54,10 @@ def link_photos(source: Path, folder: Path, count: int) -> list[str]:
 
 
 def measure(settings: Growth) -> dict[str, float]:
-    """Compute the activations, then the key."""
+    """Time the activations and the cache key."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        photos = Photos(
-            folder / "photos", link_photos(Path(settings.photos), folder / "photos", settings.count), []
-        )
+        photos = Photos(folder / "photos", link_photos(Path(settings.photos), folder / "photos", settings.count), [])
         data = DogsCatsDataModule(folder, settings.size)
         loader = data.loader(PhotoDataset(photos, data.evaluation, seed=0), persistent=False)
         body = resnet34("none")

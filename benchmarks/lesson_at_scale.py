@@ -1,9 +1,8 @@
-"""The whole lesson on as many photos as the lesson had: `python -m benchmarks.lesson_at_scale`.
+"""The full lesson at its original number of photos: `python -m benchmarks.lesson_at_scale`.
 
-Draws JPEGs of the lesson's size, 500 x 375, runs `train.py` on them with random weights and prints seconds
-and images a second of each stage and of the rest, and the GPU's utilisation where nvidia-smi can tell it.
-Drawing is not counted. The photos are noise and a few shapes: they cost what photos cost to decode, and there
-is nothing to learn from them.
+Draws JPEGs of the lesson's size, 500 x 375, and runs `train.py` on them with random weights. Prints seconds and images
+per second of each stage, the seconds of the rest, and GPU utilisation if nvidia-smi is available. Drawing is not timed.
+The photos are noise and a few shapes: as expensive to decode as real photos, but with nothing to learn.
 """
 
 import json
@@ -26,14 +25,14 @@ REPOSITORY = Path(__file__).parent.parent
 
 @dataclass
 class Scale:
-    """How much of it.
+    """Size of the generated dataset.
 
     Attributes:
-        train: training photos of both classes together.
-        valid: validation photos of both classes together.
-        width: of the photos in pixels.
-        height: of the photos in pixels.
-        folder: keeps the photos for the next time; empty for a temporary one.
+        train: number of training photos, over both classes.
+        valid: number of validation photos, over both classes.
+        width: width of the photos in pixels.
+        height: height of the photos in pixels.
+        folder: folder that keeps the photos for later runs; empty for a temporary one.
         overrides: further arguments of `train.py`.
     """
 
@@ -46,11 +45,9 @@ class Scale:
 
 
 def draw(file: Path, number: int, width: int, height: int) -> None:
-    """Draw one JPEG, a function of its number."""
+    """Draw one JPEG, determined by its number."""
     rng = random.Random(number)
-    picture = Image.frombytes(
-        "RGB", (width // 4, height // 4), rng.randbytes(3 * (width // 4) * (height // 4))
-    )
+    picture = Image.frombytes("RGB", (width // 4, height // 4), rng.randbytes(3 * (width // 4) * (height // 4)))
     picture = picture.resize((width, height)).filter(ImageFilter.GaussianBlur(2))
     pencil = ImageDraw.Draw(picture)
     for _ in range(12):
@@ -61,7 +58,7 @@ def draw(file: Path, number: int, width: int, height: int) -> None:
 
 
 def draw_root(root: Path, scale: Scale) -> None:
-    """Draw the photos that are not there yet, two classes of each split, on all cores."""
+    """Draw the missing photos of both classes and splits, on all cores."""
     with ProcessPoolExecutor() as pool:
         jobs = []
         for split, count in (("train", scale.train), ("valid", scale.valid)):
@@ -77,7 +74,7 @@ def draw_root(root: Path, scale: Scale) -> None:
 
 
 def measure(scale: Scale, root: Path) -> dict[str, object]:
-    """Run the lesson once; the caches of an earlier run are removed before."""
+    """Run the lesson once, after removing the caches of an earlier run."""
     shutil.rmtree(root / "tmp", ignore_errors=True)
     run = root / "run"
     shutil.rmtree(run, ignore_errors=True)
@@ -96,7 +93,7 @@ def measure(scale: Scale, root: Path) -> dict[str, object]:
     metrics = json.loads((run / "metrics.json").read_text())
     stages = {}
     for name, stage in metrics["stages"].items():
-        # The activations are computed once; other epochs read all photos.
+        # Activations are computed once; in other stages every epoch reads all photos.
         passes = 1 if name == "precompute" else stage["epochs"]
         images = passes * (scale.train + scale.valid)
         stages[name] = {"seconds": stage["seconds"], "images_per_s": images / stage["seconds"]}
@@ -114,7 +111,7 @@ def measure(scale: Scale, root: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Draw and measure."""
+    """Draw the photos and measure."""
     scale = from_command_line(Scale())
     folder = Path(scale.folder or tempfile.mkdtemp())
     try:

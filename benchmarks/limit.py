@@ -1,10 +1,9 @@
-"""How near the body's inference is to what the machine can do: `python -m benchmarks.limit photos=...`.
+"""Inference speed of the body relative to the limit of the machine: `python -m benchmarks.limit photos=...`.
 
-Images a second of ResNet34's body on one batch that is in memory already: plain, with BatchNorm folded as
-for precomputation, and by ONNX Runtime from the same weights; medians of 5, in turn. Beside them the whole of
-precomputation, from the training photos' files to the cache: median of 3.
-The bound is the machine's measured rate of matrix products (float32, 2048 x 2048) over the body's
-floating-point operations, which `torch.utils.flop_counter` counts.
+Images per second of ResNet34's body on one batch in memory: plain, with BatchNorm folded as for precomputation, and by
+ONNX Runtime with the same weights; medians of 5 alternating rounds. Also the full precomputation, from the files of the
+training photos to the cache: median of 3. The bound is the measured rate of matrix products (float32, 2048 x 2048)
+divided by the body's floating-point operations, as counted by `torch.utils.flop_counter`.
 """
 
 import json
@@ -21,12 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.settings import Settings, from_command_line
 from dogscats.activations import precompute
 from dogscats.backbone import Backbone, fold_batchnorm, resnet34
-from dogscats.data import DogsCatsDataModule
-from dogscats.memory import keep_freed_memory
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.runs.memory import keep_freed_memory
 
 
 def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:
-    """Measure images a second, the rate of matrix products (FLOP/s) and the body's FLOP an image."""
+    """Measure images per second, the rate of matrix products (FLOP/s) and the body's FLOP per image."""
     images = torch.randint(
         0, 256, (settings.batch_size, 3, settings.size, settings.size), dtype=torch.uint8
     ).contiguous(memory_format=torch.channels_last)
@@ -45,22 +44,22 @@ def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:
     try:
         work["onnxruntime"] = onnx_body(body, images)
     except ImportError:
-        print("ONNX Runtime is not installed: pip install 'dogscats[bench]'. Its row is left out.")
+        print("ONNX Runtime is not installed: pip install 'dogscats[bench]'. Its row is skipped.")
     seconds: dict[str, list[float]] = {name: [] for name in work}
     with torch.inference_mode():
         for round_ in range(rounds + 1):
             for name, run in work.items():
                 started = time.perf_counter()
                 run()
-                if round_ > 0:  # the first warms up
+                if round_ > 0:  # round 0 is the warm-up
                     seconds[name].append(time.perf_counter() - started)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     rate = 2 * 2048**3 / median.pop("matrix")
-    figures = {f"{name}_images_per_s": len(images) / time_ for name, time_ in median.items()}
-    figures["precompute_images_per_s"] = statistics.median(precomputation(settings, body) for _ in range(3))
+    metrics = {f"{name}_images_per_s": len(images) / time_ for name, time_ in median.items()}
+    metrics["precompute_images_per_s"] = statistics.median(precomputation(settings, body) for _ in range(3))
     flops = float(counter.get_total_flops())
     return {
-        **figures,
+        **metrics,
         "flop_per_image": flops,
         "matrix_flop_per_s": rate,
         "bound_images_per_s": rate / flops,
@@ -69,7 +68,7 @@ def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:
 
 
 def precomputation(settings: Settings, body: Backbone) -> float:
-    """Measure images a second of precomputing the training photos' activations, cache and all."""
+    """Measure images per second of precomputing the training photos' activations, including the cache."""
     with TemporaryDirectory() as folder:
         data = DogsCatsDataModule(settings.photos, settings.size, settings.batch_size, cache_dir=folder)
         data.setup()
@@ -80,12 +79,12 @@ def precomputation(settings: Settings, body: Backbone) -> float:
 
 
 def onnx_body(body: Backbone, images: torch.Tensor) -> Callable[[], object]:
-    """Give the body, normalisation included, to ONNX Runtime with as many threads as PyTorch has."""
+    """Export the body, including normalisation, to ONNX Runtime with as many threads as PyTorch."""
     import onnx  # noqa: F401  # the exporter needs it
     import onnxruntime
 
     class Float(nn.Module):
-        """Takes float pixels: the uint8 conversion stays PyTorch's."""
+        """Takes float pixels; PyTorch does the conversion from uint8."""
 
         def __init__(self) -> None:
             super().__init__()

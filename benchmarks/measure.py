@@ -1,7 +1,6 @@
-"""One measurement, in a process of its own: `python -m benchmarks.measure ours.frozen <folder> photos=...`.
+"""One measurement in a separate process: `python -m benchmarks.measure ours.frozen <folder> photos=...`.
 
-The last line that it prints is JSON: `seconds`, and `peak_rss_mb` of this process (not of its workers). All
-imports come before the clock starts.
+The last printed line is JSON: `seconds`, and `peak_rss_mb` of this process without its workers. Imports are not timed.
 """
 
 import importlib
@@ -11,13 +10,12 @@ import warnings
 from pathlib import Path
 
 from benchmarks.settings import Settings, from_command_line
-from dogscats.console import quiet_libraries
-from dogscats.memory import keep_freed_memory
-from dogscats.report import peak_rss_mb
+from dogscats.runs.console import peak_rss_mb, quiet_libraries
+from dogscats.runs.memory import keep_freed_memory
 
 
 def main() -> None:
-    """Do one row's work once."""
+    """Run one row once."""
     side, _, row = sys.argv.pop(1).partition(".")
     folder = Path(sys.argv.pop(1))
     settings = from_command_line(Settings("???"))

@@ -1,7 +1,7 @@
-"""The rows of the comparison, done by dogscats: the same code that `python train.py` runs.
+"""The rows of the comparison for dogscats, with the same code as `python train.py`.
 
-Each function does one row's work once and returns the seconds of what its docstring calls timed. All run in a
-process of their own, in which everything was imported before.
+Each function runs one row once, and returns the seconds of the part that its docstring calls timed. Each runs in a
+separate process, with all imports done beforehand.
 """
 
 import time
@@ -13,21 +13,25 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+import train
 from benchmarks.settings import Settings
-from dogscats.data import DogsCatsDataModule
-from dogscats.resume import RunProgress
+from dogscats.activations import Activations
+from dogscats.callbacks.tta import predict, tta_loaders
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.runs.resume import RunProgress
+from dogscats.runs.run import Run
 from dogscats.stage import make_stages
-from train import Run
+from train import build_model, load_data
 
 REPOSITORY = Path(__file__).parent.parent
 LRS = [1e-3 * 10 ** (step / 4) for step in range(8)]
-"""The learning rates of the row `sweep`."""
+"""Learning rates of the row `sweep`."""
 
 
 def overrides(settings: Settings, folder: Path) -> list[str]:
-    """List what all rows set: a head alone, in the loop, without the LR finder and without pictures."""
+    """List the overrides of all rows: the head alone, without the LR finder and without pictures."""
     return [
         f"data.root={settings.photos}",
         f"model.weights={settings.weights or 'none'}",
@@ -44,8 +48,27 @@ def overrides(settings: Settings, folder: Path) -> list[str]:
 IN_THE_LOOP = [f"recipe.precompute.{key}" for key in ("precompute=false", "augment=true", "epochs=1")]
 
 
-def make_run(settings: Settings, folder: Path, *more: str) -> Run:
-    """Set up a run as `train.py` does: list and check the photos, build the network."""
+class Prepared:
+    """A run set up as in `train.py`: photos listed and checked, network built.
+
+    Args:
+        cfg: composed config.
+        folder: run directory.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: Path):
+        values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        fabric = Fabric(accelerator=cfg.trainer.accelerator, devices=1)
+        stages = make_stages(values["recipe"])
+        self.run = Run(cfg, values, stages, fabric, folder, RunProgress(), time.perf_counter())
+        self.data = load_data(self.run)
+        self.model = build_model(self.run, self.data)
+        self.run.launch(self.data, self.model)
+        self.activations = Activations(self.model, self.data, fabric, cfg.activations.dir)
+
+
+def make_run(settings: Settings, folder: Path, *more: str) -> Prepared:
+    """Set up a run."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [*overrides(settings, folder), f"hydra.runtime.output_dir={folder}", *more]
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -53,16 +76,14 @@ def make_run(settings: Settings, folder: Path, *more: str) -> Run:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    fabric = Fabric(accelerator=cfg.trainer.accelerator, devices=1)
-    return Run(cfg, values, fabric, folder, RunProgress(), time.perf_counter())
+    return Prepared(cfg, folder)
 
 
-def fit(run: Run) -> float:
-    """Time the fit of the run's only stage."""
-    (stage,) = make_stages(run.settings["recipe"])
+def fit(prepared: Prepared) -> float:
+    """Time the fit of the only stage."""
+    (stage,) = prepared.run.stages
     started = time.perf_counter()
-    run.fit(stage, first=True)
+    train.fit(prepared.run, stage, prepared.model, prepared.data, prepared.activations)
     return time.perf_counter() - started
 
 
@@ -76,7 +97,7 @@ def head_first(settings: Settings, folder: Path) -> float:
 
 
 def head_cached(settings: Settings, folder: Path) -> float:
-    """Timed: find the activations in the cache and verify them, train the head as before."""
+    """Timed: read the activations from the cache and verify them, train the head as before."""
     fit(make_run(settings, folder))
     return fit(make_run(settings, folder))
 
@@ -95,12 +116,12 @@ def tta(settings: Settings, folder: Path) -> float:
     """Timed: predict the validation photos, the centre crop and 4 augmented versions of each."""
     run = make_run(settings, folder, "callbacks.tta.n_aug=4")
     started = time.perf_counter()
-    run.predict(*make_stages(run.settings["recipe"]))
+    predict(run.model, tta_loaders(run.data, run.data.valid, 4), run.run.make_trainer, run.run.final_callbacks())
     return time.perf_counter() - started
 
 
 def sweep(settings: Settings, folder: Path) -> float:
-    """Timed: train a new head for 2 epochs at each of 8 rates, on one cache, which the first builds."""
+    """Timed: train a new head for 2 epochs at each of 8 rates, sharing one cache, which the first fit builds."""
     return sum(fit(make_run(settings, folder, f"lr={lr}")) for lr in LRS)
 
 
@@ -111,7 +132,7 @@ def load(settings: Settings, folder: Path, augment: bool) -> float:
     loader = run.data.loader(run.data.train_dataset("benchmark", augment), shuffle=True)
     started = time.perf_counter()
     for batch in loader:
-        (batch.inputs - run.body.mean) / run.body.std
+        (batch.inputs - run.model.body.mean) / run.model.body.std
     return time.perf_counter() - started
 
 
@@ -126,6 +147,5 @@ def load_augmented(settings: Settings, folder: Path) -> float:
 
 
 ROWS: dict[str, Callable[[Settings, Path], float]] = {
-    row.__name__: row
-    for row in (head_first, head_cached, frozen, unfrozen, tta, sweep, load_plain, load_augmented)
+    row.__name__: row for row in (head_first, head_cached, frozen, unfrozen, tta, sweep, load_plain, load_augmented)
 }

@@ -1,8 +1,8 @@
-"""Where the time goes: `python -m benchmarks.profiler photos=... weights=...` prints tables for `PROFILE.md`.
+"""Profiles: `python -m benchmarks.profiler photos=... weights=...` prints the tables for `PROFILE.md`.
 
-PyTorch's profiler over the rows `head_first`, `frozen` and `unfrozen` of `ours.py`, one after the other, and
-Python's over `load_augmented`, in which nothing but loading happens. The loaders' workers are processes of
-their own, which the main process waits for in `_next_data`.
+PyTorch's profiler runs on the rows `head_first`, `frozen` and `unfrozen` of `ours.py`; Python's profiler runs on
+`load_augmented`, which only loads photos. DataLoader workers are separate processes; the main process waits for them in
+`_next_data`.
 """
 
 import cProfile
@@ -17,17 +17,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.ours import ROWS
 from benchmarks.settings import Settings, from_command_line
-from dogscats.console import quiet_libraries
-from dogscats.memory import keep_freed_memory
+from dogscats.runs.console import quiet_libraries
+from dogscats.runs.memory import keep_freed_memory
 
 TORCH_ROWS = ("head_first", "frozen", "unfrozen")
 PYTHON_ROW = "load_augmented"
 SHOWN = 10
-"""Lines of each table."""
+"""Number of lines per table."""
 
 
 def operators(row: str, settings: Settings) -> list[str]:
-    """Tabulate the operators in which PyTorch spends the row's time."""
+    """Tabulate the PyTorch operators in which a row spends its time."""
     with tempfile.TemporaryDirectory() as folder, profile(activities=[ProfilerActivity.CPU]) as profiler:
         ROWS[row](settings, Path(folder))
     events = [event for event in profiler.key_averages() if not event.key.startswith("ProfilerStep")]
@@ -38,21 +38,21 @@ def operators(row: str, settings: Settings) -> list[str]:
 
 
 def functions(row: str, settings: Settings) -> list[str]:
-    """Tabulate the functions in which Python spends the row's time."""
+    """Tabulate the Python functions in which a row spends its time."""
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
         profiler.runcall(ROWS[row], settings, Path(folder))
     stats = pstats.Stats(profiler, stream=io.StringIO()).get_stats_profile()
     found = sorted(stats.func_profiles.items(), key=lambda item: item[1].tottime, reverse=True)
     rows = [
-        (re.sub(r"<built-in method (.*)>", r"\1", name), figures.tottime, figures.ncalls)
-        for name, figures in found[:SHOWN]
+        (re.sub(r"<built-in method (.*)>", r"\1", name), metrics.tottime, metrics.ncalls)
+        for name, metrics in found[:SHOWN]
     ]
     return table("function", rows, stats.total_tt)
 
 
 def table(kind: str, rows: Iterable[tuple[str, float, object]], total: float) -> list[str]:
-    """Write a table of seconds spent in each, what it calls not counted."""
+    """Write a table of the seconds spent in each, excluding callees."""
     return [
         f"| {kind} | seconds | share | calls |",
         "|---|---|---|---|",
@@ -63,7 +63,7 @@ def table(kind: str, rows: Iterable[tuple[str, float, object]], total: float) ->
 
 
 def main() -> None:
-    """Profile all rows and write the tables."""
+    """Profile all rows and print the tables."""
     settings = from_command_line(Settings("???"))
     quiet_libraries()
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The tables of `RESULTS.md`, from the measurements."""
+"""Tables of `RESULTS.md`, written from the measurements."""
 
 import statistics
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dogscats.atomic import atomic_path
+from dogscats.runs.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,13 @@ class Row:
     """A row of the comparison.
 
     Attributes:
-        name: of the function in `ours.py`, and in `with_fastai.py` where it measures the row too.
-        title: what is compared.
-        reach: ratio fastai / ours that the project wants.
-        timed: what exactly is timed.
-        sides: that measure the row.
-        against: fastai's row that ours is compared with.
-        times: how often fastai would have to do that.
+        name: name of the function in `ours.py`, and in `with_fastai.py` if it measures the row.
+        title: title of the row.
+        reach: target ratio fastai / ours.
+        timed: description of what is timed.
+        sides: sides that measure the row.
+        against: row of fastai to compare with; empty for the same row.
+        times: number of times that fastai would run it.
     """
 
     name: str
@@ -44,7 +44,7 @@ COMPARED = [
         "head_cached",
         "the same again, cache present",
         40,
-        "Ours: the same fit with the activations in the cache, which is verified. fastai: as above.",
+        "Ours: the same fit with cached activations, including verification of the cache. fastai: as above.",
         sides=("ours",),
         against="head_first",
     ),
@@ -52,18 +52,16 @@ COMPARED = [
         "frozen",
         "frozen epoch with augmentation",
         2,
-        "One epoch of training the head on augmented photos, and validation. Ours: `side_on`. fastai: "
-        "`aug_transforms()`; its frozen layers' BatchNorm is trained, as is its default.",
+        "One epoch of training the head on augmented photos, with validation. Ours: `side_on`. fastai: "
+        "`aug_transforms()`; BatchNorm in frozen layers is trained, which is its default.",
     ),
     Row("unfrozen", "unfrozen epoch", 1.3, "The same with all layers trained."),
-    Row(
-        "tta", "TTA over valid", 1.3, "Predict the validation photos, plain and 4 augmented versions of each."
-    ),
+    Row("tta", "TTA over valid", 1.3, "Predict the validation photos, plain and 4 augmented versions of each."),
     Row(
         "sweep",
         "8 head learning rates",
         25,
-        "Ours: 8 fits of the head as in the first row, on one cache, which the first builds. fastai: "
+        "Ours: 8 fits of the head as in the first row, sharing one cache, which the first fit builds. fastai: "
         "8 times its first row (a fit costs the same at each rate).",
         sides=("ours",),
         against="head_first",
@@ -86,8 +84,8 @@ COMPARED = [
         "start",
         "process start to first training step",
         1,
-        "From the start of the process, imports included, to the first training step on augmented photos; "
-        "ours is `python train.py` with the photos checked before.",
+        "From process start, including imports, to the first training step on augmented photos. Ours is "
+        "`python train.py` on photos that were checked before.",
     ),
 ]
 
@@ -95,13 +93,13 @@ SIDES = {"ours": "ours", "with_fastai": "fastai"}
 
 
 def median(taken: Mapping[str, Any], row: str, side: str, figure: str) -> float | None:
-    """Median of a figure over a row's repetitions; `None` if it was not measured."""
+    """Return the median of a metric over a row's repetitions; `None` if not measured."""
     values = [v[figure] for k, v in taken.items() if k.startswith(f"{row}/{side}/") and figure in v]
     return statistics.median(values) if values else None
 
 
 def spread(taken: Mapping[str, Any], row: str, side: str) -> str:
-    """All seconds of a row, in the order in which they were measured."""
+    """Format all seconds of a row, in the order of measurement."""
     values = [v["seconds"] for k, v in sorted(taken.items()) if k.startswith(f"{row}/{side}/")]
     return ", ".join(f"{value:.2f}" for value in values) or "-"
 
@@ -109,14 +107,12 @@ def spread(taken: Mapping[str, Any], row: str, side: str) -> str:
 def compared(taken: Mapping[str, Any]) -> list[str]:
     """Write the table of ratios."""
     lines = [
-        "| row | ours, s | fastai, s | **fastai / ours** | reach | peak MB, ours / fastai |",
+        "| row | ours, s | fastai, s | **fastai / ours** | target | peak MB, ours / fastai |",
         "|---|---|---|---|---|---|",
     ]
     for row in COMPARED:
         against = row.against or row.name
-        ours, theirs = (
-            median(taken, n, s, "seconds") for n, s in ((row.name, "ours"), (against, "with_fastai"))
-        )
+        ours, theirs = (median(taken, n, s, "seconds") for n, s in ((row.name, "ours"), (against, "with_fastai")))
         ratio = "-" if ours is None or theirs is None else f"**{row.times * theirs / ours:.2f}**"
         memory = [
             "-" if peak is None else f"{peak:.0f}"
@@ -138,19 +134,18 @@ def write_results(taken: Mapping[str, Any], path: Path) -> None:
     machine = taken["machine"]
     software = [f"{k} {v}" for k, v in machine.items() if k not in ("processor", "cores", "work")]
     lines = [
-        "# How fast it is",
+        "# Benchmark results",
         "",
-        "Written by `make bench` from `measurements.json`; see `run.py` for how to repeat a row. ResNet34, "
+        "Generated by `make bench` from `measurements.json`; to repeat a row, see `run.py`. ResNet34, "
         f"{machine['work']}.",
         "",
         f"Machine: {machine['processor']}, {machine['cores']} cores, no GPU used. {', '.join(software)}.",
         "",
-        "## Beside fastai",
+        "## Comparison with fastai",
         "",
-        "Medians, ours and fastai in turn, each measurement in a process of its own, on the same photos, "
-        "with the same weights, batch size, epochs and threads; each with its own default number of loading "
-        "processes. Imports, pictures and the building of the network are in no time but the last row's. "
-        "Peak memory is that of the main process.",
+        "Medians of alternating measurements of ours and fastai, each in a separate process. Photos, weights, batch "
+        "size, epochs and threads are the same; each side uses its default number of DataLoader workers. Imports, "
+        "pictures and building the network are timed only in the last row. Peak memory is that of the main process.",
         "",
         *compared(taken),
         "",
@@ -171,15 +166,15 @@ def write_results(taken: Mapping[str, Any], path: Path) -> None:
         *growth(taken),
         "## GPU",
         "",
-        "Unmeasured: there was none. `python -m benchmarks.lesson_at_scale` measures the whole lesson on "
-        "23,000 generated photos where there is one; on a CPU it is tested at small scale only.",
+        "Not measured: no GPU was available. `python -m benchmarks.lesson_at_scale` measures the full lesson on "
+        "23,000 generated photos on a machine with a GPU; on a CPU it is tested only at small scale.",
     ]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
 
 def distance(limit: Mapping[str, float] | None) -> list[str]:
-    """Write the distance to the limit."""
+    """Write the table of the distance to the limit."""
     if limit is None:
         return []
     bound = limit["bound_images_per_s"]
@@ -197,11 +192,11 @@ def distance(limit: Mapping[str, float] | None) -> list[str]:
     return [
         "## Distance to the limit",
         "",
-        "The body alone on a batch in memory, medians of 5, in turn; precomputation decodes the photos, too, "
-        "and is the median of 3. The bound is the measured rate of float32 matrix products, "
-        f"{limit['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s, over {limit['flop_per_image'] / 1e9:.2f} GFLOP "
-        f"an image; convolutions can run faster than those. Folding changes the features by "
-        f"{limit['folded_error']:.1e} of the largest at most.",
+        "The body alone runs on a batch in memory: medians of 5 alternating rounds. Precomputation includes "
+        "decoding the photos: median of 3. The bound is the measured rate of float32 matrix products, "
+        f"{limit['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s, divided by {limit['flop_per_image'] / 1e9:.2f} GFLOP "
+        f"per image; convolutions can run faster than those. Folding changes the features by at most "
+        f"{limit['folded_error']:.1e} of the largest feature.",
         "",
         "| what | images/s | of the bound |",
         "|---|---|---|",
@@ -211,19 +206,19 @@ def distance(limit: Mapping[str, float] | None) -> list[str]:
 
 
 def growth(taken: Mapping[str, Any]) -> list[str]:
-    """Write the cost as the work grows."""
+    """Write the table of the cost by number of photos."""
     measured = sorted((v for k, v in taken.items() if k.startswith("growth/")), key=lambda v: v["count"])
     if not measured:
         return []
     return [
-        "## Cost as the work grows",
+        "## Scaling with the number of photos",
         "",
-        "Computing activations, at 96 pixels for time, of links to the same photos under new names.",
+        "Computing activations at 96 pixels (to save time), of links to the same photos under new names.",
         "",
         "| photos | images/s | peak memory, MB |",
         "|---|---|---|",
         *(f"| {v['count']} | {v['images_per_s']:.1f} | {v['peak_rss_mb']:.0f} |" for v in measured),
         "",
-        f"{measured[-1]['files']} files are keyed in {max(v['key_seconds'] for v in measured):.2f} s.",
+        f"The cache key of {measured[-1]['files']} files takes {max(v['key_seconds'] for v in measured):.2f} s.",
         "",
     ]

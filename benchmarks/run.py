@@ -1,11 +1,11 @@
-"""`make bench`: measure every row, ours and fastai in turn, and write `benchmarks/RESULTS.md`.
+"""`make bench`: measure all rows, alternating dogscats and fastai, and write `benchmarks/RESULTS.md`.
 
     python -m benchmarks.run root=<dogscats> weights=<file>      all rows
-    python -m benchmarks.run ... rows=frozen,tta                 these rows anew, the others as they were
-    python -m benchmarks.run ... rows=missing                    what an interrupted run has not measured
+    python -m benchmarks.run ... rows=frozen,tta                 only these rows again; the others are kept
+    python -m benchmarks.run ... rows=missing                    rows that an interrupted run has not measured
 
-Each measurement is a process of its own. All are kept in `benchmarks/measurements.json`, which the table is
-written from.
+Each measurement runs in a separate process. Measurements are stored in `benchmarks/measurements.json`, from which the
+tables are written.
 """
 
 import importlib.util
@@ -24,8 +24,8 @@ from typing import Any
 
 from benchmarks.results import COMPARED, write_results
 from benchmarks.settings import from_command_line
-from dogscats.atomic import atomic_path
-from dogscats.images import list_images
+from dogscats.data.images import list_images
+from dogscats.runs.files import atomic_path
 
 FOLDER = Path(__file__).parent
 GROWTH = (500, 2_000, 8_000)
@@ -33,19 +33,19 @@ GROWTH = (500, 2_000, 8_000)
 
 @dataclass
 class Bench:
-    """What to measure.
+    """Settings of the benchmark.
 
     Attributes:
         root: folder with `train/<class>/` and `valid/<class>/`.
         weights: file with a state dict of torchvision's ResNet34; empty for random weights.
-        train: training photos to use, of all classes together; in whole batches, as fastai drops the last,
-            incomplete one.
-        valid: validation photos to use.
+        train: number of training photos, over all classes; use whole batches, as fastai drops the last incomplete
+            batch.
+        valid: number of validation photos.
         size: side of the square images, in pixels.
-        batch_size: photos in a batch.
-        repetitions: of each measurement.
-        rows: `all`, `missing`, or names of rows with commas between them.
-        output: folder of `measurements.json` and `RESULTS.md`.
+        batch_size: photos per batch.
+        repetitions: number of repetitions of each measurement.
+        rows: `all`, `missing`, or comma-separated row names.
+        output: folder for `measurements.json` and `RESULTS.md`.
     """
 
     root: str = "data/dogscats"
@@ -60,24 +60,24 @@ class Bench:
 
 
 class Measurements:
-    """All measurements so far, by their name, in a file that is written after each."""
+    """Measurements by name, in a file that is updated after each one."""
 
     def __init__(self, file: Path):
         self.file = file
         self.taken: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
 
-    def add(self, name: str, figures: dict[str, Any]) -> None:
-        """Keep a measurement."""
-        self.taken[name] = figures
+    def add(self, name: str, metrics: dict[str, Any]) -> None:
+        """Store a measurement."""
+        self.taken[name] = metrics
         with atomic_path(self.file) as temporary:
             temporary.write_text(json.dumps(self.taken, indent=1, sort_keys=True) + "\n")
 
 
 def subset(root: Path, folder: Path, train: int, valid: int) -> None:
-    """Link the first photos of each class, as many of one as of the other."""
+    """Link the first photos of each class, the same number per class."""
     for split, count in (("train", train), ("valid", valid)):
         if not (root / split).is_dir():
-            raise SystemExit(f"root={root}: there is no folder {split}/ in it; pass root=<dogscats folder>.")
+            raise SystemExit(f"root={root}: it has no folder {split}/. Pass root=<dogscats folder>.")
         classes = sorted(path for path in (root / split).iterdir() if path.is_dir())
         for source in classes:
             (folder / split / source.name).mkdir(parents=True)
@@ -86,20 +86,20 @@ def subset(root: Path, folder: Path, train: int, valid: int) -> None:
 
 
 def child(*arguments: str) -> dict[str, Any]:
-    """Run a module of this package in a process of its own, and return the JSON of its last line."""
+    """Run a module of this package in a separate process, and return the JSON of its last line."""
     started = time.time()
     command = [sys.executable, "-W", "ignore", "-m", *arguments]
     result = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
     if result.returncode != 0:
         raise SystemExit(f"{' '.join(arguments)}:\n{result.stderr[-3000:]}")
-    figures: Any = json.loads(result.stdout.strip().splitlines()[-1])
-    if isinstance(figures, float):  # of benchmarks.start: when the first step began
-        return {"seconds": figures - started}
-    return figures  # type: ignore[no-any-return]
+    metrics: Any = json.loads(result.stdout.strip().splitlines()[-1])
+    if isinstance(metrics, float):  # from benchmarks.start: time of the first step
+        return {"seconds": metrics - started}
+    return metrics  # type: ignore[no-any-return]
 
 
 def measure(settings: Bench) -> None:
-    """Measure the rows that are asked for."""
+    """Measure the requested rows."""
     measurements = Measurements(Path(settings.output) / "measurements.json")
     with tempfile.TemporaryDirectory() as temporary:
         photos = Path(temporary) / "photos"
@@ -118,14 +118,14 @@ def measure(settings: Bench) -> None:
                 wanted = settings.rows == "all" or row in settings.rows.split(",")
             if wanted:
                 if row == "start" and name.endswith("/0"):
-                    child(*arguments)  # checks the photos, and fills the caches of the system
-                figures = child(*arguments)
-                print(f"{name}: {json.dumps(figures)}", flush=True)
-                measurements.add(name, figures)
+                    child(*arguments)  # warm-up: checks the photos, and fills the system caches
+                metrics = child(*arguments)
+                print(f"{name}: {json.dumps(metrics)}", flush=True)
+                measurements.add(name, metrics)
 
         sides = ["ours", "with_fastai"]
         if importlib.util.find_spec("fastai") is None:
-            print("fastai is not installed: pip install 'dogscats[bench]'. Its side is left out.", flush=True)
+            print("fastai is not installed: pip install 'dogscats[bench]'. Its rows are skipped.", flush=True)
             sides.remove("with_fastai")
         for row in COMPARED:
             for repetition in range(settings.repetitions):
@@ -145,13 +145,11 @@ def measure(settings: Bench) -> None:
 
 
 def machine(settings: Bench) -> dict[str, Any]:
-    """Describe the machine, the software and the work."""
+    """Describe the machine, the software and the workload."""
     processor = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(
-            (line.partition(": ")[2] for line in lines if line.startswith("model name")), processor
-        )
+        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
     names = ("torch", "torchvision", "pytorch-lightning", "fastai", "onnxruntime")
     installed = {name for name in names if importlib.util.find_spec(name.replace("-", "_")) is not None}
     return {

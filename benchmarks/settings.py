@@ -1,4 +1,4 @@
-"""What the benchmarks are told on their command lines, as `key=value`."""
+"""Command-line settings of the benchmarks, as `key=value`."""
 
 import sys
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 @dataclass
 class Settings:
-    """What all rows of the comparison share.
+    """Settings shared by all rows of the comparison.
 
     Attributes:
         photos: folder with `train/<class>/` and `valid/<class>/`.
         weights: file with a state dict of torchvision's ResNet34; empty for random weights.
         size: side of the square images, in pixels.
-        batch_size: photos in a batch.
+        batch_size: photos per batch.
     """
 
     photos: str
@@ -28,7 +28,7 @@ class Settings:
 
 
 def from_command_line(defaults: T) -> T:
-    """Read `key=value` arguments over `defaults`, a dataclass; a mistake ends the program with a message."""
+    """Override the dataclass `defaults` by `key=value` arguments; a bad argument exits with a message."""
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_cli(sys.argv[1:]))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""From the start of a process to its first training step, on augmented photos, the body frozen.
+"""Time from process start to the first training step, on augmented photos with a frozen body.
 
-`python -m benchmarks.start ours|with_fastai <folder> photos=...` prints the time (seconds since the epoch) at
-which the first training step begins, and stops there. The photos were read and checked before.
+`python -m benchmarks.start ours|with_fastai <folder> photos=...` prints the Unix time at which the first training step
+begins, and exits. The photos must have been read and checked before.
 """
 
 import runpy
@@ -14,7 +14,7 @@ from benchmarks.settings import Settings, from_command_line
 
 
 def ours(settings: Settings, folder: Path) -> None:
-    """Run `train.py` with the arguments of a user."""
+    """Run `train.py` as from the command line."""
     from benchmarks.ours import IN_THE_LOOP, REPOSITORY, overrides
     from dogscats.classifier import Classifier
 
@@ -25,7 +25,7 @@ def ours(settings: Settings, folder: Path) -> None:
 
 
 def with_fastai(settings: Settings, folder: Path) -> None:
-    """Make a learner and fit it."""
+    """Make a fastai learner and fit it."""
     from benchmarks.with_fastai import fit, make_learner
 
     learner = make_learner(settings, augment=True)
@@ -34,13 +34,13 @@ def with_fastai(settings: Settings, folder: Path) -> None:
 
 
 def stop(*_: Any) -> None:
-    """Stand in for the training step."""
+    """Replace the training step: print the time and exit."""
     print(f"\n{time.time()}", flush=True)
     raise SystemExit(0)
 
 
 def main() -> None:
-    """Start one of the two."""
+    """Run the chosen side."""
     start = {"ours": ours, "with_fastai": with_fastai}[sys.argv.pop(1)]
     folder = Path(sys.argv.pop(1))
     start(from_command_line(Settings("???")), folder)

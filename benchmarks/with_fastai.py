@@ -1,8 +1,8 @@
-"""The rows of the comparison, done by fastai as its documentation shows, on the CPU.
+"""The rows of the comparison for fastai, as in its documentation, on the CPU.
 
-Each function does the same work as its namesake in `ours.py`, and returns the seconds of what its docstring
-calls timed. fastai's defaults are kept: Adam, its head, its number of workers, and BatchNorm that is trained
-in frozen layers too.
+Each function does the same work as the function of the same name in `ours.py`, and returns the seconds of the part that
+its docstring calls timed. fastai's defaults are kept: Adam, its head, its number of workers, and BatchNorm training in
+frozen layers.
 """
 
 import time
@@ -27,7 +27,7 @@ from dogscats.backbone import resnet34 as our_resnet34
 
 
 def make_learner(settings: Settings, augment: bool, **loader_arguments: Any) -> Any:
-    """Make the lesson's learner, frozen, with the same weights in its body as ours."""
+    """Make the lesson's learner, frozen, with the same body weights as ours."""
     augmentation = aug_transforms() if augment else []
     loaders = ImageDataLoaders.from_folder(
         settings.photos,
@@ -38,7 +38,7 @@ def make_learner(settings: Settings, augment: bool, **loader_arguments: Any) -> 
         **loader_arguments,
     )
     learner = vision_learner(loaders, resnet34, pretrained=False, metrics=accuracy)
-    # The bodies have the same layers in the same order.
+    # Both bodies have the same layers in the same order.
     body, ours = learner.model[0], our_resnet34(settings.weights or "none").network.state_dict()
     body.load_state_dict(dict(zip(body.state_dict(), ours.values(), strict=True)))
     learner.freeze()

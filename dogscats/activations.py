@@ -1,33 +1,39 @@
-"""Precomputed activations: the frozen body's pooled features, computed once and memory-mapped."""
+"""Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
+from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
-from dogscats.atomic import atomic_path, remove_unfinished
 from dogscats.backbone import Backbone, fold_batchnorm
-from dogscats.cache import fingerprint
-from dogscats.console import progress_bar
-from dogscats.data import Batch, PhotoDataset
-from dogscats.samplers import SharedBatchSampler
-from dogscats.seed import stable_seed
+from dogscats.classifier import Classifier
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.dataset import Batch, PhotoBatches, PhotoDataset
+from dogscats.data.layouts import Photos
+from dogscats.data.samplers import SharedBatchSampler
+from dogscats.data.seed import stable_seed
+from dogscats.runs.cache import cache_folder, fingerprint
+from dogscats.runs.console import progress_bar
+from dogscats.runs.files import atomic_path, digest, read_json, remove_unfinished, write_json
 
 log = logging.getLogger(__name__)
 
+_blake2b = partial(hashlib.blake2b, digest_size=16)
+
 
 def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
-    """Hash everything that the activations depend on: 32 hex digits.
+    """Hash everything the activations depend on: 32 hex digits.
 
-    That is the backbone, its weights, the transform with the size, and the files' paths, sizes and times;
-    for an augmented `view` also its number and the seed. Nothing else.
+    That is the backbone and its weights, the transform with the image size, and the paths, sizes and modification
+    times of the files; for an augmented `view` also its index and the seed.
     """
     digest = hashlib.blake2b(digest_size=16)
     for tensor in (body.mean, body.std, *body.state_dict().values()):
@@ -46,26 +52,26 @@ def precompute(
     view: int | None = None,
     description: str = "activations",
 ) -> torch.Tensor:
-    """Compute the body's features of all photos of `loader`, or take them from the cache.
+    """Compute the body's features of all photos in `loader`, or read them from the cache.
 
-    BatchNorm normalises by its running statistics, where possible folded into the convolutions, and nothing
-    of the autograd graph is kept.
+    BatchNorm uses its running statistics and is folded into the convolutions where possible. No autograd graph is
+    kept.
 
     Args:
-        body: the pretrained body; it is left as it was.
-        loader: the photos, in order.
-        folder: holds the cache: `activations-<key>.npy`, and its checksum in `activations-<key>.json`.
-        device: computes the features.
-        view: number of the augmented version to compute; `None` for a transform without randomness.
-        description: names the photos in the progress bar.
+        body: pretrained body; not modified.
+        loader: loader of the photos, in order.
+        folder: cache folder, for `activations-<key>.npy` and its checksum `activations-<key>.json`.
+        device: device that computes the features.
+        view: index of the augmented version; `None` for a deterministic transform.
+        description: description for the progress bar.
 
     Returns:
         Features `(N, F)`, float32, memory-mapped.
     """
-    dataset = loader.dataset
-    assert isinstance(dataset, PhotoDataset)
+    assert isinstance(loader.dataset, PhotoBatches)
+    dataset = loader.dataset.dataset
     file = folder / f"activations-{activation_key(body, dataset, view)}.npy"
-    # Of two runs that want the same activations one computes them, and the other waits for it.
+    # If two runs need the same activations, one computes them and the other waits.
     with FileLock(file.with_suffix(".lock")):
         features = _read(file, len(dataset))
         if features is None:
@@ -79,18 +85,19 @@ def precompute(
 
 
 class ActivationDataset(Dataset[Batch]):
-    """Features of `K` versions of each photo; every epoch draws one of them.
+    """Features of `K` versions of each photo; each epoch draws one of them.
 
-    A key is that of a whole batch: a list of `(index, epoch)`.
+    Indexed by batch: a list of `(index, epoch)`.
 
     Args:
         views: `K` tensors `(N, F)`.
-        labels: `N` class indices.
-        seed: of the draw, a function of it, the epoch and the photo.
+        photos: the `N` labelled photos.
+        seed: seeds the draw, together with the epoch and the photo.
     """
 
-    def __init__(self, views: Sequence[torch.Tensor], labels: Sequence[int], seed: int):
-        self.views, self.labels, self.seed = views, torch.tensor(labels), seed
+    def __init__(self, views: Sequence[torch.Tensor], photos: Photos, seed: int):
+        self.views, self.photos, self.seed = views, photos, seed
+        self.labels = torch.tensor(photos.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,29 +108,77 @@ class ActivationDataset(Dataset[Batch]):
             inputs = self.views[0][indices]
         else:
             draws = [stable_seed(self.seed, epoch, index) % len(self.views) for index, epoch in keys]
-            inputs = torch.stack(
-                [self.views[draw][index] for draw, (index, _) in zip(draws, keys, strict=True)]
-            )
+            inputs = torch.stack([self.views[draw][index] for draw, (index, _) in zip(draws, keys, strict=True)])
         return Batch(inputs, self.labels[indices], indices)
 
 
 def activation_loader(
-    views: Sequence[torch.Tensor], labels: Sequence[int], batches: SharedBatchSampler, seed: int
+    views: Sequence[torch.Tensor], photos: Photos, batches: SharedBatchSampler, seed: int
 ) -> DataLoader[Batch]:
     """Load batches of features.
 
     Args:
         views: `K` tensors `(N, F)`.
-        labels: `N` class indices.
-        batches: of `DogsCatsDataModule.batch_sampler`: the order in which the photos would come.
-        seed: of the draw among the views.
+        photos: the `N` labelled photos.
+        batches: sampler from `DogsCatsDataModule.batch_sampler`, in the same order as for photos.
+        seed: seeds the draw among the views.
     """
     return DataLoader(
-        ActivationDataset(views, labels, seed),
+        ActivationDataset(views, photos, seed),
         sampler=batches,
         batch_size=None,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+class Activations:
+    """Activations of the training and validation photos, computed on first use.
+
+    Args:
+        model: classifier whose body computes the activations.
+        data: data module.
+        fabric: Fabric of all ranks; rank 0 computes, the others wait.
+        folder: cache folder; `None` for the default of `cache_folder`.
+        views: number of augmented versions per training photo; 0 for the plain photo.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: DogsCatsDataModule,
+        fabric: Fabric,
+        folder: str | None = None,
+        views: int = 0,
+    ):
+        assert isinstance(model.body, Backbone)
+        self.body, self.data, self.fabric, self.views = model.body, data, fabric, views
+        self.folder = folder
+
+    def train_loader(self, stage: str) -> DataLoader[Batch]:
+        """Make the training loader of a stage, in the order in which photos would be loaded."""
+        plain = self.data.train_dataset(stage, augment=False)
+        if self.views == 0:
+            features = [self._features(plain, "activations of train")]
+        else:
+            augmented = self.data.train_dataset("activations", augment=True)
+            features = [
+                self._features(augmented, f"activations of train, version {view + 1}", view)
+                for view in range(self.views)
+            ]
+        batches = self.data.batch_sampler(plain, shuffle=True)
+        return activation_loader(features, self.data.train, batches, plain.seed)
+
+    def valid_loader(self) -> DataLoader[Batch]:
+        """Make the validation loader, in the order of the photos."""
+        plain = self.data.valid_dataset()
+        features = self._features(plain, "activations of valid")
+        return activation_loader([features], self.data.valid, self.data.batch_sampler(plain), plain.seed)
+
+    def _features(self, dataset: PhotoDataset, description: str, view: int | None = None) -> torch.Tensor:
+        loader = self.data.loader(dataset, persistent=False, shared=False)
+        folder = cache_folder(self.data.root, self.folder)
+        with self.fabric.rank_zero_first():
+            return precompute(self.body, loader, folder, self.fabric.device, view, description)
 
 
 def _build(
@@ -134,9 +189,10 @@ def _build(
     view: int,
     description: str,
 ) -> None:
-    dataset = loader.dataset
-    assert isinstance(dataset, PhotoDataset)
-    loader.batch_sampler.set_epoch(view)
+    assert isinstance(loader.dataset, PhotoBatches)
+    assert isinstance(loader.sampler, SharedBatchSampler)
+    dataset = loader.dataset.dataset
+    loader.sampler.set_epoch(view)
     remove_unfinished(file.parent, file.name)
     frozen = fold_batchnorm(body).to(device)
     with (
@@ -146,28 +202,21 @@ def _build(
         features = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(len(dataset), body.num_features)
         )
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal at some later write
+        if hasattr(os, "posix_fallocate"):  # so a full disk raises here, instead of a signal on a later write
             with temporary.open("r+b") as reserved:
                 os.posix_fallocate(reserved.fileno(), 0, temporary.stat().st_size)
         for batch in progress_bar(loader, f"Computing {description}", len(loader), "batch"):
             features[batch.indices.numpy()] = frozen(batch.inputs.to(device, non_blocking=True)).float().cpu()
         features.flush()
-    with atomic_path(file.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"blake2b": _checksum(file), "photos": len(dataset)}))
+    write_json(file.with_suffix(".json"), {"blake2b": digest(file, _blake2b), "photos": len(dataset)})
 
 
 def _read(file: Path, photos: int) -> torch.Tensor | None:
-    """Map the features, unless they are absent or not what was written."""
+    """Memory-map the features; `None` if they are missing or fail the checksum."""
     try:
-        expected = json.loads(file.with_suffix(".json").read_text())
-        if expected != {"blake2b": _checksum(file), "photos": photos}:
+        if read_json(file.with_suffix(".json")) != {"blake2b": digest(file, _blake2b), "photos": photos}:
             return None
-        # Copy-on-write: torch wants writable memory, and no write may reach the file.
+        # Copy-on-write: torch requires writable memory, but the file must not change.
         return torch.from_numpy(np.load(file, mmap_mode="c"))
     except (OSError, ValueError):
         return None
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

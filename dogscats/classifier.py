@@ -1,6 +1,6 @@
-"""The classifier: a pretrained body with one or more of the lesson's heads."""
+"""The classifier: a pretrained body and one or more heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,47 +8,75 @@ import torch.nn.functional as nnf
 from pytorch_lightning import LightningModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import MeanMetric
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from dogscats.backbone import Backbone, PrecomputedBody
-from dogscats.data import Batch
+from dogscats.data.dataset import Batch
+from dogscats.data.seed import stable_seed
 from dogscats.heads import Heads
-from dogscats.seed import stable_seed
-from dogscats.stage import GROUPS
+from dogscats.runs.errors import ArgumentError
+from dogscats.runs.trust import build_body
+from dogscats.stage import GROUPS, Stage
 
 
 class Classifier(LightningModule):
-    """Body and heads, trained by SGD with a learning rate for each layer group.
+    """Body and heads, trained by SGD with discriminative learning rates: one per layer group.
 
-    A stage has a Classifier of its own around the same body and heads, so that each begins where the one
-    before it ended.
+    Example:
+        >>> classifier = Classifier(resnet34(), classes=["cats", "dogs"])
+        >>> classifier.freeze_to(2)  # the head alone
+        >>> Trainer(max_epochs=3, callbacks=[SGDR(cycle_len=1)]).fit(classifier, data)
 
     Args:
-        body: network from batches of inputs to features `(B, F)`.
-        heads: from features to the logarithms of probabilities `(B, num_classes)`.
-        num_classes: number of classes.
+        model: network that maps inputs to features `(B, F)`; or its config from a checkpoint, which is built with
+            random weights.
+        classes: class names, or number of classes.
+        heads: number of heads to average; or existing heads to share.
         lrs: learning rates of the groups early, late and head.
-        seed: of dropout, which is a function of it and the training step.
+        seed: seeds dropout, together with the batch number.
+        stage: name of the stage, in logs and files.
+
+    Raises:
+        UserError: for a bad number of heads, or a model config that names code from outside dogscats.
     """
 
     def __init__(
         self,
-        body: Backbone | PrecomputedBody,
-        heads: Heads,
-        num_classes: int,
+        model: Backbone | PrecomputedBody | Mapping[str, Any],
+        classes: Sequence[str] | int,
+        heads: int | Heads = 1,
         lrs: Sequence[float] = (1e-4, 1e-3, 1e-2),
         seed: int = 0,
+        stage: str = "fit",
     ):
         super().__init__()
-        self.body, self.heads, self.lrs, self.seed = body, heads, lrs, seed
-        # Their checks of values would make a GPU wait at every step; a loss that is NaN shall show as NaN.
-        # Without the checks torchmetrics 1.9 ignores weights, so that each photo's loss is given by itself.
-        self.train_loss, self.valid_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.valid_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.classes = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+        if isinstance(classes, str) or len(self.classes) < 2:
+            raise ArgumentError("", f"classes={classes}: expected the names of at least two classes, or their number.")
+        if len(lrs) != len(GROUPS):
+            raise ArgumentError("", f"lrs={lrs}: expected one for each of {', '.join(GROUPS)}.")
+        body = model if isinstance(model, nn.Module) else build_body(model, source="checkpoint")
+        if not isinstance(heads, Heads):
+            heads = Heads(body.num_features, len(self.classes), heads)
+        self.body = body
+        self.heads, self.lrs, self.seed, self.stage = heads, list(lrs), seed, stage
+        # Arguments for `Classifier.load_from_checkpoint`.
+        config = {
+            "model": body.config,
+            "classes": self.classes,
+            "heads": len(heads),
+            "lrs": self.lrs,
+            "seed": seed,
+        }
+        self.save_hyperparameters(config, logger=False)
+        # Add metrics here: each is logged, printed, and written to history.csv and metrics.json.
+        # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
+        metrics = MetricCollection({"acc": MulticlassAccuracy(len(self.classes), average="micro", validate_args=False)})
+        self.valid_metrics, self.test_metrics = metrics.clone("valid_"), metrics.clone("test_")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Compute the logarithms of the classes' probabilities `(B, num_classes)`.
+        """Compute log-probabilities `(B, C)`.
 
         Args:
             inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
@@ -57,16 +85,21 @@ class Classifier(LightningModule):
         return log_probabilities
 
     def layer_groups(self) -> dict[str, list[nn.Module]]:
-        """List the modules of each layer group; each stands for its own parameters alone."""
+        """List the modules of each layer group. Each module stands for its direct parameters only."""
         return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.heads.modules())], strict=True))
 
     def freeze_to(self, first: int, train_batchnorm: bool = True) -> None:
-        """Train the layer groups from number `first` on, and freeze those before it.
+        """Train the layer groups from index `first` on, and freeze those before it.
 
-        A frozen group has no gradients, and its BatchNorm normalises by the running statistics and leaves
-        them as they are. Without `train_batchnorm` so does BatchNorm in the trained groups of the body, whose
-        weights are trained all the same.
+        A frozen group gets no gradients, and its BatchNorm uses and keeps the running statistics. Without
+        `train_batchnorm`, BatchNorm in the body's trained groups also keeps them, but its weights are trained.
+
+        Args:
+            first: 0 for all groups, 1 for late and head, 2 for the head.
+            train_batchnorm: whether BatchNorm in the body's trained groups updates its statistics.
         """
+        if first not in range(len(GROUPS)):
+            raise ArgumentError("", f"first={first}: expected 0 (all), 1 (late, head) or 2 (head).")
         fixed = set() if train_batchnorm else set(self.body.modules())
         for number, modules in enumerate(self.layer_groups().values()):
             for module in modules:
@@ -75,8 +108,31 @@ class Classifier(LightningModule):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(number >= first)
 
+    def for_stage(self, stage: Stage, seed: int) -> "Classifier":
+        """Make the classifier for a stage. It shares the heads, and the body unless activations are precomputed.
+
+        Each stage continues from the weights of the previous one. Learning rates are relative to the head's until
+        `Stage.group_lrs` is known.
+
+        Args:
+            stage: the stage.
+            seed: seeds dropout.
+        """
+        body = PrecomputedBody() if stage.precompute else self.body
+        classifier = Classifier(body, self.classes, self.heads, stage.lr_ratios, seed, stage.name)
+        classifier.freeze_to(stage.freeze_to, stage.train_batchnorm)
+        return classifier
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **arguments: Any) -> "Classifier":  # type: ignore[override]
+        """Load a checkpoint as Lightning does, but never execute code in it.
+
+        `model=<Backbone>` replaces a backbone from outside dogscats.
+        """
+        return super().load_from_checkpoint(checkpoint_path, **arguments | {"weights_only": True})
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build the lesson's SGD over all groups, with momentum 0.9 and no weight decay."""
+        """Build the lesson's SGD: one parameter group per layer group, momentum 0.9, no weight decay."""
         groups = [
             {
                 "params": [p for module in modules for p in module.parameters(recurse=False)],
@@ -88,34 +144,44 @@ class Classifier(LightningModule):
         return torch.optim.SGD(groups, momentum=0.9)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by the step, so that a resumed run goes on as if it had not stopped."""
-        torch.manual_seed(stable_seed(self.seed, self.global_step, self.global_rank))
+        """Seed dropout by batch number, so that a resumed run matches an uninterrupted one."""
+        number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        torch.manual_seed(stable_seed(self.seed, number, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Compute the loss of a batch: the sum over the heads, so that each learns as it would alone."""
+        """Compute the loss of a batch, summed over the heads so that each learns as it would alone."""
         features, count = self.body(batch.inputs), len(self.heads)
-        if features.requires_grad:  # the body learns from the mean over the heads
+        if features.requires_grad:  # the body gets the mean gradient over the heads
             features.register_hook(lambda gradient: gradient / count)
         logits = self.heads.each(features).flatten(end_dim=1)
-        losses = nnf.cross_entropy(logits, batch.labels.repeat(count), reduction="none")
-        self.train_loss(losses.detach())
-        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
-        return count * losses.mean()
+        loss = nnf.cross_entropy(logits, batch.labels.repeat(count))
+        self._log_mean("train_loss", loss, batch, on_step=False, on_epoch=True)
+        return count * loss
 
     def on_validation_start(self) -> None:
-        """Give all processes the running statistics of the first: they saw other photos, and so differ."""
+        """Broadcast the running statistics of rank 0; they differ across ranks, which saw different photos."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the epoch's loss and accuracy."""
-        log_probabilities = self(batch.inputs)
-        self.valid_loss(nnf.nll_loss(log_probabilities, batch.labels, reduction="none"))
-        self.valid_acc(log_probabilities, batch.labels)
-        self.log("valid_loss", self.valid_loss)
-        self.log("valid_acc", self.valid_acc, prog_bar=True)
+        """Update the validation loss and metrics."""
+        self._evaluate(batch, "valid_loss", self.valid_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the test loss and metrics."""
+        self._evaluate(batch, "test_loss", self.test_metrics)
 
     def predict_step(self, batch: Batch, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the photos' indices `(B,)` and the classes' probabilities `(B, num_classes)`."""
+        """Return photo indices `(B,)` and class probabilities `(B, C)`."""
         return batch.indices, self(batch.inputs).exp()
+
+    def _evaluate(self, batch: Batch, loss: str, metrics: MetricCollection) -> None:
+        log_probabilities = self(batch.inputs)
+        self._log_mean(loss, nnf.nll_loss(log_probabilities, batch.labels), batch)
+        metrics.update(log_probabilities, batch.labels)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(batch.labels))
+
+    def _log_mean(self, name: str, value: torch.Tensor, batch: Batch, **options: Any) -> None:
+        """Log the mean over all photos of an epoch, across ranks."""
+        self.log(name, value, batch_size=len(batch.labels), sync_dist=True, **options)

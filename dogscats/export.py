@@ -1,4 +1,4 @@
-"""Export to ONNX, checked against PyTorch."""
+"""ONNX export, verified against PyTorch."""
 
 import copy
 import json
@@ -8,31 +8,31 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dogscats.atomic import atomic_path
 from dogscats.classifier import Classifier
-from dogscats.errors import UserError
+from dogscats.runs.errors import UserError
+from dogscats.runs.files import atomic_path
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability from PyTorch's."""
+"""Largest accepted difference of a probability from PyTorch's."""
 
 
 def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: torch.Tensor) -> float:
-    """Write one ONNX file with normalisation and softmax inside, unless it differs from PyTorch.
+    """Write one ONNX file that includes normalisation and softmax, and compare it with PyTorch.
 
-    The file's input `images` is RGB `(N, 3, size, size)`, uint8, for any `N`; its output `probabilities` is
-    `(N, C)`. Its metadata has the names of the `classes` as a JSON list and the `size` in pixels.
+    Input: `images`, RGB `(N, 3, size, size)`, uint8, for any `N`. Output: `probabilities`, `(N, C)`. Metadata:
+    `classes`, a JSON list of names, and `size` in pixels.
 
     Args:
-        model: the whole classifier; it is left as it was.
-        classes: names of the classes.
-        path: the file.
-        images: `(B, 3, size, size)`, uint8: what the file is checked on.
+        model: the trained classifier; not modified.
+        classes: class names.
+        path: output file.
+        images: images for the comparison, `(B, 3, size, size)`, uint8.
 
     Returns:
-        The largest difference of a probability from PyTorch's on the CPU.
+        Largest difference of a probability from PyTorch's on the CPU.
 
     Raises:
-        UserError: if a package is missing, or the difference is above `TOLERANCE`; there is no file then.
+        UserError: if a package is missing, or the difference exceeds `TOLERANCE`. No file is written then.
     """
     try:
         import onnx
@@ -45,7 +45,7 @@ def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: t
     images = images.contiguous()
     program = torch.onnx.export(
         network,
-        (images[:1].repeat(2, 1, 1, 1),),  # of a batch of one, one would become a constant
+        (images[:1].repeat(2, 1, 1, 1),),  # a batch size of 1 would become a constant
         input_names=["images"],
         output_names=["probabilities"],
         dynamic_shapes=({0: torch.export.Dim("N")},),
@@ -64,9 +64,9 @@ def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: t
             float(abs(session.run(None, {"images": part.numpy()})[0] - right.numpy()).max())
             for part, right in ((images, expected), (images[:1], expected[:1]))
         )
-        if not difference <= TOLERANCE:  # NaN is no agreement either
+        if not difference <= TOLERANCE:  # also catches NaN
             raise UserError(
-                f"{path.name}: its probabilities differ from PyTorch's by up to {difference:.2g}, more than "
-                f"{TOLERANCE:g}; the file was not kept."
+                f"{path.name}: its probabilities differ from PyTorch's by up to {difference:.2g}, more than the "
+                f"tolerance of {TOLERANCE:g}. The file was not kept."
             )
     return difference

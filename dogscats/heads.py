@@ -1,11 +1,11 @@
-"""The lesson's head, and several of them side by side."""
+"""The lesson's head, and ensembles of heads on a shared body."""
 
 import math
 
 import torch
 from torch import nn
 
-from dogscats.errors import UserError
+from dogscats.runs.errors import UserError
 
 
 class Head(nn.Sequential):
@@ -32,25 +32,23 @@ class Head(nn.Sequential):
 
 
 class Heads(nn.ModuleList):
-    """Heads on the same features, whose probabilities are averaged; the lesson has one.
+    """Heads on the same features, with averaged probabilities. The lesson uses one.
 
-    They differ by their first weights and their dropout: a deep ensemble (Lakshminarayanan et al.,
-    https://arxiv.org/abs/1612.01474) that shares its body (Lee et al., "Why M Heads are Better than One",
+    They differ in their initial weights and dropout masks: a deep ensemble (Lakshminarayanan et al.,
+    https://arxiv.org/abs/1612.01474) with a shared body (Lee et al., "Why M Heads are Better than One",
     https://arxiv.org/abs/1511.06314).
 
     Args:
         in_features: number of pooled features.
         num_classes: number of classes.
-        count: number of heads; the first is the same for any number.
-        dropout: of each head.
+        count: number of heads. The first head does not depend on it.
+        dropout: dropout rates of each head.
 
     Raises:
-        UserError: if there is no such number of heads.
+        UserError: if `count` is not a positive integer.
     """
 
-    def __init__(
-        self, in_features: int, num_classes: int, count: int = 1, dropout: tuple[float, float] = (0.25, 0.5)
-    ):
+    def __init__(self, in_features: int, num_classes: int, count: int = 1, dropout: tuple[float, float] = (0.25, 0.5)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UserError(f"heads={count}: expected a whole number of at least 1.")
         super().__init__(Head(in_features, num_classes, dropout) for _ in range(count))
@@ -58,8 +56,8 @@ class Heads(nn.ModuleList):
     def each(self, features: torch.Tensor) -> torch.Tensor:
         """Compute each head's logits `(heads, B, num_classes)` from features `(B, in_features)`."""
         logits = torch.stack([head(features) for head in self])
-        return logits.float()  # mixed precision would round probabilities to three digits
+        return logits.float()  # half precision would round probabilities to three digits
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Compute the logarithm of the mean probabilities `(B, num_classes)`."""
+        """Compute the log of the mean probabilities `(B, num_classes)`."""
         return self.each(features).log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(self))

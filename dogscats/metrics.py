@@ -1,34 +1,97 @@
-"""The figures of an evaluation."""
+"""Predictions and evaluation metrics."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc, multiclass_confusion_matrix
 
-from dogscats.predictions import Predictions
+from dogscats.runs.files import columns, write_csv
 
 CLIP = (0.005, 0.995)
-"""To which probabilities are clipped for the clipped log loss, so that no photo costs more than 5.3."""
+"""Range to which probabilities are clipped for the clipped log loss; it limits the loss of a photo to 5.3."""
 
 BINS = 15
-"""Bins of the expected calibration error, as in Guo et al."""
+"""Number of bins for the expected calibration error, as in Guo et al."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for photos, in order.
+
+    Attributes:
+        paths: paths of the `N` photos.
+        classes: names of the `C` classes.
+        labels: class indices `(N,)`; empty for unlabelled photos.
+        probabilities: class probabilities `(N, C)`; each row sums to 1.
+        root: folder that `paths` are relative to.
+    """
+
+    paths: Sequence[str]
+    classes: Sequence[str]
+    labels: torch.Tensor
+    probabilities: torch.Tensor
+    root: Path = Path()
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """Index of the most probable class `(N,)`."""
+        return self.probabilities.argmax(dim=1)
+
+    @property
+    def predicted_classes(self) -> list[str]:
+        """Name of the most probable class of each photo."""
+        return [self.classes[index] for index in self.predicted.tolist()]
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of photos whose most probable class is correct."""
+        return (self.predicted == self.labels).double().mean().item()
+
+    @property
+    def log_loss(self) -> float:
+        """Mean of -log(probability of the correct class), in nats."""
+        # Probabilities that underflowed to 0 count as the smallest normal float32.
+        logs = self.probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
+        return nnf.nll_loss(logs, self.labels).item()
+
+    @property
+    def confusion_matrix(self) -> list[list[int]]:
+        """Counts by actual class (row) and predicted class (column)."""
+        counts = multiclass_confusion_matrix(self.predicted, self.labels, len(self.classes))
+        return [[int(count) for count in row] for row in counts]
+
+    def write(self, path: Path) -> None:
+        """Write a CSV file: path, label (if labelled), predicted, and prob_<class> for each class."""
+        labels = {"label": [self.classes[label] for label in self.labels.tolist()]} if len(self.labels) else {}
+        table = {
+            "path": self.paths,
+            **labels,
+            "predicted": self.predicted_classes,
+            **{
+                f"prob_{name}": [f"{probability:.6g}" for probability in column.tolist()]
+                for name, column in zip(self.classes, self.probabilities.T, strict=True)
+            },
+        }
+        write_csv(path, *columns(table))
 
 
 def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Compute the figures of labelled photos, as plain numbers.
+    """Compute the metrics of labelled photos, as plain numbers.
 
     Returns:
-        `n`, `accuracy`, `accuracy_ci95`, `log_loss`, `log_loss_clipped`, `roc_auc`, `ece`, `per_class`
-        (`photos`, `precision`, `recall` by the class's name), and `confusion_matrix` by the right class (row)
-        and the predicted class (column). What is undefined, such as the recall of a class without photos, is
-        `None`.
+        `n`, `accuracy`, `accuracy_ci95`, `log_loss`, `log_loss_clipped`, `roc_auc`, `ece`, `per_class` (`photos`,
+        `precision` and `recall` by class name), and `confusion_matrix` by actual class (row) and predicted class
+        (column). Undefined values, such as the recall of a class without photos, are `None`.
     """
     counts = predictions.confusion_matrix
     n, right = len(predictions.labels), sum(counts[i][i] for i in range(len(counts)))
     clipped = predictions.probabilities.double().clamp(*CLIP).log()
-    columns = list(zip(*counts, strict=True))
+    predicted = list(zip(*counts, strict=True))
     return {
         "n": n,
         "accuracy": predictions.accuracy,
@@ -40,7 +103,7 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
         "per_class": {
             name: {
                 "photos": sum(counts[i]),
-                "precision": counts[i][i] / sum(columns[i]) if any(columns[i]) else None,
+                "precision": counts[i][i] / sum(predicted[i]) if any(predicted[i]) else None,
                 "recall": counts[i][i] / sum(counts[i]) if any(counts[i]) else None,
             }
             for i, name in enumerate(predictions.classes)
@@ -50,9 +113,9 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """Compute the 95 % interval of a share, `right` of `n`.
+    """Compute the 95 % Wilson interval of the proportion `right / n`.
 
-    Unlike the normal approximation it stays within 0 and 1 and does not shrink to nothing at either
+    Unlike the normal approximation, it stays within 0 and 1 and keeps a positive width at both ends
     (E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927).
     """
     z = 1.959964  # 97.5 % quantile of the normal distribution
@@ -63,10 +126,10 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 
 def roc_auc(predictions: Predictions) -> float | None:
-    """Compute the area under the ROC curve of the second of two classes.
+    """Compute the area under the ROC curve for the second of two classes.
 
-    With more classes it is the mean over them, each against the rest; a class with no photos, or with all, is
-    left out. `None` if none is left.
+    With more classes, this is the mean of one-vs-rest areas. Classes with no photos, or with all of them, are
+    skipped. `None` if no class remains.
     """
     numbers = range(len(predictions.classes))
     labels, areas = predictions.labels, []
@@ -78,14 +141,13 @@ def roc_auc(predictions: Predictions) -> float | None:
 
 
 def calibration_bins(predictions: Predictions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sort photos into `BINS` bins of equal width by the probability of the predicted class.
+    """Group photos into `BINS` equal-width bins by the probability of the predicted class.
 
-    torchmetrics' `calibration_error` keeps its bins to itself, and gives probabilities of exactly 1 one of
-    their own, a sixteenth; here they belong to the last.
+    torchmetrics' `calibration_error` does not return its bins, and puts probabilities of exactly 1 into a sixteenth
+    bin; here they belong to the last one.
 
     Returns:
-        Of each bin the number of photos, their accuracy and their mean probability; the latter two are NaN
-        for an empty bin.
+        Number of photos, accuracy and mean probability of each bin; the last two are NaN for an empty bin.
     """
     confidence = predictions.probabilities.double().amax(dim=1)
     right = (predictions.predicted == predictions.labels).double()
@@ -99,9 +161,9 @@ def calibration_bins(predictions: Predictions) -> tuple[torch.Tensor, torch.Tens
 
 
 def expected_calibration_error(predictions: Predictions) -> float:
-    """Compute the mean distance of accuracy and probability over the bins, weighted by their photos.
+    """Compute the ECE: the mean gap between accuracy and probability over the bins, weighted by photos.
 
-    From Guo et al., "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, equation 3.
+    Guo et al., "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, equation 3.
     """
     counts, accuracy, confidence = calibration_bins(predictions)
     distances = (accuracy - confidence).abs().nan_to_num()

@@ -1,32 +1,31 @@
-"""A trained run, loaded to look at photos: the same in Python as `python evaluate.py predict=...`."""
+"""Predictions of a trained run in Python, as by `python evaluate.py predict=...`."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from pytorch_lightning import Trainer
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from pytorch_lightning import Callback, Trainer
 from torchvision.transforms import v2
 
-from dogscats import backbone, transforms
-from dogscats.callbacks.progress import Progress
-from dogscats.callbacks.tta import TTA, tta_loaders
-from dogscats.check import unreadable_images
-from dogscats.checkpoint import read_checkpoint
+from dogscats import transforms
+from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.classifier import Classifier
-from dogscats.console import quiet_libraries
-from dogscats.data import DogsCatsDataModule, Photos
-from dogscats.errors import UserError
-from dogscats.heads import Heads
-from dogscats.predictions import Predictions
+from dogscats.data.check import unreadable_images
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.layouts import Photos
+from dogscats.metrics import Predictions
+from dogscats.runs.checkpoint import read_checkpoint
+from dogscats.runs.console import quiet_libraries
+from dogscats.runs.errors import UserError, first_line
+from dogscats.runs.trainer import trainer_factory
+from dogscats.runs.trust import build, build_body, checked, load_config
 
 
 class Predictor:
-    """A trained classifier with all that it needs to look at photos.
+    """A trained classifier with its transforms and classes, ready to predict photos.
 
     Example:
         >>> predictor = Predictor.load("outputs/2026-11-24/19-04-31-123456")
@@ -34,36 +33,35 @@ class Predictor:
         >>> predictions.predicted_classes, predictions.probabilities
 
     Args:
-        model: the whole classifier.
-        classes: names of the classes.
+        model: the trained classifier.
         size: side of the square images, in pixels.
-        augment: makes the transform of test-time augmentation from the size.
-        seed: of test-time augmentation.
-        trained_on: where the run's photos are, and how they are split: arguments of the data module.
+        augment: function that makes the test-time augmentation transform from the size.
+        seed: seeds test-time augmentation.
+        trained_on: config of the run's data module, as checked plain containers; empty if unknown.
     """
 
     def __init__(
         self,
         model: Classifier,
-        classes: Sequence[str],
         size: int,
-        augment: Callable[[int], v2.Transform],
+        augment: Callable[[int], v2.Transform] = transforms.side_on,
         seed: int = 0,
         trained_on: Mapping[str, Any] | None = None,
     ):
-        self.model, self.classes, self.size = model.eval(), list(classes), size
+        self.model, self.classes, self.size = model.eval(), model.classes, size
         self.augment, self.seed, self.trained_on = augment, seed, dict(trained_on or {})
 
     @classmethod
-    def load(cls, source: str | Path) -> "Predictor":
-        """Build the classifier again from what a run saved.
+    def load(cls, source: str | Path, trust: bool = False) -> "Predictor":
+        """Rebuild the classifier from a run directory or a checkpoint.
 
         Args:
-            source: a run's directory, for its `checkpoints/last.ckpt`, or a checkpoint. The seed and the root
-                of the photos are those of the `config.yaml` of its run, if that is there.
+            source: run directory, for its `checkpoints/last.ckpt`, or a checkpoint.
+            trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
 
         Raises:
-            UserError: if there is no such run or checkpoint, it cannot be read, or was not saved by a stage.
+            UserError: if the run or checkpoint does not exist, cannot be read, was not saved by a stage, or names
+                code that needs trust.
         """
         quiet_libraries()
         file = Path(source).expanduser()
@@ -71,99 +69,97 @@ class Predictor:
             folder, file = file, file / "checkpoints" / "last.ckpt"
             if not file.is_file():
                 raise UserError(
-                    f"{folder}: it has no checkpoints/last.ckpt; give the directory of a run that has "
-                    "finished a stage, or a checkpoint with ckpt=<file>."
+                    f"{folder}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a "
+                    "stage, or a checkpoint with ckpt=<file>."
                 )
         checkpoint = read_checkpoint(file)
         try:
             saved = checkpoint["hyper_parameters"]
-            classes, size = saved["classes"], saved["size"]
-            body = _build(backbone, saved["model"] | {"weights": "none"})()
-            heads = Heads(body.num_features, len(classes), saved["heads"])
-            model = Classifier(body, heads, len(classes))
+            checked(saved, file, trust)
+            size = saved["size"]
+            body = build_body(saved["model"], file, trust)
+            model = Classifier(body, saved["classes"], saved["heads"])
             model.load_state_dict(checkpoint["state_dict"])
-            augment = _build(transforms, saved["augment"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"{file}: it is not a checkpoint saved by a stage ({reason}).") from error
+            augment = build(saved["augment"], file, trust)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+            raise UserError(f"{file}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
 
+        data, seed = saved.get("data"), saved.get("seed", 0)
         config_file = file.resolve().parent.parent / "config.yaml"
-        config = OmegaConf.load(config_file) if config_file.is_file() else OmegaConf.create()
-        seed = OmegaConf.select(config, "seed", default=0)
-        data = OmegaConf.select(config, "data", default={})
-        trained_on = {key: data[key] for key in ("root", "valid_fraction", "on_bad_image") if key in data}
-        return cls(model, classes, size, augment, seed, trained_on)
+        if data is None and config_file.is_file():  # an older checkpoint without these keys
+            config = load_config(config_file, trust)
+            data, seed = config.get("data"), config.get("seed", 0)
+        return cls(model, size, augment, seed, data)
 
     def data(
         self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None
     ) -> DogsCatsDataModule:
-        """Make the data module that loads photos as the classifier wants them.
+        """Make a data module of the run's class, with the classifier's image size and transforms.
 
         Args:
-            root: of the photos; `None` for those that the run was trained on.
-            batch_size: photos in a batch.
-            num_workers: as of the data module.
+            root: folder of the photos; `None` for the run's own data.
+            batch_size: photos per batch.
+            num_workers: number of worker processes, as in the data module.
 
         Raises:
-            UserError: without a root, if that of the run is not known.
+            UserError: if `root` is `None` and the run's own is unknown.
         """
-        arguments = self.trained_on | ({} if root is None else {"root": root})
-        if "root" not in arguments:
-            raise UserError("data.root: the checkpoint's run is not known; give the folder of the photos.")
-        return DogsCatsDataModule(
-            **arguments,
-            size=self.size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=self.augment,
-            seed=self.seed,
-        )
+        if root is None and self.trained_on.get("root") is None:
+            raise UserError("data.root: the run's data folder is unknown. Set data.root=<folder of photos>.")
+        arguments: dict[str, Any] = {
+            "root": self.trained_on.get("root") if root is None else str(root),
+            "size": self.size,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "augment": self.augment,
+            "seed": self.seed,
+            "limit": None,
+            "download": False,
+            "cache_dir": None,
+        }
+        config = checked({"_target_": "dogscats.data.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
+        if "_target_" in self.trained_on:  # a custom data module may have other arguments
+            arguments = {key: value for key, value in arguments.items() if key in self.trained_on}
+        try:
+            data: DogsCatsDataModule = instantiate({k: v for k, v in config.items() if k not in arguments}, **arguments)
+        except InstantiationException as error:
+            raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(first_line(error)) from error
+        return data
 
     def predict(
         self,
-        paths: Sequence[str | Path],
+        paths: str | Path | Sequence[str | Path],
         n_aug: int = 4,
         batch_size: int = 64,
         num_workers: int | None = 0,
-        make_trainer: Callable[..., Trainer] = Trainer,
+        make_trainer: Callable[..., Trainer] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> tuple[Predictions, dict[str, str]]:
-        """Predict photos, whatever their folders.
+        """Predict photos from any folders.
 
         Args:
-            paths: the photos.
-            n_aug: augmented versions of each photo to average over, beside the plain one.
-            batch_size: photos in a batch.
-            num_workers: processes that decode photos; 0 for none beside this one, `None` as in
+            paths: paths of the photos.
+            n_aug: number of augmented versions per photo to average with the plain one.
+            batch_size: photos per batch.
+            num_workers: worker processes that decode photos; 0 decodes in this process, `None` uses
                 `default_num_workers`.
-            make_trainer: makes Lightning's Trainer, which chooses the device.
+            make_trainer: function that makes the Trainer, which chooses the device.
+            callbacks: further callbacks of the Trainer.
 
         Returns:
-            Predictions of the photos that can be read, in the order of `paths`; and for each of the others
-            the reason why it cannot.
+            Predictions for the readable photos, in the order of `paths`; and the reason for each unreadable one.
         """
+        paths = [paths] if isinstance(paths, str | Path) else paths
         names = [Path(path).as_posix() for path in paths]
         unreadable = unreadable_images(Path(), names)
         photos = Photos(Path(), [name for name in names if name not in unreadable], [])
+        tta = TTA(n_aug)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))
             return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
-        tta = TTA(photos, self.classes)
-        trainer = make_trainer(logger=False, enable_checkpointing=False, callbacks=[Progress(), tta])
         if len(photos.paths) <= batch_size:
-            num_workers = 0  # processes take longer to start than to decode a single batch
+            num_workers = 0  # starting workers takes longer than decoding one batch
         loaders = tta_loaders(self.data(Path(), batch_size, num_workers), photos, n_aug)
-        trainer.predict(self.model, loaders, return_predictions=False)
-        return tta.best, unreadable
-
-
-def _build(module: ModuleType, config: Mapping[str, Any]) -> Callable[..., Any]:
-    """Find the function of `module` that `config` names, with its arguments.
-
-    Not by `hydra.utils.instantiate`, which would call anything that a checkpoint from elsewhere names.
-    """
-    where, _, name = config["_target_"].rpartition(".")
-    functions = inspect.getmembers(module, inspect.isfunction)
-    own = {key: function for key, function in functions if function.__module__ == module.__name__}
-    if where != module.__name__ or name not in own:
-        raise ValueError(f"{module.__name__} has no {config['_target_']}")
-    return partial(own[name], **{key: value for key, value in config.items() if not key.startswith("_")})
+        return predict(self.model, loaders, make_trainer or trainer_factory({}), [tta, *callbacks]).best, unreadable

@@ -1,4 +1,4 @@
-"""A stage of a recipe: what one `fit` of the lesson was told."""
+"""Stages of a recipe: the settings of one `fit` each."""
 
 import math
 import re
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dogscats.errors import UserError
+from dogscats.runs.errors import UserError
+from dogscats.schedules import SCHEDULES
 
 GROUPS = ("early", "late", "head")
 """The layer groups, from the input to the output."""
@@ -14,26 +15,28 @@ GROUPS = ("early", "late", "head")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, with its own optimizer and schedule; checked on construction.
+    """One stage, with its own optimizer and schedule; validated on construction.
 
     Attributes:
-        name: its key in the recipe.
-        lr: learning rate, multiplied by `lr_mult` for each layer group; or one a group, used as they are; or
-            `find`, for the LR finder's suggestion in place of a number.
+        name: key in the recipe.
+        lr: base learning rate, multiplied by `lr_mult`; or a list with the rate of each layer group; or `find`, for
+            the LR finder's suggestion.
         lr_mult: factors of `lr` for the groups early, late and head.
-        epochs: with a constant learning rate. Either this or `cycles`.
-        cycles: SGDR: number of cosine cycles.
-        cycle_len: epochs in the first cycle.
-        cycle_mult: how many times as long as its predecessor each cycle is.
-        freeze_to: first layer group that is trained: 0 all, 1 late and head, 2 head.
-        train_batchnorm: whether BatchNorm of the body's trained groups normalises by the statistics of each
-            batch and learns new running ones, as in the lesson; if not, it keeps the pretrained ones.
-        precompute: train the head on activations computed once.
-        augment: train on augmented photos.
-        save: name of the checkpoint to save at the end.
+        epochs: number of epochs; set either this or `cycles`.
+        cycles: number of cosine cycles (SGDR).
+        cycle_len: length of the first cycle, in epochs.
+        cycle_mult: length of each cycle relative to the previous one.
+        schedule: name of a learning-rate schedule in `dogscats.schedules`; `None` for `sgdr` with `cycles` and
+            `constant` with `epochs`.
+        freeze_to: first layer group to train: 0 all, 1 late and head, 2 head.
+        train_batchnorm: whether BatchNorm in the body's trained groups uses batch statistics and updates its running
+            statistics, as in the lesson; otherwise it keeps the pretrained ones.
+        precompute: whether to train the head on precomputed activations.
+        augment: whether to train on augmented photos.
+        save: name of the checkpoint saved at the end; `None` for none.
 
     Raises:
-        UserError: for a bad value, naming the key as `recipe.<name>.<key>`.
+        UserError: for a bad value, with its key `recipe.<name>.<key>`.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Stage:
     cycles: int | None = None
     cycle_len: int = 1
     cycle_mult: int = 1
+    schedule: str | None = None
     freeze_to: int = 2
     train_batchnorm: bool = True
     precompute: bool = False
@@ -51,7 +55,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
-            raise UserError(f"recipe.{self.name}: a stage's name has only letters, digits, _, - and .")
+            raise UserError(f"recipe.{self.name}: a stage name may contain only letters, digits, _, - and .")
         self._check(
             "lr",
             all(map(_is_positive, self.lr)) and len(self.lr) == len(GROUPS)
@@ -68,13 +72,19 @@ class Stage:
         )
         if (self.epochs is None) == (self.cycles is None):
             raise UserError(
-                f"recipe.{self.name}: give either epochs or cycles (with cycle_len and cycle_mult), not "
+                f"recipe.{self.name}: set either epochs or cycles (with cycle_len and cycle_mult), not "
                 f"{'neither' if self.epochs is None else 'both'}."
             )
         for key in ("epochs", "cycles", "cycle_len", "cycle_mult"):
             value = getattr(self, key)
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             self._check(key, value is None or whole, "a whole number of at least 1")
+        expected = ["sgdr"] if self.cycles else [name for name in SCHEDULES if name != "sgdr"]
+        self._check(
+            "schedule",
+            self.schedule is None or self.schedule in expected,
+            f"{' or '.join(expected)}, since the stage has {'cycles' if self.cycles else 'epochs'}",
+        )
         self._check("freeze_to", self.freeze_to in range(len(GROUPS)), "0 (all), 1 (late, head) or 2 (head)")
         for key in ("train_batchnorm", "precompute", "augment"):
             self._check(key, isinstance(getattr(self, key), bool), "true or false")
@@ -96,36 +106,44 @@ class Stage:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all cycles together."""
+        """Total number of epochs, over all cycles."""
         if self.epochs is not None:
             return self.epochs
         assert self.cycles is not None
         return sum(self.cycle_len * self.cycle_mult**i for i in range(self.cycles))
 
     @property
+    def schedule_name(self) -> str:
+        """Name of the learning-rate schedule."""
+        return self.schedule or ("sgdr" if self.cycles else "constant")
+
+    @property
     def summary(self) -> str:
-        """The stage in a few words."""
+        """One-line summary for the console."""
         cycles = f" in {self.cycles} cycles" if self.cycles else ""
+        schedule = "" if self.schedule is None else f" ({self.schedule})"
         trained = ", ".join(GROUPS[self.freeze_to :])
         inputs = "precomputed activations" if self.precompute else "photos"
         return (
-            f"{self.total_epochs} epochs{cycles}, training {trained} on "
+            f"{self.total_epochs} epochs{cycles}{schedule}, training {trained} on "
             f"{'augmented ' if self.augment else ''}{inputs}"
         )
 
-    @property
-    def group_lrs(self) -> tuple[float, ...]:
-        """Highest learning rate of each layer group."""
-        if isinstance(self.lr, str):
+    def group_lrs(self, found: float | None = None) -> tuple[float, ...]:
+        """Peak learning rate of each layer group.
+
+        Args:
+            found: suggestion of the LR finder, for a stage with `lr: find`.
+        """
+        lr = found if isinstance(self.lr, str) else self.lr
+        if lr is None:
             raise RuntimeError(f"The learning rate of stage {self.name} has not been found yet.")
-        if isinstance(self.lr, int | float):
-            return tuple(self.lr * factor for factor in self.lr_mult)
-        return tuple(self.lr)
+        return tuple(lr) if isinstance(lr, Sequence) else tuple(lr * factor for factor in self.lr_mult)
 
     @property
     def lr_ratios(self) -> tuple[float, ...]:
-        """Learning rate of each layer group relative to that of the last one."""
-        rates: Sequence[float] = self.lr_mult if isinstance(self.lr, str) else self.group_lrs
+        """Learning rate of each layer group, relative to the last group."""
+        rates: Sequence[float] = self.lr_mult if isinstance(self.lr, str) else self.group_lrs()
         return tuple(rate / rates[-1] for rate in rates)
 
     def _check(self, key: str, good: bool, expected: str) -> None:
@@ -137,25 +155,23 @@ def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     """Make the stages of a recipe, in order, from plain containers.
 
     Raises:
-        UserError: for an empty recipe, and for a stage that is not a valid one.
+        UserError: for an empty recipe or an invalid stage.
     """
     if not recipe:
-        raise UserError("recipe: it has no stages; choose one, for example recipe=head_only.")
+        raise UserError("recipe: it has no stages. Choose a recipe, for example recipe=head_only.")
     allowed = {field.name for field in fields(Stage)} - {"name"}
     stages = []
     for name, keys in recipe.items():
         if not isinstance(keys, Mapping):
-            raise UserError(f"recipe.{name}={keys}: expected a stage, with the keys {sorted(allowed)}.")
+            raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {sorted(allowed)}.")
         for key in keys:
             if key not in allowed:
-                raise UserError(f"recipe.{name}.{key}: a stage has no such key, only {sorted(allowed)}.")
+                raise UserError(f"recipe.{name}.{key}: a stage has no such key. Choose from {sorted(allowed)}.")
         if "lr" not in keys:
-            raise UserError(f"recipe.{name}.lr is missing: give it a learning rate, for example ${{lr}}.")
+            raise UserError(f"recipe.{name}.lr is missing. Set a learning rate, for example ${{lr}}.")
         stages.append(Stage(name, **keys))
     return stages
 
 
 def _is_positive(value: object) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)

@@ -1,7 +1,7 @@
 """The lesson's transforms: evaluation, side-on and top-down augmentation.
 
-All work on uint8 images `(3, H, W)` and give uint8 images `(3, size, size)`; the body of the network
-normalises. All randomness comes from torch's global generator, as in torchvision's own transforms.
+They map uint8 images `(3, H, W)` to uint8 images `(3, size, size)`. Normalisation is part of the backbone. Random
+numbers come from torch's global generator, as in torchvision's transforms.
 """
 
 import math
@@ -14,10 +14,10 @@ from torchvision.transforms.v2 import functional as tvf
 
 
 class LimitAspect(v2.Transform):
-    """Cut the ends of an image that is more than `ratio` times as long as wide.
+    """Crop images whose long side exceeds `ratio` times the short side.
 
-    Scaling the short side of such an image to hundreds of pixels would take gigabytes for the long one. What
-    is cut would hardly ever be seen: only a square is.
+    Resizing the short side of such an image to hundreds of pixels could take gigabytes. The network sees a square
+    crop anyway.
     """
 
     def __init__(self, ratio: int = 16):
@@ -25,7 +25,7 @@ class LimitAspect(v2.Transform):
         self.ratio = ratio
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crop the centre."""
+        """Crop the centre of an image that is too long."""
         height, width = tvf.get_size(inpt)
         longest = self.ratio * min(height, width)
         if max(height, width) <= longest:
@@ -34,14 +34,14 @@ class LimitAspect(v2.Transform):
 
 
 class RandomZoom(v2.Transform):
-    """Resize the short side to `size`, with probability `p` up to `max_zoom` times as much."""
+    """Resize the short side to `size`, with probability `p` by a random zoom of up to `max_zoom`."""
 
     def __init__(self, size: int, max_zoom: float, p: float = 0.75):
         super().__init__()
         self.size, self.max_zoom, self.p = size, max_zoom, p
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the length of the short side in pixels."""
+        """Draw the short side in pixels."""
         zoom = 1 + (self.max_zoom - 1) * torch.rand(()).item() if torch.rand(()) < self.p else 1.0
         return {"short_side": int(self.size * zoom)}
 
@@ -51,10 +51,10 @@ class RandomZoom(v2.Transform):
 
 
 class RandomRotatedCrop(v2.Transform):
-    """Rotate about the centre by up to +-`degrees` with probability `p`, then crop a random square.
+    """Rotate about the centre by up to +-`degrees` with probability `p`, then take a random square crop.
 
-    The border is reflected, which `v2.RandomRotation` cannot do. Only the pixels of the crop are
-    computed: the same picture as padding by reflection, rotating and cropping, in half the time.
+    Borders are filled by reflection, which `v2.RandomRotation` does not support. Only the pixels of the crop are
+    computed: the same result as reflection padding, rotation and crop, in half the time.
     """
 
     def __init__(self, size: int, degrees: float, p: float = 0.75):
@@ -62,7 +62,7 @@ class RandomRotatedCrop(v2.Transform):
         self.size, self.degrees, self.p = size, degrees, p
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the angle in degrees, and the crop's place in pixels."""
+        """Draw the angle in degrees and the position of the crop in pixels."""
         height, width = tvf.get_size(flat_inputs[0])
         angle = self.degrees * (2 * torch.rand(()).item() - 1) if torch.rand(()) < self.p else 0.0
         top = int(torch.randint(height - self.size + 1, ()))
@@ -78,14 +78,14 @@ class RandomRotatedCrop(v2.Transform):
 
 
 def rotated_crop(image: torch.Tensor, degrees: float, top: int, left: int, size: int) -> torch.Tensor:
-    """Crop a square out of `image` `(3, H, W)` rotated counter-clockwise, its border reflected.
+    """Crop a square from `image` `(3, H, W)`, rotated counter-clockwise with reflected borders.
 
     Returns:
         uint8, `(3, size, size)`.
     """
     height, width = image.shape[-2:]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # The crop's centre relative to the image's, in pixels; affine_grid wants half sides as its unit.
+    # Centre of the crop relative to the image centre, in pixels. The unit of affine_grid is half a side.
     x, y = left + (size - width) / 2, top + (size - height) / 2
     theta = torch.tensor(
         [
@@ -99,28 +99,27 @@ def rotated_crop(image: torch.Tensor, degrees: float, top: int, left: int, size:
 
 
 class RandomQuarterTurn(v2.Transform):
-    """Rotate by 0, 90, 180 or 270 degrees, each as likely."""
+    """Rotate by 0, 90, 180 or 270 degrees with equal probability."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the number of quarter turns."""
         return {"turns": int(torch.randint(4, ()))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Turn without interpolation."""
+        """Rotate without interpolation."""
         return torch.rot90(inpt, params["turns"], dims=(-2, -1))
 
 
 def none(size: int) -> v2.Transform:
-    """Scale the short side to `size` and crop the centre: the transform of evaluation."""
+    """Resize the short side to `size` and crop the centre: the evaluation transform."""
     return v2.Compose([LimitAspect(), v2.Resize(size), v2.CenterCrop(size)])
 
 
 def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
     """Augment photos taken from the side: fastai 0.7's `transforms_side_on` with `max_zoom`.
 
-    Zoom, rotation, lighting, horizontal flip and random crop. The crop is taken together with the
-    rotation, and the contrast changes about the crop's mean; v2's jitter multiplies the brightness where
-    fastai adds to it.
+    Zoom, rotation, lighting, horizontal flip and random crop. Unlike fastai, the crop is part of the rotation,
+    contrast changes about the mean of the crop, and brightness is multiplied rather than added.
     """
     return v2.Compose(
         [
@@ -134,7 +133,5 @@ def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: flo
 
 
 def top_down(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
-    """Augment photos taken from above, which have no up and down: `side_on`, flipped and turned any way."""
-    return v2.Compose(
-        [side_on(size, max_zoom, degrees, lighting), v2.RandomVerticalFlip(), RandomQuarterTurn()]
-    )
+    """Augment photos taken from above: `side_on` with vertical flips and quarter turns."""
+    return v2.Compose([side_on(size, max_zoom, degrees, lighting), v2.RandomVerticalFlip(), RandomQuarterTurn()])

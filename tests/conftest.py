@@ -1,14 +1,22 @@
 """Photos, networks and command lines that the tests share."""
 
+import contextlib
+import io
+import logging
 import os
+import runpy
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from torch import nn
 
@@ -34,9 +42,7 @@ def draw_photo(path: Path, label: int, number: int, size: tuple[int, int] = (60,
     Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
 
 
-def draw_root(
-    root: Path, train: int = 12, valid: int = 5, classes: tuple[str, ...] = ("cats", "dogs")
-) -> Path:
+def draw_root(root: Path, train: int = 12, valid: int = 5, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
     for split, count in [("train", train), ("valid", valid)]:
         for label, name in enumerate(classes):
             for number in range(count):
@@ -62,12 +68,8 @@ class TinyNetwork(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_module(
-            "first", nn.Sequential(nn.Conv2d(3, 6, 3, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU())
-        )
-        self.add_module(
-            "second", nn.Sequential(nn.Conv2d(6, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        )
+        self.add_module("first", nn.Sequential(nn.Conv2d(3, 6, 3, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU()))
+        self.add_module("second", nn.Sequential(nn.Conv2d(6, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU()))
 
 
 @pytest.fixture
@@ -76,31 +78,86 @@ def tiny_body() -> Backbone:
     return Backbone(TinyNetwork(), last_early="first", channels=8)
 
 
-def command_runner(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script of the repository as a user does, in `folder` and without any network."""
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def offline(folder: Path) -> dict[str, str]:
+    """Environment in which nothing can be downloaded, and all caches are in `folder`."""
+    nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
+    return {
+        "http_proxy": nowhere,
+        "https_proxy": nowhere,
+        "HTTPS_PROXY": nowhere,
+        "TORCH_HOME": str(folder / "torch"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def command_runner(folder: Path) -> Run:
+    """Runs a script of the repository in this process as `python <script>` would: a process takes seconds to start."""
 
     def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        nowhere = "http://127.0.0.1:9"  # a port that nothing listens on
-        variables = {
-            **os.environ,
-            "http_proxy": nowhere,
-            "https_proxy": nowhere,
-            "HTTPS_PROXY": nowhere,
-            "TORCH_HOME": str(folder / "torch"),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            **environment,
-        }
-        command = [sys.executable, str(REPOSITORY / script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
+        command = [str(REPOSITORY / script), *arguments]
+        output, errors, code = io.StringIO(), io.StringIO(), 0
+        deterministic, hydra_config = torch.are_deterministic_algorithms_enabled(), HydraConfig.instance().cfg
+        root, raises, path = logging.getLogger(), logging.raiseExceptions, [*sys.path]
+        handlers, level = [*root.handlers], root.level
+        with (
+            mock.patch.object(sys, "argv", command),
+            mock.patch.dict(os.environ, offline(folder) | environment),
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            warnings.catch_warnings(),
+        ):
+            try:
+                runpy.run_path(command[0], run_name="__main__")
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+                if isinstance(error.code, str):
+                    print(error.code, file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            finally:
+                sys.path[:] = path
+                root.handlers[:], logging.raiseExceptions = handlers, raises
+                root.setLevel(level)
+                logging.disable(logging.NOTSET)
+                torch.use_deterministic_algorithms(deterministic)
+                HydraConfig.instance().cfg = hydra_config
+        return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
+
+    return run
+
+
+def process_runner(folder: Path) -> Run:
+    """Runs a script of the repository in a process of its own, as a user does."""
+
+    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(REPOSITORY / script), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, **offline(folder), **environment},
+            check=False,
+        )
 
     return run
 
 
 @pytest.fixture
-def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script in the test's own folder."""
+def run_command(tmp_path: Path) -> Run:
+    """Runs a script in the test's own folder, in this process."""
     return command_runner(tmp_path)
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> Run:
+    """Runs a script in the test's own folder, in a process of its own."""
+    return process_runner(tmp_path)
 
 
 @pytest.fixture(scope="session")

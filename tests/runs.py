@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, command_runner
 
 # Cached, frozen and unfrozen stages of several epochs, small enough to be killed in.
 RECIPE = [
@@ -21,17 +21,19 @@ RECIPE = [
 ]
 
 
+def settings(root: Path, run_dir: Path, *arguments: str) -> list[str]:
+    """Settings of a new run, of `RECIPE` unless others are given, or of one to resume."""
+    if any(argument.startswith("resume=") for argument in arguments):
+        return list(arguments)
+    return [f"data.root={root}", f"hydra.run.dir={run_dir}", *TINY, *(arguments or RECIPE)]
+
+
 def start(
     root: Path, run_dir: Path, *arguments: str, before: Callable[[], object] | None = None
 ) -> subprocess.Popen[str]:
-    """Start a new run, of `RECIPE` unless other settings are given, or resume one."""
-    command = [sys.executable, str(REPOSITORY / "train.py")]
-    if any(argument.startswith("resume=") for argument in arguments):
-        command += arguments
-    else:
-        command += [f"data.root={root}", f"hydra.run.dir={run_dir}", *TINY, *(arguments or RECIPE)]
+    """Start or resume a run in a process of its own, which can be killed."""
     return subprocess.Popen(
-        command,
+        [sys.executable, str(REPOSITORY / "train.py"), *settings(root, run_dir, *arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,10 +43,10 @@ def start(
 
 
 def run(root: Path, run_dir: Path, *arguments: str) -> str:
-    process = start(root, run_dir, *arguments)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return output
+    """Make or resume a run, to its end, in this process: that takes seconds less."""
+    result = command_runner(run_dir.parent)("train.py", *settings(root, run_dir, *arguments))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def rows(file: Path) -> int:

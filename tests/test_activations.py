@@ -8,14 +8,14 @@ import torch
 from dogscats import activations, transforms
 from dogscats.activations import activation_loader, precompute
 from dogscats.backbone import Backbone
-from dogscats.data import DogsCatsDataModule, PhotoDataset
-from dogscats.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data import DogsCatsDataModule
+from dogscats.data.dataset import PhotoDataset
+from dogscats.data.layouts import Photos
+from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 
 CPU = torch.device("cpu")
 
-CHANGED = pytest.mark.fault(
-    "photos, weights, size, transform, files changed: computed anew; unchanged: reused"
-)
+CHANGED = pytest.mark.fault("photos, weights, size, transform, files changed: computed anew; unchanged: reused")
 
 
 def module(root: Path, **settings: object) -> DogsCatsDataModule:
@@ -55,9 +55,7 @@ def test_features_are_those_of_the_frozen_body(tiny_body: Backbone, root: Path, 
 
 
 @CHANGED
-def test_an_unchanged_cache_is_reused(
-    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path]
-) -> None:
+def test_an_unchanged_cache_is_reused(tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path]) -> None:
     first = compute(tiny_body, module(root), tmp_path)
     again = compute(tiny_body, module(root, batch_size=7, seed=3), tmp_path)  # neither changes a feature
     assert torch.equal(first, again)
@@ -148,9 +146,9 @@ def test_batches_of_features_come_in_the_order_of_the_photos(root: Path) -> None
     photos = data.loader(data.train_dataset("s", augment=False), shuffle=True)
     features = torch.arange(24.0)[:, None].expand(24, 4)
     batches = data.batch_sampler(data.train_dataset("s", augment=False), shuffle=True)
-    cached = activation_loader([features], data.train.labels, batches, seed=0)
+    cached = activation_loader([features], data.train, batches, seed=0)
     for epoch in (0, 1):
-        photos.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        photos.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         cached.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for ours, theirs in zip(cached, photos, strict=True):
             assert torch.equal(ours.indices, theirs.indices)
@@ -161,7 +159,7 @@ def test_batches_of_features_come_in_the_order_of_the_photos(root: Path) -> None
 def test_every_epoch_draws_one_of_the_views() -> None:
     views = [torch.full((50, 2), float(view)) for view in range(3)]
     batches = SharedBatchSampler(EpochSampler(50), 10, training=False)
-    loader = activation_loader(views, [0] * 50, batches, seed=1)
+    loader = activation_loader(views, Photos(Path(), [""] * 50, [0] * 50), batches, seed=1)
 
     def drawn(epoch: int) -> torch.Tensor:
         batches.set_epoch(epoch)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import command_runner
 
 from benchmarks import cross_validation, growth, lesson_at_scale, limit, ours, results, run
 from benchmarks.settings import Settings, from_command_line
-from dogscats.errors import UserError
+from dogscats.runs.errors import UserError
 from dogscats.stage import Stage
 
 
@@ -69,31 +70,37 @@ def test_fastai_fine_tunes_by_its_seed(shared_root: Path) -> None:
     from benchmarks import fine_tune
 
     settings = fine_tune.FineTune(str(shared_root), size=32, batch_size=8, epochs=1)
-    figures = fine_tune.measure(settings)
-    assert figures["accuracy"] == 1 - figures["wrong"] / 10
-    assert figures["log_loss"] != figures["log_loss_tta"]
+    metrics = fine_tune.measure(settings)
+    assert metrics["accuracy"] == 1 - metrics["wrong"] / 10
+    assert metrics["log_loss"] != metrics["log_loss_tta"]
     again = fine_tune.measure(settings)
-    assert again["log_loss"] == figures["log_loss"]
+    assert again["log_loss"] == metrics["log_loss"]
     with pytest.raises(UserError, match=r"photos=nowhere: .* train/"):
         fine_tune.measure(fine_tune.FineTune("nowhere"))
 
 
 def test_the_limit_counts_resnet34s_operations(tiny: Settings) -> None:
-    figures = limit.measure(tiny, rounds=1)
+    metrics = limit.measure(tiny, rounds=1)
     # 3.6 billion multiplications with additions at 224 pixels, as in He et al., table 1
-    assert figures["flop_per_image"] * (224 / 32) ** 2 == pytest.approx(2 * 3.6e9, rel=0.03)
-    assert figures["folded_error"] < 1e-5
-    assert figures["plain_images_per_s"] > 0
+    assert metrics["flop_per_image"] * (224 / 32) ** 2 == pytest.approx(2 * 3.6e9, rel=0.03)
+    assert metrics["folded_error"] < 1e-5
+    assert metrics["plain_images_per_s"] > 0
 
 
 def test_growth_computes_as_many_photos_as_it_says(shared_root: Path) -> None:
-    figures = growth.measure(growth.Growth(str(shared_root), count=40, files=60, size=32))
-    assert figures["count"] == 40
-    assert figures["images_per_s"] > 0
-    assert figures["files"] == 60
+    metrics = growth.measure(growth.Growth(str(shared_root), count=40, files=60, size=32))
+    assert metrics["count"] == 40
+    assert metrics["images_per_s"] > 0
+    assert metrics["files"] == 60
 
 
-def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_here(command: list[str], check: bool) -> None:
+        assert command[0] == sys.executable
+        result = command_runner(tmp_path)(*command[1:])
+        assert result.returncode == 0, result.stderr
+
+    monkeypatch.setattr(lesson_at_scale.subprocess, "run", run_here)  # type: ignore[attr-defined]
     scale = lesson_at_scale.Scale(
         train=8, valid=4, width=60, height=45,
         overrides=[
@@ -103,11 +110,11 @@ def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, capsys: pytest.
     )  # fmt: skip
     lesson_at_scale.draw_root(tmp_path, scale)
     assert len(list(tmp_path.glob("train/*/*.jpg"))) == 8
-    figures: dict[str, Any] = lesson_at_scale.measure(scale, tmp_path)
-    assert list(figures["stages"]) == ["precompute", "augmented", "finetune"]
-    stage = figures["stages"]["finetune"]
+    metrics: dict[str, Any] = lesson_at_scale.measure(scale, tmp_path)
+    assert list(metrics["stages"]) == ["precompute", "augmented", "finetune"]
+    stage = metrics["stages"]["finetune"]
     assert stage["images_per_s"] == pytest.approx(12 / stage["seconds"])
-    assert figures["seconds"] > figures["rest_seconds"] > 0
+    assert metrics["seconds"] > metrics["rest_seconds"] > 0
 
 
 @pytest.fixture
@@ -133,9 +140,7 @@ def test_fastai_and_ours_are_measured_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "fastai" else None)
-    settings = run.Bench(
-        str(shared_root), train=4, valid=4, output=str(tmp_path), rows="frozen,sweep,head_first"
-    )
+    settings = run.Bench(str(shared_root), train=4, valid=4, output=str(tmp_path), rows="frozen,sweep,head_first")
     monkeypatch.setattr(run, "machine", lambda settings: {"processor": "P", "cores": 2, "work": "W"})
     run.measure(settings)
     frozen = [arguments[1] for arguments in children if arguments[1].endswith("frozen")]
@@ -190,7 +195,7 @@ def test_a_mistake_on_the_command_line_is_named(monkeypatch: pytest.MonkeyPatch,
 def test_cross_validation_predicts_each_photo_by_a_head_that_has_not_seen_it() -> None:
     # Labels that are noise can only be learned by heart.
     features, labels = torch.randn(400, 64), torch.randint(2, (400,))
-    stage = Stage("precompute", lr=1e-2, cycles=1, cycle_len=20, precompute=True)
+    stage = Stage("precompute", lr=1e-2, cycles=1, cycle_len=10, precompute=True)
     guessed, unseen = cross_validation.cross_validate(
         [features, torch.zeros(400, 64)], labels, stage, batch_size=64, seed=0, count=1
     )

@@ -5,17 +5,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, draw_root
+from conftest import REPOSITORY, TINY, Run, draw_root
 
-import dogscats.check
-from dogscats.check import check_images, find_leaks, write_bad_images
+import dogscats.data.check
 from dogscats.data import DogsCatsDataModule
-from dogscats.errors import UserError
-from dogscats.folders import find_photos
+from dogscats.data.check import check_images, find_leaks, write_bad_images
+from dogscats.data.layouts import find_photos
+from dogscats.runs.errors import UserError
 
 
 def spoil(root: Path) -> dict[str, str]:
@@ -79,22 +78,20 @@ def test_skip_leaves_them_out_and_touches_none(root: Path) -> None:
 def test_a_class_left_empty_is_an_error(root: Path) -> None:
     for photo in (root / "valid/dogs").iterdir():
         photo.write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"no photo of class 'dogs' in valid(.|\n)*dog\.4\.jpg: the file is empty"
-    ):
+    with pytest.raises(UserError, match=r"no photo of class 'dogs' in valid(.|\n)*dog\.4\.jpg: the file is empty"):
         module(root, on_bad_image="skip")
 
 
 def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = spoil(root)
     decoded: list[str] = []
-    read = dogscats.check.read_image
+    read = dogscats.data.check.read_image
 
     def counting(path: Path) -> object:
         decoded.append(path.name)
         return read(path)
 
-    monkeypatch.setattr(dogscats.check, "read_image", counting)
+    monkeypatch.setattr(dogscats.data.check, "read_image", counting)
     paths = [*(p for photos in find_photos(root)[1:] for p in photos.paths)]
     assert set(check_images(root, paths, root / "tmp")) == set(bad)
     assert len(decoded) == len(paths) - 1  # all but the one whose name is enough
@@ -117,18 +114,18 @@ def test_bad_images_csv(tmp_path: Path) -> None:
         ]
 
 
-def test_doubles_across_train_and_valid_are_found(root: Path) -> None:
+def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     _, train, valid = find_photos(root)
     assert find_leaks(train, valid) == []
-    # A double in the other class, one by a link, and a file of the same size that is another photo.
-    (root / "valid/cats/double.jpg").write_bytes((root / "train/dogs/dog.3.jpg").read_bytes())
+    # A duplicate in the other class, one by a link, and a file of the same size that is another photo.
+    (root / "valid/cats/duplicate.jpg").write_bytes((root / "train/dogs/dog.3.jpg").read_bytes())
     (root / "valid/dogs/link.jpg").symlink_to(root / "train/dogs/dog.4.jpg")
     changed = bytearray((root / "train/dogs/dog.5.jpg").read_bytes())
     changed[-3] ^= 1
     (root / "valid/dogs/similar.jpg").write_bytes(changed)
     _, train, valid = find_photos(root)
     assert find_leaks(train, valid) == [
-        ("train/dogs/dog.3.jpg", "valid/cats/double.jpg"),
+        ("train/dogs/dog.3.jpg", "valid/cats/duplicate.jpg"),
         ("train/dogs/dog.4.jpg", "valid/dogs/link.jpg"),
     ]
 
@@ -160,7 +157,7 @@ def test_the_command_on_a_good_dataset(root: Path) -> None:
 
 def test_the_command_on_a_bad_dataset(root: Path) -> None:
     bad = spoil(root)
-    (root / "valid/cats/double.jpg").write_bytes((root / "train/cats/cat.3.jpg").read_bytes())
+    (root / "valid/cats/duplicate.jpg").write_bytes((root / "train/cats/cat.3.jpg").read_bytes())
     (root / "test1").mkdir()
     (root / "test1/1.jpg").write_text("text")
     result = run_check(root)
@@ -169,30 +166,25 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
     for path, reason in {**bad, "test1/1.jpg": "not a picture"}.items():
         shown = path.encode(errors="backslashreplace").decode()
         assert any(shown in line and reason in line for line in result.stdout.splitlines())
-    assert "Photos in train and in valid: 1\n  train/cats/cat.3.jpg = valid/cats/double.jpg" in result.stdout
+    assert "Photos in train and in valid: 1\n  train/cats/cat.3.jpg = valid/cats/duplicate.jpg" in result.stdout
     assert "Traceback" not in result.stderr
 
 
-def test_the_command_without_a_dataset(tmp_path: Path) -> None:
-    result = run_check(tmp_path / "nowhere")
+def test_the_command_without_a_dataset(run_command: Run, tmp_path: Path) -> None:
+    result = run_command("dogscats/check.py", os.fspath(tmp_path / "nowhere"))
     assert result.returncode == 1
     assert "nowhere: there is no folder train/" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_run_that_skips_lists_them(
-    run_command: Callable[..., subprocess.CompletedProcess[str]], root: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_skips_lists_them(run_command: Run, root: Path, tmp_path: Path) -> None:
     bad = spoil(root)
     result = run_command(
-        "train.py", f"data.root={root}", "recipe=head_only", "model=timm", "model.name=test_resnet",
-        "model.weights=none", "data.size=32", "data.batch_size=5", "data.on_bad_image=skip",
-        "data.num_workers=0",
+        "train.py", f"data.root={root}", "recipe=head_only", *TINY, "data.on_bad_image=skip", "data.num_workers=0",
+        "callbacks.lr_finder.before=none",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert (
-        "23 training and 9 validation photos of cats, dogs; warning: 6 unreadable left out" in result.stdout
-    )
+    assert "23 training and 9 validation photos of cats, dogs; warning: 6 unreadable left out" in result.stdout
     (file,) = tmp_path.glob("outputs/*/*/bad_images.csv")
     assert len(file.read_text().splitlines()) == 1 + len(bad)
     assert json.loads(file.with_name("metrics.json").read_text())["final"]["n"] == 9

@@ -1,19 +1,22 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.classifier import Classifier
-from dogscats.data import Batch
+from dogscats.data.dataset import Batch
 from dogscats.heads import Head, Heads
 
 
 @pytest.fixture
 def classifier(tiny_body: Backbone) -> Classifier:
     torch.manual_seed(1)
-    return Classifier(tiny_body, Heads(16, 3), 3, lrs=(1e-4, 1e-3, 1e-2))
+    return Classifier(tiny_body, classes=3, lrs=(1e-4, 1e-3, 1e-2))
 
 
 def batch(count: int = 6) -> Batch:
@@ -34,17 +37,17 @@ def test_the_head_is_the_lessons() -> None:
     assert linear[0].weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
 
 
-def test_logits_and_probabilities(classifier: Classifier) -> None:
+def test_predicting_gives_indices_and_probabilities(classifier: Classifier) -> None:
     classifier.eval()
     indices, probabilities = classifier.predict_step(batch())
     assert indices.tolist() == list(range(6))
     assert probabilities.shape == (6, 3)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(6))
-    torch.testing.assert_close(probabilities, classifier(batch().inputs).softmax(1))
+    torch.testing.assert_close(probabilities, classifier(batch().inputs).exp())
 
 
 def test_the_probabilities_of_several_heads_are_averaged(tiny_body: Backbone) -> None:
-    classifier = Classifier(tiny_body, Heads(16, 3, count=4), 3).eval()
+    classifier = Classifier(tiny_body, classes=3, heads=4).eval()
     each = classifier.heads.each(classifier.body(batch().inputs)).softmax(dim=2)
     assert each.shape == (4, 6, 3)
     assert each.std(dim=0).min() > 0
@@ -55,7 +58,7 @@ def test_each_of_several_heads_learns_as_it_would_alone(tiny_body: Backbone) -> 
     learned = []
     for count in (1, 3):
         torch.manual_seed(1)
-        classifier = Classifier(copy.deepcopy(tiny_body), Heads(16, 3, count), 3)
+        classifier = Classifier(copy.deepcopy(tiny_body), classes=3, heads=count)
         classifier.log = lambda *_, **__: None  # type: ignore[method-assign]
         classifier.freeze_to(2)
         optimizer = classifier.configure_optimizers()
@@ -72,17 +75,14 @@ def test_each_of_several_heads_learns_as_it_would_alone(tiny_body: Backbone) -> 
 
 def test_the_body_learns_from_the_mean_over_the_heads(tiny_body: Backbone) -> None:
     heads = Heads(16, 3, count=3, dropout=(0, 0))
-    together = Classifier(tiny_body, heads, 3)
+    together = Classifier(tiny_body, 3, heads)
     together.log = lambda *_, **__: None  # type: ignore[method-assign]
     together.freeze_to(0)
     gradients = []
     for losses in (
         lambda: together.training_step(batch(), 0),
         lambda: torch.stack(
-            [
-                nn.functional.cross_entropy(head(together.body(batch().inputs)), batch().labels)
-                for head in heads
-            ]
+            [nn.functional.cross_entropy(head(together.body(batch().inputs)), batch().labels) for head in heads]
         ).mean(),
     ):
         together.zero_grad()
@@ -106,9 +106,7 @@ def test_the_optimizer_holds_every_parameter_once_in_named_groups(classifier: Cl
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
-def test_training_changes_the_unfrozen_groups_and_not_a_bit_of_the_frozen(
-    classifier: Classifier, first: int
-) -> None:
+def test_training_changes_the_unfrozen_groups_and_not_a_bit_of_the_frozen(classifier: Classifier, first: int) -> None:
     classifier.freeze_to(first)
     before = copy.deepcopy(classifier.state_dict())
     optimizer = classifier.configure_optimizers()
@@ -135,7 +133,7 @@ def test_a_frozen_body_keeps_no_graph(classifier: Classifier) -> None:
 def test_the_head_trains_alone_on_precomputed_features(classifier: Classifier) -> None:
     """Both classifiers share the head, so that what one learns the other knows."""
     classifier.eval()
-    alone = Classifier(PrecomputedBody(), classifier.heads, 3).eval()
+    alone = Classifier(PrecomputedBody(), 3, classifier.heads).eval()
     features = classifier.body(batch().inputs)
     torch.testing.assert_close(alone(features), classifier(batch().inputs), rtol=0, atol=0)
     groups = alone.configure_optimizers().param_groups
@@ -143,22 +141,46 @@ def test_the_head_trains_alone_on_precomputed_features(classifier: Classifier) -
     assert {id(p) for p in groups[2]["params"]} == {id(p) for p in classifier.heads.parameters()}
 
 
-def test_epoch_losses_are_means_over_photos_of_batches_of_any_size(classifier: Classifier) -> None:
-    classifier.log = lambda *_, **__: None  # type: ignore[method-assign]
-    classifier.eval()
+class Losses(Callback):
+    """Records the loss of each training batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: object, outputs: Any, *_: object) -> None:
+        self.seen.append(outputs["loss"])
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_epoch_losses_are_means_over_photos_of_batches_of_any_size(tiny_body: Backbone, heads: int) -> None:
+    classifier = Classifier(tiny_body, classes=3, heads=heads, lrs=(0, 0, 0)).eval()  # training changes nothing
     whole = batch(7)
-    logits = classifier(whole.inputs)
-    for start, end in [(0, 5), (5, 7)]:
-        part = Batch(*(values[start:end] for values in whole))
-        classifier.validation_step(part, 0)
-        loss = classifier.training_step(part, 0)
-        expected = nn.functional.cross_entropy(logits[start:end], part.labels)
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-    mean = nn.functional.cross_entropy(logits, whole.labels)
-    torch.testing.assert_close(classifier.valid_loss.compute(), mean, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(classifier.train_loss.compute(), mean, rtol=1e-5, atol=1e-6)
-    right = (logits.argmax(1) == whole.labels).float().mean()
-    torch.testing.assert_close(classifier.valid_acc.compute(), right)
+    parts = [Batch(*(values[start:end] for values in whole)) for start, end in [(0, 5), (5, 7)]]
+    loader = DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
+    features = classifier.body(whole.inputs)
+    each = torch.stack(
+        [nn.functional.cross_entropy(head(features), whole.labels, reduction="none") for head in classifier.heads]
+    )
+    log_probabilities = classifier(whole.inputs)
+    losses = Losses()
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[losses],
+    )  # fmt: skip
+
+    trainer.fit(classifier, loader, loader)
+    # The heads learn from the sum of their losses, the report is their mean.
+    expected = [each[:, :5].mean(dim=1).sum(), each[:, 5:].mean(dim=1).sum()]
+    torch.testing.assert_close(losses.seen, expected, rtol=1e-5, atol=1e-6)
+    logged = trainer.callback_metrics
+    torch.testing.assert_close(logged["train_loss"], each.mean(), rtol=1e-5, atol=1e-6)
+    loss = nn.functional.nll_loss(log_probabilities, whole.labels)
+    torch.testing.assert_close(logged["valid_loss"], loss, rtol=1e-5, atol=1e-6)
+    right = (log_probabilities.argmax(dim=1) == whole.labels).float().mean()
+    torch.testing.assert_close(logged["valid_acc"], right)
+
+    (tested,) = trainer.test(classifier, loader, verbose=False)
+    assert tested == pytest.approx({"test_loss": loss.item(), "test_acc": right.item()})
 
 
 def test_batchnorm_of_the_body_can_keep_its_statistics_while_its_weights_train(

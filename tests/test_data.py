@@ -6,10 +6,11 @@ import torch
 from conftest import draw_root
 
 from dogscats import transforms
-from dogscats.data import Batch, DogsCatsDataModule
-from dogscats.errors import UserError
-from dogscats.images import UnreadableImageError, read_image
-from dogscats.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data import DogsCatsDataModule
+from dogscats.data.dataset import Batch
+from dogscats.data.images import UnreadableImageError, read_image
+from dogscats.data.samplers import EpochSampler, SharedBatchSampler
+from dogscats.runs.errors import ArgumentError, UserError, user_message
 
 
 def module(root: Path, **settings: object) -> DogsCatsDataModule:
@@ -24,7 +25,7 @@ def batches(root: Path, workers: int, epochs: int = 2, stage: str = "s", seed: i
     loader = data.loader(data.train_dataset(stage, augment=True), shuffle=True)
     found = []
     for epoch in range(epochs):
-        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         torch.rand(3 * workers + 1)  # whatever else draws from the global generator must not matter
         found.extend(loader)
     return found
@@ -42,15 +43,13 @@ def test_batches_are_a_function_of_the_seed_for_any_number_of_workers(shared_roo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_iterator_made_before_the_epoch_is_chosen_gives_that_epoch(
-    shared_root: Path, workers: int
-) -> None:
+def test_an_iterator_made_before_the_epoch_is_chosen_gives_that_epoch(shared_root: Path, workers: int) -> None:
     """As Lightning makes it when it resumes; also after an epoch that was left unfinished."""
     data = module(shared_root, num_workers=workers)
     loader = data.loader(data.train_dataset("s", augment=True), shuffle=True)
     next(iter(loader))
     iterator = iter(loader)
-    loader.batch_sampler.set_epoch(1)  # type: ignore[union-attr]
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
     for ours, theirs in zip(iterator, batches(shared_root, 0)[5:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -102,16 +101,14 @@ def test_validation_photos_come_whole_and_in_order(shared_root: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(7, [7, 7, 7, 3]), (23, [23])])
-def test_only_a_last_batch_of_one_photo_is_dropped(
-    shared_root: Path, batch_size: int, sizes: list[int]
-) -> None:
+def test_only_a_last_batch_of_one_photo_is_dropped(shared_root: Path, batch_size: int, sizes: list[int]) -> None:
     data = module(shared_root, batch_size=batch_size)
     assert [len(batch.labels) for batch in data.train_dataloader()] == sizes
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("size", [24, 25, 27, 29])
-def test_processes_share_the_batches_of_one(size: int, training: bool) -> None:
+def test_ranks_share_the_batches_of_one(size: int, training: bool) -> None:
     def epoch(rank: int, world_size: int) -> list[list[int]]:
         sampler = EpochSampler(size, seed=4 if training else None)
         batches = SharedBatchSampler(sampler, 8, training, rank, world_size)
@@ -124,7 +121,7 @@ def test_processes_share_the_batches_of_one(size: int, training: bool) -> None:
     shares = [epoch(rank, 2) for rank in range(2)]
     together = [sorted(itertools.chain(*batch)) for batch in itertools.zip_longest(*shares, fillvalue=[])]
     if training:
-        # An odd photo, and a last batch with less than two for each, are dropped: every process steps alike.
+        # An odd photo, and a last batch with less than two for each, are dropped: every rank takes the same steps.
         assert [len(batch) for batch in shares[0]] == [len(batch) for batch in shares[1]]
         assert len(shares[0]) == {24: 3, 25: 3, 27: 3, 29: 4}[size]
         for ours, theirs in zip(together, alone, strict=False):
@@ -196,8 +193,9 @@ def test_mistakes_in_the_folders_are_named(tmp_path: Path) -> None:
     ("key", "value"), [("size", 0), ("batch_size", 1), ("num_workers", -1), ("limit", 0), ("size", "big")]
 )
 def test_bad_settings_are_named(tmp_path: Path, key: str, value: object) -> None:
-    with pytest.raises(UserError, match=f"data.{key}={value}"):
+    with pytest.raises(ArgumentError, match=f"^{key}={value}: expected") as raised:
         DogsCatsDataModule(tmp_path, **{key: value})  # type: ignore[arg-type]
+    assert user_message(raised.value) == f"data.{raised.value}"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -207,5 +205,5 @@ def test_a_photo_that_disappears_is_named(root: Path, workers: int) -> None:
     (root / "valid" / "dogs" / "dog.2.jpg").unlink()
     with pytest.raises(UserError) as raised:
         list(data.loader(data.valid_dataset(), persistent=False))
-    message = f"{root}/valid/dogs/dog.2.jpg: it can no longer be read (No such file or directory)."
+    message = f"{root}/valid/dogs/dog.2.jpg: it became unreadable (No such file or directory)."
     assert str(raised.value) == message

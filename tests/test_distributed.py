@@ -1,4 +1,4 @@
-"""Two processes on one CPU train together, started by Lightning and by torchrun."""
+"""Two ranks on one CPU, started by Lightning and by torchrun."""
 
 import copy
 import csv
@@ -6,13 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY
-from pytorch_lightning import LightningModule, Trainer
+from conftest import REPOSITORY, TINY, Run
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from dogscats.backbone import Backbone
@@ -22,10 +21,9 @@ from dogscats.classifier import Classifier
 from dogscats.data import DogsCatsDataModule
 from dogscats.heads import Heads
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
+NO_PICTURES = "callbacks.reports.pictures=null"  # which take long to draw
 TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=6"]
-SHORT = ["recipe.augmented.cycles=1", "recipe.finetune.cycles=1", "callbacks.lr_finder.before=none"]
+SHORT = ["recipe.augmented.cycles=1", "recipe.finetune.cycles=1", "callbacks.lr_finder.before=none", NO_PICTURES]
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -50,8 +48,9 @@ def check(run: Path, output: str) -> None:
     assert {path.name for path in run.glob("*.log")} == {"train.log"}
 
 
-def test_two_processes_started_by_lightning(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
-    result = run_command(
+@pytest.mark.slow
+def test_two_ranks_started_by_lightning(run_process: Run, shared_root: Path, tmp_path: Path) -> None:
+    result = run_process(
         "train.py", f"data.root={shared_root}", *TINY, *TWO, *SHORT,
         f"activations.dir={tmp_path / 'activations'}",
     )  # fmt: skip
@@ -59,11 +58,12 @@ def test_two_processes_started_by_lightning(run_command: Run, shared_root: Path,
     (run,) = tmp_path.glob("outputs/*/*")
     check(run, result.stdout + result.stderr)
     metrics = json.loads((run / "metrics.json").read_text())
-    # The first process alone would find these, also for the photos that the other one has evaluated.
+    # The first rank alone would find these, also for the photos that the other one has evaluated.
     assert metrics["final"]["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], 1e-4)
 
 
-def test_two_processes_under_torchrun(shared_root: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_ranks_under_torchrun(shared_root: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         str(REPOSITORY / "train.py"), f"data.root={shared_root}", *TINY, *TWO, "recipe=head_only",
@@ -76,23 +76,24 @@ def test_two_processes_under_torchrun(shared_root: Path, tmp_path: Path) -> None
     assert (run / "lr_finder.png").exists()
 
 
-def test_a_mistake_is_said_once(run_command: Run, shared_root: Path) -> None:
-    result = run_command("train.py", f"data.root={shared_root}", *TINY, *TWO, "data.batch_size=5")
+def test_a_mistake_is_said_once(run_process: Run, shared_root: Path) -> None:
+    result = run_process("train.py", f"data.root={shared_root}", *TINY, *TWO, "data.batch_size=5")
     assert result.returncode == 1
-    assert (result.stdout + result.stderr).count("data.batch_size=5: it is shared out among 2") == 1
+    assert (result.stdout + result.stderr).count("data.batch_size=5: it is shared out among 2 ranks") == 1
     assert "Traceback" not in result.stderr
 
 
-def processes(count: int) -> Trainer:
+def trainer_of(ranks: int, *callbacks: Callback) -> Trainer:
     return Trainer(
-        accelerator="cpu", devices=count, strategy="ddp_fork" if count > 1 else "auto", max_steps=6,
+        accelerator="cpu", devices=ranks, strategy="ddp_fork" if ranks > 1 else "auto", max_steps=6,
         max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
+        callbacks=list(callbacks),
     )  # fmt: skip
 
 
 class Loading(Classifier):
-    """Makes its loaders in the process that uses them, as train.py does."""
+    """Makes its loaders in the rank that uses them, as train.py does."""
 
     data: DogsCatsDataModule
 
@@ -106,21 +107,21 @@ class Loading(Classifier):
 @pytest.fixture
 def classifier(tiny_body: Backbone, shared_root: Path) -> Loading:
     torch.manual_seed(0)
-    classifier = Loading(tiny_body, Heads(16, 2, dropout=(0, 0)), 2, lrs=(1e-3, 1e-2, 1e-1))
+    classifier = Loading(tiny_body, 2, Heads(16, 2, dropout=(0, 0)), lrs=(1e-3, 1e-2, 1e-1))
     classifier.data = DogsCatsDataModule(shared_root, size=24, batch_size=6, num_workers=0)
     classifier.data.setup()
     return classifier
 
 
-def test_gradients_are_those_of_one_process(classifier: Loading) -> None:
+def test_gradients_are_those_of_one_rank(classifier: Loading) -> None:
     """With BatchNorm in eval mode and no dropout, six steps give the same weights."""
     trained = []
-    for count in (1, 2):
+    for ranks in (1, 2):
         model = copy.deepcopy(classifier)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.eval()
-        processes(count).fit(model)
+        trainer_of(ranks).fit(model)
         trained.append(model.state_dict())
     for key, value in trained[0].items():
         torch.testing.assert_close(trained[1][key], value, rtol=1e-4, atol=1e-5)
@@ -128,7 +129,7 @@ def test_gradients_are_those_of_one_process(classifier: Loading) -> None:
 
 
 class Saving(TTA):
-    """Saves what the first process has found, since nothing else comes back from a forked one."""
+    """Saves what the first rank has found, since nothing else comes back from a forked process."""
 
     file: Path
 
@@ -137,21 +138,19 @@ class Saving(TTA):
             torch.save(self.best.probabilities, self.file)
 
 
-def test_predictions_are_those_of_one_process(classifier: Loading, tmp_path: Path) -> None:
+def test_predictions_are_those_of_one_rank(classifier: Loading, tmp_path: Path) -> None:
     found: list[torch.Tensor] = []
-    for count in (1, 2):
-        tta = Saving(classifier.data.valid, classifier.data.classes)
-        tta.file = tmp_path / f"{count}.pt"
-        trainer = processes(count)
-        trainer.callbacks.append(tta)  # type: ignore[attr-defined]
-        trainer.predict(classifier, return_predictions=False)
+    for ranks in (1, 2):
+        tta = Saving(n_aug=1)
+        tta.file = tmp_path / f"{ranks}.pt"
+        trainer_of(ranks, tta).predict(classifier, return_predictions=False)
         found.append(torch.load(tta.file))
     assert found[0].shape == (10, 2)
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
 
 
 class SavingFinder(LRFinder):
-    """Saves the losses that each process has seen."""
+    """Saves the losses that each rank has seen."""
 
     folder: Path
 
@@ -160,15 +159,11 @@ class SavingFinder(LRFinder):
         torch.save(self.curve.losses, self.folder / f"{trainer.global_rank}.pt")
 
 
-def test_the_learning_rate_finder_sees_the_same_losses_in_both_processes(
-    classifier: Loading, tmp_path: Path
-) -> None:
+def test_the_learning_rate_finder_sees_the_same_losses_in_both_ranks(classifier: Loading, tmp_path: Path) -> None:
     """Otherwise one could stop and leave the other one waiting."""
-    finder = SavingFinder(steps=6)
+    finder = SavingFinder()
     finder.folder = tmp_path
-    trainer = processes(2)
-    trainer.callbacks.append(finder)  # type: ignore[attr-defined]
-    trainer.fit(classifier)
+    trainer_of(2, finder).fit(classifier)
     losses = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert len(losses[0]) == 6
     assert losses[0] == losses[1]

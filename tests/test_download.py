@@ -7,27 +7,24 @@ import os
 import shutil
 import stat
 import struct
-import subprocess
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import draw_root
+from conftest import Run, draw_root
 from PIL import Image
 
-import dogscats.download
+import dogscats.data.download
 from dogscats.data import DogsCatsDataModule
-from dogscats.download import download_dataset
-from dogscats.errors import UserError
+from dogscats.data.download import download_dataset
+from dogscats.runs.errors import UserError
 
-CUT = pytest.mark.fault(
-    "download cut, flipped, a web page, server gone: rejected or retried, no half dataset"
-)
+CUT = pytest.mark.fault("download cut, flipped, a web page, server gone: rejected or retried, no half dataset")
 
 HARMFUL = pytest.mark.fault("archive with `../`, absolute path, link, bomb: 0 bytes outside the target")
 
@@ -78,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(dogscats.download, "PAUSE", 0.01)
+    monkeypatch.setattr(dogscats.data.download, "PAUSE", 0.01)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server()
     thread = threading.Thread(target=functools.partial(server.serve_forever, 0.02))
@@ -136,9 +133,7 @@ def test_a_cut_connection_is_resumed(server: Server, shared_root: Path, target: 
     server.content, server.ranges = zipped(shared_root), ranges
     server.faults = ["cut", "503", "cut", "another part"]
     download_dataset(server.url, target)
-    assert (target / "train/cats/cat.0.jpg").read_bytes() == (
-        shared_root / "train/cats/cat.0.jpg"
-    ).read_bytes()
+    assert (target / "train/cats/cat.0.jpg").read_bytes() == (shared_root / "train/cats/cat.0.jpg").read_bytes()
     half = len(server.content) // 2
     assert server.requests[:3] == [None, f"bytes={half}-", f"bytes={half}-"]
     assert left_in(target.parent) == {"data"}
@@ -186,18 +181,16 @@ def test_a_part_of_another_archive_is_not_mixed_in(server: Server, shared_root: 
 
 @CUT
 def test_a_server_that_is_gone_is_asked_again_then_named(server: Server, target: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"data\.url=http://127\.0\.0\.1:9/a\.zip(.|\n)*refused(.|\n)*Try again"
-    ):
+    with pytest.raises(UserError, match=r"data\.url=http://127\.0\.0\.1:9/a\.zip(.|\n)*refused(.|\n)*Try again"):
         download_dataset("http://127.0.0.1:9/a.zip", target)
     server.faults = ["500"] * 20
     with pytest.raises(UserError, match="500"):
         download_dataset(server.url, target)
-    assert len(server.requests) == dogscats.download.ATTEMPTS
+    assert len(server.requests) == dogscats.data.download.ATTEMPTS
     server.faults = ["404"]
     with pytest.raises(UserError, match="404"):
         download_dataset(server.url, target)
-    assert len(server.requests) == dogscats.download.ATTEMPTS + 1
+    assert len(server.requests) == dogscats.data.download.ATTEMPTS + 1
     assert left_in(target.parent) == set()
 
 
@@ -213,9 +206,7 @@ def test_a_web_page_is_no_archive(server: Server, target: Path) -> None:
 
 
 @CUT
-def test_a_cut_that_the_server_does_not_tell_is_found(
-    server: Server, shared_root: Path, target: Path
-) -> None:
+def test_a_cut_that_the_server_does_not_tell_is_found(server: Server, shared_root: Path, target: Path) -> None:
     server.content, server.faults = zipped(shared_root), ["no length"]
     with pytest.raises(UserError, match="not a whole zip archive"):
         download_dataset(server.url, target)
@@ -225,12 +216,12 @@ def test_a_cut_that_the_server_does_not_tell_is_found(
 def test_size_and_sha256_are_checked(
     server: Server, shared_root: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert dogscats.download.KNOWN_BYTES == {"http://files.fast.ai/data/dogscats.zip": 857_214_334}
+    assert dogscats.data.download.KNOWN_BYTES == {"http://files.fast.ai/data/dogscats.zip": 857_214_334}
     server.content = zipped(shared_root)
-    monkeypatch.setitem(dogscats.download.KNOWN_BYTES, server.url, len(server.content) + 1)
+    monkeypatch.setitem(dogscats.data.download.KNOWN_BYTES, server.url, len(server.content) + 1)
     with pytest.raises(UserError, match=f"{len(server.content):,} bytes instead of"):
         download_dataset(server.url, target)
-    monkeypatch.delitem(dogscats.download.KNOWN_BYTES, server.url)
+    monkeypatch.delitem(dogscats.data.download.KNOWN_BYTES, server.url)
     with pytest.raises(UserError, match=r"data\.sha256=0000"):
         download_dataset(server.url, target, "0" * 64)
     assert left_in(target.parent) == set()
@@ -299,12 +290,10 @@ PHOTO = ("train/cats/cat.0.jpg", os.urandom(3000))
     ],
     ids=[
         "parent", "hidden parent", "backslash", "drive", "absolute", "link", "bomb", "many", "lying",
-        "no train", "double", "file as folder", "empty",
+        "no train", "duplicate", "file as folder", "empty",
     ],
 )  # fmt: skip
-def test_a_harmful_archive_leaves_no_byte(
-    server: Server, tmp_path: Path, content: bytes, reason: str
-) -> None:
+def test_a_harmful_archive_leaves_no_byte(server: Server, tmp_path: Path, content: bytes, reason: str) -> None:
     target = tmp_path / "place" / "data"
     absolute = os.fspath(tmp_path / "escaped.jpg")
     if b"ABSOLUTE" in content:
@@ -387,9 +376,7 @@ def test_a_data_module_downloads_only_when_asked(server: Server, shared_root: Pa
     assert len(data.train.paths) == 24
 
 
-def test_train_downloads(
-    run_command: Callable[..., subprocess.CompletedProcess[str]], server: Server, tmp_path: Path
-) -> None:
+def test_train_downloads(run_command: Run, server: Server, tmp_path: Path) -> None:
     """Up to the message about a photo: what follows is the same for any data."""
     root = draw_root(tmp_path / "original", train=2, valid=1)
     (root / "train" / "cats" / "cat.0.jpg").write_bytes(b"no photo")

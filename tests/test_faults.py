@@ -15,25 +15,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, TinyNetwork, draw_root
+from conftest import TINY, Run, TinyNetwork, draw_root
 from runs import outcome, rows, run, start, stop
 
 from dogscats.activations import precompute
 from dogscats.backbone import Backbone
-from dogscats.checkpoint import read_checkpoint, write_checkpoint
 from dogscats.data import DogsCatsDataModule
-from dogscats.errors import UserError
-from dogscats.plots import new_figure, publish
-from dogscats.report import RunReport
-from dogscats.stage_table import StageTable
+from dogscats.plots.publish import new_figure, publish
+from dogscats.runs.checkpoint import read_checkpoint, write_checkpoint
+from dogscats.runs.errors import UserError
+from dogscats.runs.report import RunReport
+from dogscats.runs.stage_table import StageTable
 
 
 @pytest.mark.fault("SIGKILL at random moments, two a run, then `resume=`: ends bit-equal")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
-def test_killed_twice_at_random_moments(
-    uninterrupted: Path, shared_root: Path, tmp_path: Path, number: int
-) -> None:
+def test_killed_twice_at_random_moments(uninterrupted: Path, shared_root: Path, tmp_path: Path, number: int) -> None:
     """Every fourth kill comes while a checkpoint is being written."""
     rng = random.Random(number)
     run_dir = tmp_path / "run"
@@ -102,16 +100,16 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 def write_picture(path: Path) -> None:
-    publish(new_figure(4, 3), path, None, "picture")
+    publish(new_figure(4, 3), path)
 
 
 def write_metrics(path: Path) -> None:
-    RunReport(path.parent, ["cats"] * 100, 0.0).write()
+    RunReport(path.parent, 0.0, ["cats"] * 100).write()
 
 
 def write_table(path: Path) -> None:
-    table = StageTable(path, "stage", ["step"])
-    table.rows = [[step] for step in range(100)]
+    table = StageTable(path, "stage")
+    table.rows = [{"step": step} for step in range(100)]
     table.write()
 
 
@@ -185,7 +183,7 @@ def test_a_kill_between_checkpoint_and_digest_leaves_a_whole_pair(
     ],
 )
 def test_a_folder_that_cannot_be_written(
-    run_command: Callable[..., subprocess.CompletedProcess[str]],
+    run_command: Run,
     shared_root: Path,
     script: str,
     arguments: list[str],
@@ -203,15 +201,15 @@ BUILD = """
 import sys, time, torch
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import dogscats.data
+import dogscats.data.dataset
 from test_faults import body, photos
 from dogscats.activations import precompute
 
-def read_slowly(path, read=dogscats.data.read_image):
+def read_slowly(path, read=dogscats.data.dataset.read_image):
     time.sleep(0.06)
     return read(path)
 
-dogscats.data.read_image = read_slowly
+dogscats.data.dataset.read_image = read_slowly
 print("ready", flush=True)
 data = photos(Path({root!r}))
 loader = data.loader(data.train_dataset("s", augment=False))
@@ -240,17 +238,13 @@ def build(root: Path, folder: Path) -> subprocess.Popen[str]:
 
 def expected(root: Path, folder: Path) -> torch.Tensor:
     data = photos(root)
-    return precompute(
-        body(), data.loader(data.train_dataset("s", augment=False)), folder, torch.device("cpu")
-    )
+    return precompute(body(), data.loader(data.train_dataset("s", augment=False)), folder, torch.device("cpu"))
 
 
 @pytest.mark.fault("activation cache killed at 10 points of its build: no partial read, identical result")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
-def test_a_killed_build_of_the_cache_leaves_no_part_of_it(
-    shared_root: Path, tmp_path: Path, number: int
-) -> None:
+def test_a_killed_build_of_the_cache_leaves_no_part_of_it(shared_root: Path, tmp_path: Path, number: int) -> None:
     process = build(shared_root, tmp_path / "cache")
     time.sleep(number * 0.14)  # of the 24 photos' 1.44 seconds
     process.kill()

@@ -13,7 +13,7 @@ from conftest import REAL_DATA
 from PIL import Image
 
 from dogscats import transforms
-from dogscats.images import UnreadableImageError, list_images, read_image
+from dogscats.data.images import UnreadableImageError, list_images, read_image
 
 GREY = np.add.outer(np.arange(0, 120, 4), np.arange(0, 80, 2)).astype(np.uint8)  # (30, 40)
 COLOR = np.stack([GREY, 255 - GREY, np.roll(GREY, 7, axis=1)], axis=2)
@@ -22,9 +22,7 @@ ODD_PHOTO = pytest.mark.fault(
     "odd photo (CMYK, 16-bit, grey, alpha, animation, 1x1, huge ...): expected pixels, or named"
 )
 
-ODD_FILES = pytest.mark.fault(
-    "odd files (link loops, Thumbs.db, __MACOSX, long names): no crash, no endless loop"
-)
+ODD_FILES = pytest.mark.fault("odd files (link loops, Thumbs.db, __MACOSX, long names): no crash, no endless loop")
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -49,9 +47,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_of_every_mode(tmp_path: Path, mode: str, progressive: bool) -> None:
-    smooth = np.stack(
-        [np.add.outer(np.arange(30) * a, np.arange(40) * b) for a, b in [(3, 2), (1, 4), (5, 0)]], 2
-    )
+    smooth = np.stack([np.add.outer(np.arange(30) * a, np.arange(40) * b) for a, b in [(3, 2), (1, 4), (5, 0)]], 2)
     picture = Image.fromarray((smooth + 20).astype(np.uint8)).convert(mode)
     picture.save(tmp_path / "a.jpg", quality=100, subsampling=0, progressive=progressive)
     assert abs(pixels(tmp_path / "a.jpg") - np.array(picture.convert("RGB")).astype(int)).max() <= 4
@@ -174,9 +170,7 @@ def jpeg(size: tuple[int, int] = (64, 48), **options: object) -> bytes:
 
 def encoded(suffix: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(
-        buffer, suffix
-    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(buffer, suffix)
     return buffer.getvalue()
 
 
@@ -284,7 +278,7 @@ def test_large_and_long_pictures_take_little_memory(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from dogscats import transforms
-from dogscats.images import UnreadableImageError, read_image
+from dogscats.data.images import UnreadableImageError, read_image
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 before = peak()
 for name in ("large.png", "large.jpg"):

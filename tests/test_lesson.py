@@ -2,22 +2,18 @@
 
 import csv
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import REPOSITORY, TINY, command_runner
+from conftest import REPOSITORY, TINY, Run, command_runner
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dogscats.backbone import timm_backbone
-from dogscats.callbacks.sgdr import sgdr_factor
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from dogscats.schedules import Position, sgdr
 
 
 def table(path: Path, stage: str) -> list[dict[str, str]]:
@@ -25,12 +21,9 @@ def table(path: Path, stage: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["stage"] == stage]
 
 
-def figures(run: Path, stage: str) -> list[dict[str, str]]:
+def metrics_of(run: Path, stage: str) -> list[dict[str, str]]:
     """The stage's history without its times."""
-    return [
-        {key: value for key, value in row.items() if key != "seconds"}
-        for row in table(run / "history.csv", stage)
-    ]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in table(run / "history.csv", stage)]
 
 
 def state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -75,7 +68,7 @@ def test_learning_rates_are_constant_then_restart_with_every_cycle(lesson: Path)
         trace = table(lesson / "lr_trace.csv", stage)
         assert [int(row["step"]) for row in trace] == list(range(5 * epochs))
         for step, row in enumerate(trace):
-            factor = sgdr_factor(step, 5, mult)
+            factor = sgdr(Position(step, 5, 5 * epochs), cycle_mult=mult)
             found = [float(row[group]) for group in ("early", "late", "head")]
             assert found == pytest.approx([factor * lr for lr in (1e-4, 1e-3, 1e-2)])
 
@@ -108,9 +101,7 @@ def test_tensorboard_and_the_directory_have_every_plot_and_picture(lesson: Path)
     assert len(lrs) > 50
 
 
-def test_a_saved_stage_can_be_started_from(
-    lesson: Path, run_command: Run, shared_root: Path, tmp_path: Path
-) -> None:
+def test_a_saved_stage_can_be_started_from(lesson: Path, run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     """The stages before it need not be repeated: what follows is the same."""
     result = run_command(
         "train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY,
@@ -118,7 +109,7 @@ def test_a_saved_stage_can_be_started_from(
         "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert figures(tmp_path / "run", "finetune") == figures(lesson, "finetune")
+    assert metrics_of(tmp_path / "run", "finetune") == metrics_of(lesson, "finetune")
 
 
 def test_a_saved_stage_with_another_number_of_heads_is_refused(
@@ -162,7 +153,7 @@ def test_the_recipe_for_few_photos_trains_five_heads_along_one_cosine_and_averag
     assert all(torch.equal(saved[f"body.{key}"], value) for key, value in pretrained_body().items())
     assert {key.split(".")[1] for key in saved if key.startswith("heads.")} == {*"01234"}
     lrs = [float(row["head"]) for row in table(tmp_path / "run" / "lr_trace.csv", "precompute")]
-    assert lrs == pytest.approx([1e-2 * sgdr_factor(step, len(lrs)) for step in range(len(lrs))])
+    assert lrs == pytest.approx([1e-2 * sgdr(Position(step, 5, len(lrs)), cycle_len=7) for step in range(len(lrs))])
     assert "valid_loss_tta" in json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
 
 
@@ -182,7 +173,7 @@ def test_the_head_learns_the_same_from_the_cache_and_with_the_body_in_the_loop(
             "callbacks.lr_finder.before=none",
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
-    cached_rows, loop_rows = (figures(tmp_path / name, "precompute") for name in ("cached", "loop"))
+    cached_rows, loop_rows = (metrics_of(tmp_path / name, "precompute") for name in ("cached", "loop"))
     for ours, theirs in zip(cached_rows, loop_rows, strict=True):
         for key in ("train_loss", "valid_loss"):
             assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-4)

@@ -2,6 +2,7 @@ import csv
 import math
 import random
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,18 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dogscats.activations import activation_loader
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.callbacks.lr_finder import LRCurve, find_lr
 from dogscats.classifier import Classifier
-from dogscats.data import Batch, DogsCatsDataModule
+from dogscats.data import DogsCatsDataModule
+from dogscats.data.dataset import Batch
+from dogscats.data.layouts import Photos
+from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.heads import Heads
-from dogscats.samplers import EpochSampler, SharedBatchSampler
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 
@@ -35,12 +39,12 @@ def features(seed: int = 0, photos: int = 400) -> tuple[torch.Tensor, list[int]]
 def cached(seed: int = 0) -> DataLoader[Batch]:
     values, labels = features()
     batches = SharedBatchSampler(EpochSampler(len(labels), seed), 32, training=True)
-    return activation_loader([values], labels, batches, seed)
+    return activation_loader([values], Photos(Path(), [""] * len(labels), labels), batches, seed)
 
 
 def head_classifier() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(PrecomputedBody(), Heads(32, 2), 2, lrs=(0.01, 0.1, 1.0))
+    return Classifier(PrecomputedBody(), 2, Heads(32, 2), lrs=(0.01, 0.1, 1.0))
 
 
 def test_the_rate_rises_exponentially_and_the_suggestion_is_a_tenth_of_the_lowest() -> None:
@@ -92,10 +96,23 @@ def test_a_short_loader_is_repeated_in_new_orders() -> None:
             return super().training_step(batch, batch_idx)
 
     torch.manual_seed(0)
-    find_lr(Spy(PrecomputedBody(), Heads(32, 2), 2), cached(), make_trainer, steps=50)
+    find_lr(Spy(PrecomputedBody(), 2, Heads(32, 2)), cached(), make_trainer, steps=50)
     epochs = [torch.cat(seen[start : start + 13]) for start in (0, 13, 26)]
     assert all(sorted(epoch.tolist()) == list(range(400)) for epoch in epochs)
     assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_with_accumulated_gradients_a_step_has_the_mean_loss_of_its_batches_and_heads() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(PrecomputedBody(), 2, Heads(32, 2, count=2)).eval()
+    curve = find_lr(classifier, cached(), partial(make_trainer, accumulate_grad_batches=3), steps=7)
+    assert curve.lrs == pytest.approx([1e-5 * 10**step for step in range(7)])
+    losses = [
+        nn.functional.cross_entropy(head(batch.inputs), batch.labels).item()
+        for batch in islice(cached(), 3)
+        for head in classifier.heads
+    ]
+    assert curve.losses[0] == pytest.approx(sum(losses) / 6)
 
 
 @pytest.mark.fault("LR finder: weights, buffers, modes, gradients, generators and data order as before")
@@ -108,7 +125,7 @@ def test_nothing_of_the_run_is_changed(tiny_body: Backbone, shared_root: Path, f
     def loader() -> DataLoader[Batch]:
         return data.loader(data.train_dataset("s", augment=True), shuffle=True)
 
-    classifier = Classifier(tiny_body, Heads(16, 2), 2, lrs=(1e-4, 1e-3, 1e-2))
+    classifier = Classifier(tiny_body, classes=2, lrs=(1e-4, 1e-3, 1e-2))
     classifier.freeze_to(first)
     weights = {key: value.clone() for key, value in classifier.state_dict().items()}
     modes = [module.training for module in classifier.modules()]
@@ -125,16 +142,17 @@ def test_nothing_of_the_run_is_changed(tiny_body: Backbone, shared_root: Path, f
     assert all(torch.equal(weights[key], value) for key, value in classifier.state_dict().items())
     assert modes == [module.training for module in classifier.modules()]
     assert all(parameter.grad is None for parameter in classifier.parameters())
-    used.batch_sampler.set_epoch(0)  # type: ignore[union-attr]
+    used.sampler.set_epoch(0)  # type: ignore[attr-defined]
     for ours, theirs in zip(used, loader(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    used._iterator = None  # collected together with the Trainer, its workers would take 5 seconds each to end
 
 
 def test_points_and_plots_are_written(tmp_path: Path) -> None:
     curve = find_lr(head_classifier(), cached(), make_trainer, steps=100)
     logger = TensorBoardLogger(tmp_path, name="", version="stage")
     curve.write(tmp_path / "lr_finder.csv")
-    curve.publish(tmp_path / "lr_finder.png", logger)
+    curve.publish(tmp_path / "lr_finder.png", [logger])
     logger.finalize("success")
     with (tmp_path / "lr_finder.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, against numbers worked out by hand and by other libraries."""
+"""The metrics of an evaluation, against numbers worked out by hand and by other libraries."""
 
 import math
 
@@ -6,24 +6,22 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dogscats.callbacks.reliability import draw_reliability
 from dogscats.metrics import (
+    Predictions,
     calibration_bins,
     evaluation_metrics,
     expected_calibration_error,
     roc_auc,
     wilson_interval,
 )
-from dogscats.predictions import Predictions
+from dogscats.plots.reliability import reliability
 
 
 def made(labels: list[int], rows: list[list[float]], classes: str = "ab") -> Predictions:
-    return Predictions(
-        [str(i) for i in range(len(labels))], list(classes), torch.tensor(labels), torch.tensor(rows)
-    )
+    return Predictions([str(i) for i in range(len(labels))], list(classes), torch.tensor(labels), torch.tensor(rows))
 
 
-def test_figures_of_four_photos() -> None:
+def test_metrics_of_four_photos() -> None:
     """Photo 2 is wrong, and surely so."""
     found = evaluation_metrics(made([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [1.0, 0.0], [0.2, 0.8]]))
     assert found["n"] == 4
@@ -89,9 +87,7 @@ def test_probabilities_of_one_belong_to_the_last_bin() -> None:
 
 
 def test_the_diagram_has_a_bar_for_each_bin() -> None:
-    figure = draw_reliability(made([0, 1, 1], [[0.9, 0.1], [0.58, 0.42], [0.0, 1.0]]))
-    accuracy, photos = (
-        {round(bar.get_x() * 15): bar.get_height() for bar in axes.patches} for axes in figure.axes
-    )
+    figure = reliability(made([0, 1, 1], [[0.9, 0.1], [0.58, 0.42], [0.0, 1.0]]))
+    accuracy, photos = ({round(bar.get_x() * 15): bar.get_height() for bar in axes.patches} for axes in figure.axes)
     assert {number: height for number, height in photos.items() if height} == {8: 1, 13: 1, 14: 1}
     assert (accuracy[8], accuracy[13], accuracy[14]) == (0, 1, 1)

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from dogscats.resume import run_directory
+from dogscats.runs.directory import run_directory
 from dogscats.stage import make_stages
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "docs" / "lesson.md"]
@@ -53,6 +53,12 @@ def test_the_main_commands_are_shown(needed: str) -> None:
     assert any(needed in command for command in shown())
 
 
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub links to the page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_other_commands_and_files_that_are_named_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     for command in shown():
@@ -60,4 +66,7 @@ def test_other_commands_and_files_that_are_named_exist() -> None:
             assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE), command
     for page in PAGES:
         for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text()):
-            assert (page.parent / link).is_file(), link
+            name, _, anchor = link.partition("#")
+            linked = page.parent / name if name else page
+            assert linked.is_file(), link
+            assert not anchor or anchor in anchors(linked), link

@@ -2,15 +2,11 @@
 
 import json
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, Run
 from runs import outcome, run, start, stop
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_finished_run_has_no_state_of_its_own_left_and_says_that_it_is_finished(
@@ -22,6 +18,7 @@ def test_a_finished_run_has_no_state_of_its_own_left_and_says_that_it_is_finishe
     assert before == {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("SIGKILL twice, then `resume=`: ends bit-equal")
 def test_killed_twice_it_ends_as_if_nothing_had_happened(
     uninterrupted: Path, shared_root: Path, tmp_path: Path
@@ -68,22 +65,20 @@ def test_from_a_damaged_checkpoint_it_falls_back_to_the_newest_whole_one(
     assert outcome(run_dir) == outcome(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_found_learning_rate_is_found_again(shared_root: Path, tmp_path: Path) -> None:
     arguments = ["recipe=head_only", "lr=find", "recipe.precompute.epochs=3", "callbacks.reports=null"]
 
-    def trace(name: str, *epochs: int) -> str:
-        run_dir = tmp_path / name
-        process = start(shared_root, run_dir, *arguments)
-        for wanted in epochs:
-            stop(process, run_dir, wanted, signal.SIGKILL)
-            process = start(shared_root, run_dir, f"resume={run_dir}")
-        process.communicate()
-        assert process.returncode == 0
+    def trace(run_dir: Path) -> str:
         metrics = json.loads((run_dir / "metrics.json").read_text())
         assert 1e-6 <= metrics["lr_finder"]["precompute"] < 1
         return (run_dir / "lr_trace.csv").read_text()
 
-    assert trace("straight") == trace("killed", 2)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    run(shared_root, straight, *arguments)
+    assert stop(start(shared_root, killed, *arguments), killed, 2, signal.SIGKILL)[0] == -signal.SIGKILL
+    run(shared_root, killed, f"resume={killed}")
+    assert trace(straight) == trace(killed)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from dogscats.data import DogsCatsDataModule
-from dogscats.errors import UserError
-from dogscats.sample import SampleDataModule, draw_animal, draw_sample
+from dogscats.data.sample import SampleDataModule, draw_animal, draw_sample
+from dogscats.runs.errors import UserError
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -36,13 +36,11 @@ def test_pictures_vary_in_size_and_look() -> None:
     assert draw_animal("cat", 3).tobytes() != draw_animal("dog", 3).tobytes()
 
 
-def test_the_module_draws_what_is_missing_and_then_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_module_draws_what_is_missing_and_then_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(root: Path) -> None:
         draw_sample(root, train=3, valid=2, test=1)
 
-    monkeypatch.setattr("dogscats.sample.draw_sample", small)
+    monkeypatch.setattr("dogscats.data.sample.draw_sample", small)
     module = SampleDataModule(tmp_path / "deeper" / "sample", size=32, batch_size=2, num_workers=0)
     module.prepare_data()
     before = contents(module.root)
@@ -68,7 +66,7 @@ def test_a_drawing_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def broken(*_: object, **__: object) -> Image.Image:
         raise OSError("disk full")
 
-    monkeypatch.setattr("dogscats.sample.draw_animal", broken)
+    monkeypatch.setattr("dogscats.data.sample.draw_animal", broken)
     with pytest.raises(OSError, match="disk full"):
         draw_sample(tmp_path / "sample", train=1, valid=1, test=1)
     assert not list(tmp_path.iterdir())

@@ -1,13 +1,13 @@
 import pytest
 
-from dogscats.errors import UserError
+from dogscats.runs.errors import UserError
 from dogscats.stage import Stage, make_stages
 
 
 def test_group_learning_rates() -> None:
-    assert Stage("s", lr=1e-2, epochs=1).group_lrs == pytest.approx((1e-4, 1e-3, 1e-2))
-    assert Stage("s", lr=1.0, lr_mult=[1, 2, 3], epochs=1).group_lrs == (1, 2, 3)
-    assert Stage("s", lr=[1e-5, 1e-4, 1e-3], lr_mult=[9, 9, 9], epochs=1).group_lrs == (1e-5, 1e-4, 1e-3)
+    assert Stage("s", lr=1e-2, epochs=1).group_lrs() == pytest.approx((1e-4, 1e-3, 1e-2))
+    assert Stage("s", lr=1.0, lr_mult=[1, 2, 3], epochs=1).group_lrs() == (1, 2, 3)
+    assert Stage("s", lr=[1e-5, 1e-4, 1e-3], lr_mult=[9, 9, 9], epochs=1).group_lrs() == (1e-5, 1e-4, 1e-3)
 
 
 def test_total_epochs_add_up_the_cycles() -> None:

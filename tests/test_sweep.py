@@ -2,15 +2,11 @@
 
 import csv
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, Run
 from PIL import Image
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 FAST = [*TINY, "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null"]
 
@@ -49,9 +45,10 @@ def test_a_sweep_ends_with_a_table_and_reports_a_failed_job(
     assert len(list(folder.glob("*/tensorboard/precompute"))) == 2
 
 
-def test_jobs_can_run_in_parallel(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_jobs_can_run_in_parallel(run_process: Run, shared_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra 'sweep'")
-    result = run_command(
+    result = run_process(
         "train.py", "-m", "lr=1e-3,1e-2", f"data.root={shared_root}", *FAST, "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2", f"activations.dir={tmp_path / 'cache'}", "data.num_workers=0",
     )  # fmt: skip
@@ -62,9 +59,7 @@ def test_jobs_can_run_in_parallel(run_command: Run, shared_root: Path, tmp_path:
     assert len(list((tmp_path / "cache").glob("activations-*.npy"))) == 2  # train and valid, once each
 
 
-def test_a_multirun_of_several_processes_a_job_is_refused(
-    run_command: Run, shared_root: Path, tmp_path: Path
-) -> None:
+def test_a_multirun_of_several_ranks_a_job_is_refused(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     result = run_command(
         "train.py", "-m", "lr=1e-3,1e-2", f"data.root={shared_root}", *FAST, "trainer=ddp",
         "trainer.devices=2", "trainer.accelerator=cpu",

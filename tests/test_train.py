@@ -2,20 +2,17 @@
 
 import csv
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REAL_DATA, TINY, draw_root
+from conftest import REAL_DATA, TINY, Run, draw_root
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 IN_THE_LOOP = ["recipe.precompute.precompute=false", "recipe.precompute.freeze_to=1"]
+QUIET = ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -28,8 +25,8 @@ def run_directory(tmp_path: Path) -> Path:
     return found
 
 
-def test_a_run_writes_its_directory(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
-    result = run_command("train.py", f"data.root={shared_root}", "recipe=head_only", *TINY)
+def test_a_run_writes_its_directory(run_process: Run, shared_root: Path, tmp_path: Path) -> None:
+    result = run_process("train.py", f"data.root={shared_root}", "recipe=head_only", *TINY)
     assert result.returncode == 0, result.stderr
     run = run_directory(tmp_path)
 
@@ -86,7 +83,7 @@ def test_a_run_writes_its_directory(run_command: Run, shared_root: Path, tmp_pat
 
 
 def test_the_same_seed_gives_equal_weights(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
-    """Also with another number of workers, and with a body that is trained on augmented photos."""
+    """With another number of workers, and after the LR finder, too; the body is trained on augmented photos."""
 
     def weights(*arguments: str) -> dict[str, torch.Tensor]:
         result = run_command(
@@ -97,9 +94,10 @@ def test_the_same_seed_gives_equal_weights(run_command: Run, shared_root: Path, 
         state = torch.load(tmp_path / arguments[0].split("=")[1] / "checkpoints" / "last.ckpt")
         return dict(state["state_dict"])
 
-    first = weights("hydra.run.dir=first", "seed=3", "data.num_workers=0")
+    without = "callbacks.lr_finder.before=none"
+    first = weights("hydra.run.dir=first", "seed=3", "data.num_workers=0", without)
     again = weights("hydra.run.dir=again", "seed=3", "data.num_workers=2")
-    other = weights("hydra.run.dir=other", "seed=4", "data.num_workers=0")
+    other = weights("hydra.run.dir=other", "seed=4", "data.num_workers=0", without)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
@@ -113,7 +111,7 @@ def broken_root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "culprit", "advice"),
     [
-        (["data.root=nowhere"], "data.root=nowhere", "dogscats.zip"),
+        (["data.root=ROOT", *TINY, "data.size=0"], "error: data.size=0: expected", "at least 1"),
         (["data.root=ROOT", "model=resnet34"], "model.weights=imagenet", "model=efficientnet_lite0"),
         (["data.root=BROKEN", *TINY], "train/cats/cat.1.jpg", "Remove or replace"),
         (
@@ -125,7 +123,11 @@ def broken_root(tmp_path: Path) -> Path:
         (["data.root=ROOT", "model=resnet99"], "model/resnet99", "resnet34"),
         (["data.root=ROOT", "recipe=lesson99"], "recipe/lesson99", "head_only"),
         (["data.root=ROOT", "model=timm"], "model.name", "issing"),
-        (["data.root=ROOT", *TINY, "optimized_metric=final.beauty"], "final.beauty", "final.valid_acc"),
+        (
+            ["data.root=ROOT", *TINY, "recipe=head_only", *QUIET, "optimized_metric=final.beauty"],
+            "final.beauty",
+            "final.valid_acc",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -144,22 +146,33 @@ def test_a_mistake_gets_one_message_and_exit_code_1(
     assert "Traceback" not in result.stderr + result.stdout
 
 
+def test_a_mistake_ends_the_process_with_one_message_and_exit_code_1(run_process: Run) -> None:
+    result = run_process("train.py", "data.root=nowhere")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: data.root=nowhere: there is no such folder")
+    assert "dogscats.zip" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+RESNET34 = ["model=resnet34", f"model.weights={REAL_DATA / 'weights' / 'resnet34-grown.pth'}"]
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("model", "least"),
+    ("model", "photos", "least"),
     [
-        (["model=resnet34", f"model.weights={REAL_DATA / 'weights' / 'resnet34-grown.pth'}"], 0.94),
-        (["model=efficientnet_lite0"], 0.95),
+        pytest.param(["model=efficientnet_lite0"], 50, 0.95, id="efficientnet_lite0-few"),
+        pytest.param(["model=efficientnet_lite0"], 100, 0.95, id="efficientnet_lite0", marks=pytest.mark.slow),
+        pytest.param(RESNET34, 100, 0.94, id="resnet34", marks=pytest.mark.slow),
     ],
-    ids=["resnet34", "efficientnet_lite0"],
 )
-def test_real_photos(run_command: Run, tmp_path: Path, model: list[str], least: float) -> None:
+def test_real_photos(run_command: Run, tmp_path: Path, model: list[str], photos: int, least: float) -> None:
     root = REAL_DATA / "dogscats"
     if not root.exists():
         pytest.skip(f"no photos at {root}")
     result = run_command(
-        "train.py", f"data.root={root}", *model, "recipe=head_only", "data.limit=100",
-        "recipe.precompute.epochs=4",
+        "train.py", f"data.root={root}", *model, "recipe=head_only", f"data.limit={photos}",
+        "recipe.precompute.epochs=4", "callbacks.lr_finder.before=none",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((run_directory(tmp_path) / "metrics.json").read_text())

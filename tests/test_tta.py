@@ -1,6 +1,6 @@
 import csv
 import random
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ from pytorch_lightning import Callback, Trainer
 
 from dogscats.backbone import Backbone
 from dogscats.callbacks.confusion_matrix import ConfusionMatrix
-from dogscats.callbacks.pictures import Pictures, choose_photos
-from dogscats.callbacks.tta import TTA, tta_loaders
+from dogscats.callbacks.pictures import Pictures
+from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.classifier import Classifier
-from dogscats.data import DogsCatsDataModule, PhotoDataset
-from dogscats.heads import Heads
-from dogscats.predictions import Predictions
-from dogscats.seed import stable_seed
+from dogscats.data import DogsCatsDataModule
+from dogscats.data.dataset import PhotoDataset
+from dogscats.data.seed import stable_seed
+from dogscats.metrics import Predictions
+from dogscats.plots.pictures import choose_photos
 
 
 @pytest.fixture
@@ -30,40 +31,29 @@ def data(shared_root: Path) -> DogsCatsDataModule:
 @pytest.fixture
 def classifier(tiny_body: Backbone) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(tiny_body, Heads(16, 2), 2)
+    return Classifier(tiny_body, classes=["cats", "dogs"])
 
 
-Report = Callable[[TTA], Callback]
-
-
-def predict(classifier: Classifier, data: DogsCatsDataModule, n_aug: int, *reports: Report) -> TTA:
-    tta = TTA(data.valid, data.classes)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[tta, *(report(tta) for report in reports)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+def predicted(classifier: Classifier, data: DogsCatsDataModule, n_aug: int, folder: Path, *reports: Callback) -> TTA:
+    make_trainer = partial(
+        Trainer, accelerator="cpu", default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False
     )
-    trainer.predict(classifier, tta_loaders(data, data.valid, n_aug), return_predictions=False)
-    return tta
+    return predict(classifier, tta_loaders(data, data.valid, n_aug), make_trainer, reports)
 
 
 def test_the_mean_of_probabilities_over_all_versions_in_order(
-    classifier: Classifier, data: DogsCatsDataModule
+    classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
 ) -> None:
-    tta = predict(classifier, data, 4)
+    tta = predicted(classifier, data, 4, tmp_path)
     plain = PhotoDataset(data.valid, data.evaluation, data.seed)
     versions = [
-        PhotoDataset(data.valid, data.augmentation, stable_seed(data.seed, "tta", version))
-        for version in range(4)
+        PhotoDataset(data.valid, data.augmentation, stable_seed(data.seed, "tta", version)) for version in range(4)
     ]
     classifier.eval()
     with torch.no_grad():
         expected = torch.stack(
             [
-                torch.stack([classifier(dataset[index, 0][0][None]).softmax(1)[0] for index in range(10)])
+                torch.stack([classifier(dataset[index, 0][0][None]).exp()[0] for index in range(10)])
                 for dataset in (plain, *versions)
             ]
         )
@@ -71,15 +61,19 @@ def test_the_mean_of_probabilities_over_all_versions_in_order(
     assert tta.averaged is not None
     torch.testing.assert_close(tta.averaged.probabilities, expected.mean(0))
     assert not torch.equal(expected[1], expected[2])
+    assert torch.equal(tta.best.probabilities, tta.averaged.probabilities)
     assert tta.averaged.paths == data.valid.paths
+    assert tta.averaged.labels.tolist() == list(data.valid.labels)
+    assert tta.averaged.classes == ["cats", "dogs"]
 
 
 def test_without_augmented_versions_there_is_only_the_plain_one(
-    classifier: Classifier, data: DogsCatsDataModule
+    classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
 ) -> None:
-    tta = predict(classifier, data, 0)
+    tta = predicted(classifier, data, 0, tmp_path)
     assert tta.averaged is None
     assert len(tta.plain.probabilities) == 10
+    assert torch.equal(tta.best.probabilities, tta.plain.probabilities)
 
 
 def predictions(shared_root: Path) -> Predictions:
@@ -89,7 +83,7 @@ def predictions(shared_root: Path) -> Predictions:
     return Predictions(paths, ["cats", "dogs"], labels, torch.tensor([[p, 1 - p] for p in cats]))
 
 
-def test_figures_of_predictions(shared_root: Path, tmp_path: Path) -> None:
+def test_metrics_of_predictions(shared_root: Path, tmp_path: Path) -> None:
     found = predictions(shared_root)
     assert found.accuracy == pytest.approx(0.6)
     assert found.confusion_matrix == [[3, 2], [2, 3]]
@@ -123,9 +117,7 @@ def test_the_pictures_show_the_photos_they_name(shared_root: Path) -> None:
 def test_reports_are_drawn_when_predicting_ends(
     classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
 ) -> None:
-    predict(
-        classifier, data, 1, lambda tta: ConfusionMatrix(tta, tmp_path), lambda tta: Pictures(tta, tmp_path)
-    )
+    predicted(classifier, data, 1, tmp_path, ConfusionMatrix(), Pictures())
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {
         "confusion_matrix.png", "most_right.png", "most_uncertain.png", "most_wrong.png",
@@ -145,9 +137,7 @@ def test_predicting_and_its_reports_change_nothing_of_the_run(
     modes = [module.training for module in classifier.modules()]
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[union-attr]
-    predict(
-        classifier, data, 2, lambda tta: ConfusionMatrix(tta, tmp_path), lambda tta: Pictures(tta, tmp_path)
-    )
+    predicted(classifier, data, 2, tmp_path, ConfusionMatrix(), Pictures())
     assert all(torch.equal(weights[key], value) for key, value in classifier.state_dict().items())
     assert modes == [module.training for module in classifier.modules()]
     assert random.getstate() == states[0]

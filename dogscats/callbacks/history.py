@@ -1,4 +1,4 @@
-"""The lines that the lesson prints as it trains, kept in `history.csv`."""
+"""Metrics of each epoch, on the console and in `history.csv`."""
 
 import logging
 import time
@@ -7,54 +7,72 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dogscats.stage_table import StageTable
+from dogscats.classifier import Classifier
+from dogscats.runs.stage_table import StageTable, named
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("train_loss", "valid_loss", "valid_acc")
+METRICS = ("train_loss", "valid_loss", "valid_acc")
+"""The first metrics, in this order; further epoch metrics of the Classifier follow."""
 
 
 class History(Callback):
-    """Prints losses and accuracy of every epoch, and writes them to `history.csv`.
+    """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
 
-    Args:
-        path: the file; each row is stage, epoch, train_loss, valid_loss, valid_acc and seconds.
-        stage: name of the stage.
+    Columns: stage, epoch, train_loss, valid_loss, valid_acc, further metrics, seconds. Missing values are empty; for
+    example, an epoch without validation has no `valid_loss`.
 
     Attributes:
-        seconds_before: that the epochs took which were trained before the stage was resumed.
+        seconds_before: seconds spent on epochs before the stage was resumed.
     """
 
-    def __init__(self, path: Path, stage: str):
-        self.table = StageTable(path, stage, ["epoch", *FIGURES, "seconds"])
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
         self.seconds_before = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the headings."""
-        log.info("%5s %11s %11s %11s %9s", "epoch", "train_loss", "valid_loss", "valid_acc", "seconds")
+        """Open the table and print its header."""
+        assert isinstance(pl_module, Classifier)
+        self.table = StageTable(Path(trainer.default_root_dir) / "history.csv", pl_module.stage)
+        self.table.rows = self.rows
+        self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
+        log.info("%5s %11s %11s %11s %9s", "epoch", *METRICS, "seconds")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self.started = time.perf_counter()
+        self.started, self.validated = time.perf_counter(), False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the validation metrics as current; Lightning keeps those of earlier epochs."""
+        self.validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print and write the epoch's row."""
-        values = [trainer.callback_metrics[name].item() for name in FIGURES]
-        seconds = time.perf_counter() - self.started
-        log.info("%5d %11.5f %11.5f %11.5f %9.1f", trainer.current_epoch, *values, seconds)
-        self.table.rows.append([trainer.current_epoch, *values, round(seconds, 3)])
+        """Print and write the row of the epoch."""
+        logged = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train_") or (name.startswith("valid_") and self.validated)
+        }
+        metrics = {name: logged[name] for name in dict.fromkeys([*METRICS, *logged]) if name in logged}
+        seconds = round(time.perf_counter() - self.started, 3)
+        cells = [f"{metrics[name]:.5f}" if name in metrics else "-" for name in METRICS]
+        others = "".join(f"  {name} {value:.5f}" for name, value in metrics.items() if name not in METRICS)
+        log.info("%5d %11s %11s %11s %9.1f%s", trainer.current_epoch, *cells, seconds, others)
+        ordered = dict.fromkeys(METRICS, "") | metrics
+        self.rows.append({"epoch": trainer.current_epoch, **ordered, "seconds": seconds})
         self.table.write()
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The last epoch's losses and accuracy."""
-        return dict(zip(FIGURES, self.table.rows[-1][1:], strict=False))
+    def metrics(self) -> dict[str, float]:
+        """Losses and metrics of the last epoch."""
+        last = self.rows[-1] if self.rows else {}
+        return {k: v for k, v in last.items() if k not in ("epoch", "seconds") and v != ""}
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the rows to a checkpoint."""
-        return {"rows": self.table.rows}
+        """Return the rows, for a checkpoint."""
+        return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows from a checkpoint: the file then has no epoch twice."""
-        self.table.rows = state_dict["rows"]
-        self.seconds_before = sum(row[-1] for row in self.table.rows)
+        """Restore the rows from a checkpoint, so that the file has no duplicate epochs."""
+        self.rows = named(state_dict["rows"], ["epoch", *METRICS, "seconds"])
+        self.seconds_before = sum(row["seconds"] for row in self.rows)

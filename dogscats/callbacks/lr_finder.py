@@ -1,48 +1,49 @@
-"""The lesson's learning-rate finder."""
+"""Learning rate finder."""
 
 import copy
-import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
-from dogscats.atomic import atomic_path
 from dogscats.classifier import Classifier
-from dogscats.console import progress_bar
-from dogscats.data import Batch
-from dogscats.plots import new_figure, publish
+from dogscats.data.dataset import Batch
+from dogscats.plots.lr import lr_curve
+from dogscats.plots.publish import publish
+from dogscats.runs.console import progress_bar
+from dogscats.runs.errors import ArgumentError
+from dogscats.runs.files import read_csv, write_csv
 
 MIN_LR, MAX_LR = 1e-5, 10.0
-"""fastai 0.7's range of the last layer group's learning rate."""
+"""Range of the last layer group's learning rate, as in fastai 0.7."""
 
 STEPS_PRECOMPUTED, STEPS_PHOTOS = 300, 100
-"""Steps over which the rate rises, on precomputed activations and on photos.
+"""Number of steps in which the rate rises, on precomputed activations and on photos.
 
-The lesson's epoch had 360. With fewer the suggestion drifts upwards, so that short epochs are repeated;
-on photos 100 have to do, which take long enough.
+The lesson's epoch had 360 steps. With fewer steps the suggestion drifts upwards, so short epochs are repeated. On
+photos 100 steps are a compromise with the run time.
 """
 
 SMOOTHING = 0.98
-"""fastai 0.7's decay of the exponential moving average of the loss."""
+"""Decay of the exponential moving average of the loss, as in fastai 0.7."""
 
 SKIP = 10
-"""Steps before the average means anything, in which fastai 0.7 does not look for the lowest loss."""
+"""Initial steps, in which the average is unreliable; excluded from the search for the lowest loss, as in fastai 0.7."""
 
 
 @dataclass
 class LRCurve:
-    """What the finder saw, step by step.
+    """Learning rates and losses recorded by the LR finder, per step.
 
     Attributes:
-        lrs: of the last layer group.
-        losses: of each batch.
+        lrs: learning rates of the last layer group.
+        losses: training losses.
         smoothed: debiased exponential moving average of the losses.
     """
 
@@ -53,7 +54,7 @@ class LRCurve:
     def add(self, lr: float, loss: float) -> None:
         """Add a step."""
         steps = len(self.losses)
-        # Undo the debiasing of the last average to continue it.
+        # Undo the debiasing of the last average.
         average = self.smoothed[-1] * (1 - SMOOTHING**steps) if steps else 0.0
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         self.lrs.append(lr)
@@ -62,84 +63,87 @@ class LRCurve:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is not a number, or the average exceeds 4 times its lowest value."""
+        """Whether the average loss is not finite, or exceeds 4 times its minimum."""
         latest = self.smoothed[-1]
         lowest = min(self.smoothed[SKIP:], default=math.inf)
         return not math.isfinite(latest) or latest > 4 * lowest
 
     @property
     def suggestion(self) -> float:
-        """The lesson's rule: the rate at the lowest average loss, one order of magnitude less."""
-        candidates = [
-            (loss, lr) for loss, lr in zip(self.smoothed, self.lrs, strict=True) if math.isfinite(loss)
-        ]
+        """Suggested learning rate: a tenth of the rate at the lowest average loss, as in the lesson."""
+        candidates = [(loss, lr) for loss, lr in zip(self.smoothed, self.lrs, strict=True) if math.isfinite(loss)]
         return min(candidates[SKIP:] or candidates, default=(0.0, 10 * MIN_LR))[1] / 10
 
     def write(self, path: Path) -> None:
-        """Write a CSV file: iteration, lr, loss and smoothed_loss."""
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["iteration", "lr", "loss", "smoothed_loss"])
-            writer.writerows(zip(range(len(self.lrs)), self.lrs, self.losses, self.smoothed, strict=True))
+        """Write a CSV file: iteration, lr, loss, smoothed_loss."""
+        rows = zip(range(len(self.lrs)), self.lrs, self.losses, self.smoothed, strict=True)
+        write_csv(path, ["iteration", "lr", "loss", "smoothed_loss"], rows)
 
-    def publish(self, path: Path, logger: TensorBoardLogger | None) -> None:
-        """Draw the lesson's two plots to `path` and to TensorBoard, and log the points there."""
-        figure = new_figure(11, 4.2)
-        left, right = figure.subplots(1, 2)
-        left.plot(self.lrs)
-        left.set(xlabel="iteration", ylabel="learning rate", title="Learning rate, step by step")
-        start = SKIP if len(self.lrs) > 2 * SKIP else 0
-        right.plot(self.lrs[start:], self.smoothed[start:])
-        right.axvline(
-            self.suggestion, color="tab:red", linestyle="--", label=f"suggestion {self.suggestion:.2g}"
-        )
-        # What follows the divergence would flatten all that matters.
-        losses = [loss if math.isfinite(loss) else math.inf for loss in self.smoothed[start:]]
-        lowest = losses.index(min(losses))
-        if lowest > 0:
-            right.set_ylim(0.9 * losses[lowest], 1.05 * max(losses[: lowest + 1]))
-        right.set(xscale="log", xlabel="learning rate (log scale)", ylabel="smoothed loss", title="Loss")
-        right.legend()
-        publish(figure, path, logger, "lr_finder/plots")
-        if logger is not None:
+    def publish(self, path: Path, loggers: Sequence[Logger]) -> None:
+        """Draw the two plots to `path` and to the loggers, and log the points."""
+        publish(lr_curve(self, SKIP), path, loggers, "lr_finder/plots")
+        self.log(loggers)
+
+    @classmethod
+    def read(cls, path: Path) -> "LRCurve":
+        """Read what `write` wrote."""
+        columns = zip(*((row["lr"], row["loss"], row["smoothed_loss"]) for row in read_csv(path)), strict=True)
+        return cls(*([float(value) for value in column] for column in columns))
+
+    def log(self, loggers: Sequence[Logger]) -> None:
+        """Log the points as scalars."""
+        for logger in loggers:
             for step, (lr, loss) in enumerate(zip(self.lrs, self.smoothed, strict=True)):
                 logger.log_metrics({"lr_finder/lr": lr, "lr_finder/smoothed_loss": loss}, step)
 
 
 class LRFinder(Callback):
-    """Raises the learning rates exponentially from step to step, records the loss, stops when it diverges.
+    """Increases the learning rates exponentially per step, records the loss, and stops on divergence.
 
-    The groups keep their ratios; the last one goes from `MIN_LR` to `MAX_LR`.
+    Ratios between layer groups are kept; the last group's rate goes from `MIN_LR` to `MAX_LR` in the Trainer's
+    `max_steps`. `find_lr` runs it in a separate short fit.
 
     Args:
-        steps: in which the highest rate is reached.
+        before: stages before which `train.py` runs it: `first`, `all` or `none`.
+
+    Raises:
+        ArgumentError: for any other value.
     """
 
-    def __init__(self, steps: int):
-        self.steps = steps
+    def __init__(self, before: str = "first"):
+        if before not in ("first", "all", "none"):
+            raise ArgumentError("callbacks.lr_finder", f"before={before}: expected first, all or none.")
+        self.before = before
         self.curve = LRCurve()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show a progress bar."""
-        self.progress = progress_bar(range(self.steps), "Finding the learning rate", self.steps, "batch")
+        """Start the progress bar."""
+        self.curve = LRCurve()
+        self.batch_losses: list[float] = []
+        steps = trainer.max_steps
+        self.progress = progress_bar(range(steps), "Finding the learning rate", steps, "step")
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Set this step's rates."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the learning rates of the current step."""
         assert isinstance(pl_module, Classifier)
-        self.lr = MIN_LR * (MAX_LR / MIN_LR) ** (trainer.global_step / (self.steps - 1))
+        self.step = trainer.global_step
+        self.lr = MIN_LR * (MAX_LR / MIN_LR) ** (self.step / max(trainer.max_steps - 1, 1))
         for group, rate in zip(trainer.optimizers[0].param_groups, pl_module.lrs, strict=True):
             group["lr"] = self.lr * rate / pl_module.lrs[-1]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the loss."""
+        """Record the loss of a step: the mean over its batches."""
         assert isinstance(pl_module, Classifier)
-        loss = outputs["loss"].detach() / len(pl_module.heads)
-        # All processes must see the same loss, to stop at the same step.
-        self.curve.add(self.lr, float(trainer.strategy.reduce(loss, reduce_op="mean")))
+        # Lightning has divided the loss by `accumulate_grad_batches`.
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches / len(pl_module.heads)
+        # All ranks must see the same loss, so that they stop at the same step.
+        self.batch_losses.append(float(trainer.strategy.reduce(loss, reduce_op="mean")))
+        if trainer.global_step == self.step:
+            return  # gradients are still accumulating
+        self.curve.add(self.lr, sum(self.batch_losses) / len(self.batch_losses))
+        self.batch_losses = []
         self.progress.update()
         if self.curve.diverged:
             trainer.should_stop = True
@@ -150,22 +154,32 @@ class LRFinder(Callback):
 
 
 def find_lr(
-    classifier: Classifier, loader: DataLoader[Batch], make_trainer: Callable[..., Trainer], steps: int
+    classifier: Classifier,
+    loader: DataLoader[Batch] | LightningDataModule,
+    make_trainer: Callable[..., Trainer] = Trainer,
+    steps: int = STEPS_PHOTOS,
 ) -> LRCurve:
-    """Run the finder on a copy of `classifier`: nothing of the run is changed by it.
+    """Run the LR finder on a copy of `classifier`, without changing the state of the run.
 
     Args:
-        classifier: as the stage would begin with it.
-        loader: training batches, of no other use afterwards; read again from the start as often as needed.
-        make_trainer: makes a Trainer from the arguments that are the finder's own.
-        steps: in which the learning rate rises; the more, the lower the suggestion.
+        classifier: classifier at the start of the stage.
+        loader: training batches; repeated as often as needed.
+        make_trainer: function that makes a Trainer from the finder's arguments.
+        steps: number of optimizer steps in which the learning rate rises; more steps lower the suggestion.
     """
-    finder = LRFinder(steps)
+    if not isinstance(steps, int) or steps < 1:
+        raise ArgumentError("", f"steps={steps}: expected a whole number of at least 1.")
+    finder = LRFinder()
     with isolate_rng():
         trainer = make_trainer(
             max_epochs=-1,
             max_steps=steps,
+            min_epochs=None,
+            min_steps=None,
+            max_time=None,
+            val_check_interval=None,
             limit_val_batches=0,
+            profiler=None,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""One progress bar for each stage."""
+"""Progress bar of a stage."""
 
 import sys
 from typing import Any
@@ -9,30 +9,30 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, but it vanishes when done: the lines of `History` tell what happened.
+    """Lightning's progress bar, removed when done: `History` prints the results.
 
-    In a log, where no bar can move, those lines are all.
+    Disabled if the output is not a terminal.
     """
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 0)
 
     def init_train_tqdm(self) -> Tqdm:
-        """Make the bar of training, removed at the end."""
+        """Make the training bar, removed at the end."""
         bar = super().init_train_tqdm()
         bar.leave = False
         return bar
 
     def init_validation_tqdm(self) -> Tqdm:
-        """Make no bar for validation: a second line that jumps about tells nothing."""
+        """Disable the validation bar."""
         return Tqdm(disable=True)
 
     def init_predict_tqdm(self) -> Tqdm:
-        """Make the bar of predicting, removed at the end."""
+        """Make the prediction bar, removed at the end."""
         bar = super().init_predict_tqdm()
         bar.leave = False
         return bar
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Leave out the stage's name, which Lightning would show as a version."""
+        """Omit the stage name, which Lightning would show as a version."""
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}

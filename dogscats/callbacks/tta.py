@@ -1,36 +1,53 @@
 """Test-time augmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
-from dogscats.data import Batch, DogsCatsDataModule, PhotoDataset, Photos
-from dogscats.predictions import Predictions
-from dogscats.seed import stable_seed
+from dogscats.classifier import Classifier
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.dataset import Batch, PhotoDataset
+from dogscats.data.layouts import Photos
+from dogscats.data.seed import stable_seed
+from dogscats.metrics import Predictions
+from dogscats.runs.errors import ArgumentError
 
 
 class TTA(Callback):
-    """Collects what `trainer.predict` gives over several versions of the same photos, and averages.
+    """Collects the predictions of several versions of the same photos, and averages their probabilities.
 
-    The first loader has the plain centre crop, each further one an augmented version. As in the lesson all
-    versions count the same, and what is averaged are the probabilities.
+    The first loader has the plain centre crop, each further one an augmented version; see `tta_loaders`. As in the
+    lesson, all versions have equal weight. Must precede callbacks that use its predictions.
 
     Args:
-        photos: the photos, labelled.
-        classes: names of the classes.
+        n_aug: number of augmented versions per photo, in addition to the plain one.
+
+    Raises:
+        ArgumentError: for a bad number.
     """
 
-    def __init__(self, photos: Photos, classes: Sequence[str]):
-        self.photos, self.classes = photos, classes
+    def __init__(self, n_aug: int = 4):
+        if type(n_aug) is not int or n_aug < 0:
+            raise ArgumentError("callbacks.tta", f"n_aug={n_aug}: expected a whole number, 0 or more.")
+        self.n_aug = n_aug
+
+    @staticmethod
+    def of(trainer: Trainer) -> "TTA":
+        """Return the `TTA` callback of a Trainer; its predictions are complete at the end of prediction."""
+        return next(callback for callback in trainer.callbacks if isinstance(callback, TTA))  # type: ignore[attr-defined]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the probabilities `(versions, N, C)`; zeros stand for those not predicted here."""
-        loaders = trainer.predict_dataloaders
-        versions = len(loaders) if isinstance(loaders, list) else 1
-        self.probabilities = torch.zeros(versions, len(self.photos.paths), len(self.classes))
+        """Allocate the probabilities `(versions, N, C)`; zeros mark photos not predicted on this rank."""
+        assert isinstance(pl_module, Classifier)
+        loaders: Any = trainer.predict_dataloaders
+        loaders = loaders if isinstance(loaders, list) else [loaders]
+        self.photos: Photos = loaders[0].dataset.photos
+        self.classes = pl_module.classes
+        self.probabilities = torch.zeros(len(loaders), len(self.photos.paths), len(self.classes))
 
     def on_predict_batch_end(
         self,
@@ -41,25 +58,35 @@ class TTA(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Put a batch's probabilities where its photos belong."""
+        """Store the probabilities of a batch by photo index."""
         indices, probabilities = outputs
         self.probabilities[dataloader_idx, indices.cpu()] = probabilities.float().cpu()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring together what each process has predicted.
+        """Gather the predictions of all ranks.
+
+        With `limit_predict_batches` or `fast_dev_run`, only photos with a prediction are kept.
 
         Raises:
-            RuntimeError: if a photo has no prediction.
+            RuntimeError: if a photo has no prediction otherwise.
         """
         shares = self.probabilities.to(pl_module.device)
         self.probabilities = trainer.strategy.reduce(shares, reduce_op="sum").cpu()
-        missing = int((self.probabilities.sum(dim=2) == 0).any(dim=0).sum())
-        if missing:
-            raise RuntimeError(f"{missing} photos have no prediction.")
+        predicted = (self.probabilities.sum(dim=2) != 0).all(dim=0)
+        if not predicted.all():
+            if trainer.limit_predict_batches == 1.0 and isinstance(trainer.limit_predict_batches, float):
+                raise RuntimeError(f"{int((~predicted).sum())} photos have no prediction.")
+            kept = predicted.nonzero().flatten().tolist()
+            self.probabilities = self.probabilities[:, kept]
+            self.photos = Photos(
+                self.photos.root,
+                [self.photos.paths[index] for index in kept],
+                [self.photos.labels[index] for index in kept] if self.photos.labels else [],
+            )
 
     @property
     def plain(self) -> Predictions:
-        """Predictions from the centre crop alone."""
+        """Predictions from the centre crop only."""
         return self._predictions(self.probabilities[0])
 
     @property
@@ -69,18 +96,44 @@ class TTA(Callback):
 
     @property
     def best(self) -> Predictions:
-        """Averaged predictions where there are any."""
+        """Averaged predictions if available, plain ones otherwise."""
         return self.averaged or self.plain
 
     def _predictions(self, probabilities: torch.Tensor) -> Predictions:
-        return Predictions(self.photos.paths, self.classes, torch.tensor(self.photos.labels), probabilities)
+        labels = torch.tensor(self.photos.labels, dtype=torch.long)
+        return Predictions(self.photos.paths, self.classes, labels, probabilities, self.photos.root)
 
 
 def tta_loaders(data: DogsCatsDataModule, photos: Photos, n_aug: int) -> list[DataLoader[Batch]]:
-    """Make the loaders of the plain version and of `n_aug` augmented versions of `photos`."""
+    """Make one loader for the plain version of `photos`, and one per augmented version."""
     plain = PhotoDataset(photos, data.evaluation, data.seed)
     augmented = [
-        PhotoDataset(photos, data.augmentation, stable_seed(data.seed, "tta", version))
-        for version in range(n_aug)
+        PhotoDataset(photos, data.augmentation, stable_seed(data.seed, "tta", version)) for version in range(n_aug)
     ]
     return [data.loader(dataset, persistent=False) for dataset in (plain, *augmented)]
+
+
+def predict(
+    classifier: Classifier,
+    loaders: Sequence[DataLoader[Batch]],
+    make_trainer: Callable[..., Trainer] = Trainer,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> TTA:
+    """Predict photos with a new Trainer.
+
+    Args:
+        classifier: classifier to predict with.
+        loaders: loaders from `tta_loaders`, or one loader of activations.
+        make_trainer: function that makes the Trainer.
+        callbacks: callbacks of the Trainer; a `TTA` is added if there is none.
+        loggers: loggers for the callbacks' figures.
+
+    Returns:
+        The `TTA` callback with the predictions.
+    """
+    tta = next((callback for callback in callbacks if isinstance(callback, TTA)), None) or TTA()
+    others = [callback for callback in callbacks if callback is not tta]
+    trainer = make_trainer(logger=list(loggers) or False, enable_checkpointing=False, callbacks=[tta, *others])
+    trainer.predict(classifier, list(loaders), return_predictions=False)
+    return tta

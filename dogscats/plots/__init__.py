@@ -1,0 +1,1 @@
+"""Plots: functions from predictions, curves or photos to a matplotlib Figure."""

@@ -1,0 +1,1 @@
+"""Infrastructure of runs: directories, checkpoints, resuming, atomic files, ranks, sweeps and errors."""

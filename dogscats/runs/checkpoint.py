@@ -1,0 +1,136 @@
+"""Checkpoints: written atomically, verified by SHA-256, and loaded without executing code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from dogscats.classifier import Classifier
+from dogscats.runs.errors import UserError, first_line
+from dogscats.runs.files import atomic_path, cannot_write, digest, write_text
+from dogscats.runs.trust import checked, targets
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write `checkpoint` to `path`, and its SHA-256 to `<path>.sha256`, in the format of `sha256sum`.
+
+    If the process is killed at any point, a whole checkpoint with a matching digest remains: the previous one or this
+    one.
+    """
+    digests = digest_file(path)
+    before = digests.read_text() if digests.exists() else ""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(checkpoint, temporary)
+        except RuntimeError as error:  # torch's writer hides the OS error
+            raise cannot_write(path, first_line(error)) from error
+        line = f"{digest(temporary)}  {path.name}\n"
+        # Until the file is replaced, the digest of the previous one must stay valid too.
+        write_text(digests, line + before)
+    write_text(digests, line)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint and verify its digest, if there is one.
+
+    Raises:
+        UserError: if the file does not exist, is damaged, or contains anything but plain data.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    digests = digest_file(path)
+    if digests.exists() and digest(path) not in digests.read_text().split():
+        raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise almost anything
+        raise UserError(f"{path}: it cannot be read as a checkpoint ({first_line(error)}).") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: it is not a checkpoint, but a {type(checkpoint).__name__}.")
+    return checkpoint
+
+
+def digest_file(path: Path) -> Path:
+    """Return the path of the digest file of the checkpoint `path`."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint and its digest, if they exist."""
+    path.unlink(missing_ok=True)
+    digest_file(path).unlink(missing_ok=True)
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Lightning plugin that writes and reads checkpoints by the functions above."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read `path`."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove `path`."""
+        remove_checkpoint(Path(path))
+
+
+def save_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any], stage: str) -> None:
+    """Save body and heads, with the settings to rebuild them.
+
+    Args:
+        path: checkpoint file, with `state_dict`, `hyper_parameters`, `stage` and `pytorch-lightning_version`.
+        classifier: classifier to save.
+        description: plain containers, saved as `hyper_parameters`: `model`, `augment` and `data` (their configs),
+            `classes` (names), `heads` (number of heads), `size` (pixels) and `seed`.
+        stage: name of the finished stage.
+    """
+    checkpoint = {
+        "state_dict": classifier.state_dict(),
+        "hyper_parameters": dict(description),
+        "stage": stage,
+        "pytorch-lightning_version": pytorch_lightning.__version__,
+    }
+    write_checkpoint(checkpoint, path)
+
+
+def load_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any], trust: bool = False) -> None:
+    """Load weights saved by `save_classifier` into `classifier`.
+
+    Args:
+        path: checkpoint file.
+        classifier: classifier with the same model and classes.
+        description: description of `classifier`, as for `save_classifier`. Image size, augmentation and origin of the
+            weights may differ from the checkpoint's.
+        trust: allow a checkpoint that names code from outside dogscats and `description`.
+
+    Raises:
+        UserError: if the checkpoint does not exist, is damaged, names code that needs trust, or has another model,
+            other classes or another number of heads.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        checked(checkpoint["hyper_parameters"], path, trust, named=list(targets(description)))
+        saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        theirs, ours = (
+            {
+                "model": {k: v for k, v in d["model"].items() if k != "weights"},
+                "classes": list(d["classes"]),
+                "heads": d["heads"],
+            }
+            for d in (saved, description)
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: it is not a checkpoint saved by a stage.") from error
+    for what in ours:
+        if theirs[what] != ours[what]:
+            raise UserError(f"{path}: it was saved with {what}={theirs[what]}, but this run has {ours[what]}.")
+    try:
+        classifier.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: its weights do not fit the model ({first_line(error)}).") from error

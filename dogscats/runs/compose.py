@@ -1,0 +1,191 @@
+"""Callbacks and loggers, built by Hydra from config nodes with a `_target_`."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from dogscats.callbacks.lr_finder import LRFinder
+from dogscats.callbacks.lr_schedule import LRSchedule
+from dogscats.callbacks.tta import TTA
+from dogscats.runs.errors import UserError, user_message
+from dogscats.stage import Stage
+
+REFUSED = {
+    "BackboneFinetuning": "the stages freeze layers; set recipe.<stage>.freeze_to",
+    "BatchSizeFinder": "set data.batch_size",
+    "LearningRateFinder": "set callbacks.lr_finder.before, or lr=find",
+    "ModelPruning": "it cannot prune weights in channels_last memory order",
+    "OnExceptionCheckpoint": "an interrupted run keeps its state; continue it with resume=<run>",
+    "StochasticWeightAveraging": "its learning rates conflict with the stage's schedule; use "
+    "pytorch_lightning.callbacks.WeightAveraging",
+}
+"""Callbacks of Lightning that cannot work here, and what to use instead."""
+
+FIT_HOOKS = ("on_fit", "on_train", "on_validation", "on_sanity", "on_before", "on_after")
+PREDICT_HOOKS = ("on_predict",)
+TEST_HOOKS = ("on_test",)
+
+
+def use_own_modules() -> None:
+    """Make modules in the working directory importable by `_target_`, like `python -m`."""
+    if str(Path.cwd()) not in sys.path:  # appended last, so it shadows no other module
+        sys.path.append(str(Path.cwd()))
+
+
+def nodes(config: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the nodes with a `_target_`, at any depth, with their dotted keys.
+
+    Raises:
+        UserError: for a value outside such nodes, which would have no effect.
+    """
+    if config is None:
+        return
+    if not isinstance(config, Mapping):
+        raise UserError(f"{key}={config}: this has no effect. A node needs a _target_: the class to build.")
+    if "_target_" in config:
+        yield key, config
+        return
+    for name, node in config.items():
+        yield from nodes(node, f"{key}.{name}")
+
+
+def build_callbacks(config: Any, stage: Stage | None = None, trains: bool = True) -> dict[str, Callback]:
+    """Build the callbacks of a stage, or of the final prediction.
+
+    The hooks of a callback decide where it is used: `on_train_...` and similar in the stages, `on_predict_...` in the
+    final prediction; without either, in both. The callback `sgdr` is used in stages with that schedule.
+
+    Args:
+        config: config group `callbacks`.
+        stage: stage to build for; `None` for the final prediction.
+        trains: whether there are stages; if not, callbacks for stages are refused.
+
+    Returns:
+        Callbacks by dotted key, without the LR finder, which runs in its own Trainer.
+
+    Raises:
+        UserError: for a node that is not a callback, or that cannot take effect.
+    """
+    found: dict[str, Callback] = {}
+    for key, node in nodes(config, "callbacks"):
+        arguments = {}
+        if key == "callbacks.sgdr" and stage is not None:
+            if stage.schedule_name != "sgdr":
+                continue
+            arguments = {"cycle_len": stage.cycle_len, "cycle_mult": stage.cycle_mult}
+        callback = instantiate(node, **arguments)
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"{key}: {node['_target_']} gives a {type(callback).__name__}, not a callback of Lightning."
+            )
+        for base in type(callback).__mro__:
+            if base.__name__ in REFUSED and base.__module__.startswith("pytorch_lightning."):
+                raise UserError(f"{key}: {base.__name__} cannot be used here: {REFUSED[base.__name__]}.")
+        if isinstance(callback, TTA) and any(isinstance(other, TTA) for other in found.values()):
+            raise UserError(f"{key}: there is test-time augmentation already; set callbacks.tta.n_aug.")
+        if not isinstance(callback, LRFinder) and _is_for(callback, stage is not None, key):
+            found[key] = callback
+        elif not trains:
+            raise UserError(
+                f"{key}: this has no effect: it acts when training, but nothing is trained here. Remove it."
+            )
+    if stage is not None and stage.schedule_name == "sgdr" and "callbacks.sgdr" not in found:
+        raise UserError(
+            f"callbacks.sgdr: it is missing, but stage {stage.name} has cycles. For a constant learning rate set "
+            f"recipe.{stage.name}.cycles=null +recipe.{stage.name}.epochs={stage.total_epochs}."
+        )
+    if stage is not None and stage.schedule_name not in ("constant", "sgdr"):
+        found["schedule"] = LRSchedule(stage.schedule_name)
+    return found
+
+
+def build_lr_finder(config: Any) -> LRFinder:
+    """Build the LR finder; without a node for it, one that never runs."""
+    built = [instantiate(node) for key, node in nodes(config, "callbacks") if key != "callbacks.sgdr"]
+    finders = [callback for callback in built if isinstance(callback, LRFinder)]
+    if len(finders) > 1:
+        raise UserError("callbacks: there are several LR finders; set callbacks.lr_finder.before.")
+    return finders[0] if finders else LRFinder("none")
+
+
+def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None = None) -> list[Logger]:
+    """Build the loggers of a stage, or of the final report.
+
+    In their settings, `{run_dir}` is replaced by the run directory and `{stage}` by the stage name.
+
+    Args:
+        config: config group `logger`.
+        run_dir: run directory.
+        stage: name of the stage.
+        resumed_at: optimizer step at which a stage is resumed. TensorBoard then drops later entries; other loggers
+            cannot, and start a new run.
+
+    Raises:
+        UserError: for a node that is not a logger.
+    """
+    loggers = []
+    for key, node in nodes(config, "logger"):
+        name, arguments = stage, {}
+        if resumed_at is not None:
+            if _is_tensorboard(node["_target_"]):
+                arguments = {"purge_step": resumed_at}
+            else:
+                name = f"{stage}_from_step_{resumed_at}"
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        try:
+            logger = instantiate(_fill(plain, {"{run_dir}": str(run_dir), "{stage}": name}), **arguments)
+        except InstantiationException as error:
+            raise UserError(f"{key}: {user_message(error)}") from error
+        if not isinstance(logger, Logger):
+            raise UserError(f"{key}: {node['_target_']} gives a {type(logger).__name__}, not a logger of Lightning.")
+        loggers.append(logger)
+    return loggers
+
+
+def close(loggers: list[Logger]) -> None:
+    """Close the loggers, so that the next stage starts new runs."""
+    for logger in loggers:
+        logger.finalize("success")
+        # Weights & Biases would continue the same run.
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
+        if callable(finish) and not isinstance(logger, TensorBoardLogger):
+            finish()
+
+
+def _is_for(callback: Callback, fits: bool, key: str) -> bool:
+    hooks = [
+        name
+        for name in dir(Callback)
+        if name.startswith("on_")  # LambdaCallback sets its hooks on the instance
+        and (name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name))
+    ]
+    for_fit = any(name.startswith(FIT_HOOKS) for name in hooks)
+    for_predict = any(name.startswith(PREDICT_HOOKS) for name in hooks)
+    if not for_fit and not for_predict:
+        if any(name.startswith(TEST_HOOKS) for name in hooks):
+            raise UserError(f"{key}: this has no effect: it acts when testing, but nothing is tested here. Remove it.")
+        return True
+    return for_fit if fits else for_predict
+
+
+def _is_tensorboard(target: str) -> bool:
+    found = get_object(target)
+    return isinstance(found, type) and issubclass(found, TensorBoardLogger)
+
+
+def _fill(value: Any, placeholders: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _fill(inner, placeholders) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_fill(inner, placeholders) for inner in value]
+    if isinstance(value, str):
+        for placeholder, text in placeholders.items():
+            value = value.replace(placeholder, text)
+    return value

@@ -1,0 +1,115 @@
+"""The report of a run: `metrics.json`, and the summary on the console."""
+
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dogscats.callbacks.history import METRICS
+from dogscats.metrics import Predictions
+from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, text_table
+from dogscats.runs.errors import UserError
+from dogscats.runs.files import write_json
+
+log = logging.getLogger(__name__)
+
+
+class RunReport:
+    """Metrics of a run, written to `metrics.json` after every stage; also the record of its progress.
+
+    Args:
+        run_dir: run directory.
+        started: start time of the run, by `time.perf_counter`.
+        classes: class names.
+    """
+
+    def __init__(self, run_dir: Path, started: float, classes: Sequence[str] = ()):
+        self.run_dir, self.started = run_dir, started
+        self.metrics: dict[str, Any] = {"classes": list(classes), "lr_finder": {}, "stages": {}, "final": {}}
+
+    def resume(self, metrics: Mapping[str, Any], stages: Collection[str]) -> None:
+        """Restore the metrics of an interrupted run.
+
+        Args:
+            metrics: content of its `metrics.json`.
+            stages: names of the stages whose metrics are still valid.
+        """
+        self.started -= metrics["seconds"]
+        self.metrics["stages"] = {k: v for k, v in metrics["stages"].items() if k in stages}
+        self.metrics["lr_finder"] = dict(metrics["lr_finder"])
+
+    def add_suggestion(self, stage: str, lr: float) -> None:
+        """Record the LR finder's suggestion for a stage."""
+        self.metrics["lr_finder"][stage] = lr
+        self.write()
+
+    def add_stage(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of a stage's last epoch."""
+        self.metrics["stages"][name] = dict(metrics)
+        self.write()
+
+    def finish(self, plain: Predictions, averaged: Predictions | None) -> None:
+        """Record the final validation metrics, and write the predictions.
+
+        Args:
+            plain: predictions without test-time augmentation.
+            averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
+        """
+        final: dict[str, Any] = {
+            "n": len(plain.labels),
+            "valid_acc": plain.accuracy,
+            "valid_loss": plain.log_loss,
+        }
+        if averaged:
+            final |= {"valid_acc_tta": averaged.accuracy, "valid_loss_tta": averaged.log_loss}
+        predictions = averaged or plain
+        self.metrics["final"] = {**final, "confusion_matrix": predictions.confusion_matrix}
+        self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
+        predictions.write(self.run_dir / "predictions_valid.csv")
+        self.write()
+
+    def write(self) -> None:
+        """Write `metrics.json` atomically."""
+        self.metrics["seconds"] = round(time.perf_counter() - self.started, 3)
+        write_json(self.run_dir / "metrics.json", self.metrics)
+
+    @property
+    def final_numbers(self) -> dict[str, float]:
+        """Final metrics by dotted path."""
+        final = self.metrics["final"]
+        return {f"final.{k}": v for k, v in final.items() if k not in ("n", "confusion_matrix")}
+
+    def summarise(self) -> None:
+        """Print the table of stages, the final metrics and the files written."""
+        rows: list[list[object]] = [["stage", "epochs", *METRICS, "seconds"]]
+        for name, row in self.metrics["stages"].items():
+            cells = [f"{row[key]:.5f}" if key in row else "-" for key in METRICS]
+            rows.append([name, row["epochs"], *cells, f"{row['seconds']:.1f}"])
+        log.info("\n%s", "\n".join(text_table(rows, left=1)))
+        final = self.metrics["final"]
+        log.info("\n%-30s accuracy  log loss", f"{final['n']} validation photos")
+        log.info("%-30s   %.4f   %.5f", "centre crop", final["valid_acc"], final["valid_loss"])
+        if "valid_acc_tta" in final:
+            accuracy, loss = final["valid_acc_tta"], final["valid_loss_tta"]
+            log.info("%-30s   %.4f   %.5f", "test-time augmentation", accuracy, loss)
+        log_confusion_matrix(self.metrics["classes"], final["confusion_matrix"])
+        log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
+        log_written(self.run_dir)
+        if (self.run_dir / "tensorboard").is_dir():
+            log.info("See the curves and pictures: tensorboard --logdir %s", self.run_dir / "tensorboard")
+
+
+def look_up(metrics: Mapping[str, Any], path: str) -> float:
+    """Look up a number in the content of a `metrics.json` by its dotted path.
+
+    Raises:
+        UserError: if there is no such number.
+    """
+    value: Any = metrics
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float):
+        final = [f"final.{k}" for k, v in metrics["final"].items() if isinstance(v, float)]
+        raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
+    return value

@@ -1,0 +1,284 @@
+"""A run of `train.py`: its directory, ranks, progress, Trainers, loggers and report."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning_fabric import Fabric
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from dogscats.callbacks.history import History
+from dogscats.callbacks.lr_finder import LRCurve
+from dogscats.callbacks.tta import TTA
+from dogscats.classifier import Classifier
+from dogscats.data.check import write_bad_images
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.plots.augmentation import augmentation
+from dogscats.plots.lr import lr_schedule
+from dogscats.plots.publish import publish
+from dogscats.runs.checkpoint import (
+    VerifiedCheckpointIO,
+    load_classifier,
+    remove_checkpoint,
+    save_classifier,
+)
+from dogscats.runs.compose import build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
+from dogscats.runs.console import device_name, quiet_libraries, set_progress
+from dogscats.runs.directory import save_config
+from dogscats.runs.files import read_csv, remove_unfinished
+from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.ranks import distributed
+from dogscats.runs.report import RunReport, look_up
+from dogscats.runs.resume import ResumeCheckpoint, RunProgress, read_progress, read_whole, resumed_config
+from dogscats.runs.trainer import check_trainer, trainer_factory
+from dogscats.stage import Stage, make_stages
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_run(cfg: DictConfig) -> Iterator["Run"]:
+    """Start a new run, or resume the one named by `resume`.
+
+    Only rank 0 writes to the run directory; the other ranks write to a temporary folder.
+
+    Args:
+        cfg: composed config.
+
+    Raises:
+        UserError: for a bad config, before any computation.
+    """
+    started = time.perf_counter()
+    quiet_libraries()
+    use_own_modules()
+    keep_freed_memory()
+    run_dir, resumed = Path(HydraConfig.get().runtime.output_dir), cfg.resume is not None
+    if resumed:
+        run_dir, cfg = Path(cfg.resume), resumed_config(cfg)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_trainer(settings.get("trainer") or {})
+    set_progress(settings["trainer"].get("enable_progress_bar") is not False)
+    stages = make_stages(settings["recipe"])
+    progress = read_progress(run_dir, stages) if resumed else RunProgress()
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
+        out = run_dir if fabric.is_global_zero else Path(scratch)
+        run = Run(cfg, settings, stages, fabric, out, progress, started)
+        if fabric.is_global_zero and not resumed:
+            save_config(cfg, run_dir)
+        yield run
+
+
+class Run:
+    """State shared by the stages of a run.
+
+    Args:
+        cfg: config of the run.
+        settings: the same config, resolved to plain containers.
+        stages: stages of the recipe.
+        fabric: Fabric of all ranks.
+        out: run directory; a temporary folder on ranks other than 0.
+        progress: progress so far; empty for a new run.
+        started: start time of the run, by `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        settings: dict[str, Any],
+        stages: list[Stage],
+        fabric: Fabric,
+        out: Path,
+        progress: RunProgress,
+        started: float,
+    ):
+        self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
+        self.out, self.progress = out, progress
+        self.report = RunReport(out, started)
+        self.lr_finder = build_lr_finder(cfg.callbacks)
+        # Built here only to report config errors before any computation.
+        for stage in (*stages, None):
+            build_callbacks(cfg.callbacks, stage)
+        build_loggers(cfg.get("logger"), out, "final")
+        trainer_factory(settings["trainer"], out, fabric.device)()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the resumed run is already finished."""
+        return self.progress.finished
+
+    @property
+    def stages_left(self) -> list[Stage]:
+        """Stages that are not finished."""
+        return [stage for stage in self.stages if stage.name not in self.progress.stages]
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Checkpoint to start from; `None` for the pretrained body with a new head."""
+        loaded = Path(self.cfg.load).expanduser() if self.cfg.load else None
+        return self.progress.checkpoint or loaded
+
+    def launch(self, data: DogsCatsDataModule, model: Classifier) -> None:
+        """Load the checkpoint, start the other ranks, and draw the augmentation figure.
+
+        Called late, so that config errors are reported before any rank waits for another.
+        """
+        for folder in (self.out, self.out / "checkpoints"):
+            remove_unfinished(folder)
+        if data.bad:
+            write_bad_images(self.out / "bad_images.csv", data.bad)
+        self.description = {
+            "model": self.settings["model"],
+            "classes": model.classes,
+            "heads": len(model.heads),
+            "size": data.size,
+            "augment": self.settings["augment"],
+            "data": {key: value for key, value in self.settings["data"].items() if key not in ("url", "sha256")},
+            "seed": self.cfg.seed,
+        }
+        if self.checkpoint:
+            load_classifier(self.checkpoint, model, self.description, self.cfg.get("trust", False))
+        self.fabric.launch()
+        self.dir = self.fabric.broadcast(self.out)  # rank 0's directory
+        log.info("Device    %s", device_name(self.fabric.device, self.fabric.world_size))
+        self.make_trainer = partial(
+            trainer_factory(self.settings["trainer"], self.out, self.fabric.device),
+            plugins=[VerifiedCheckpointIO()],
+        )
+        self.report.metrics["classes"] = model.classes
+        if self.progress.metrics:
+            self.report.resume(self.progress.metrics, self.progress.stages)
+        self.figures: dict[str, Figure] = {}
+        self.draw("augmentation", augmentation(data.train_dataset("augmentation", augment=True)))
+
+    def draw(self, name: str, figure: Figure) -> None:
+        """Save a figure of the whole run; loggers get it at the end."""
+        publish(figure, self.out / f"{name}.png")
+        self.figures[name] = figure
+
+    def saved_state(self, stage: Stage) -> Mapping[str, Any] | None:
+        """Read the state of an interrupted stage after its last complete epoch; `None` if there is none."""
+        return read_whole(self.state_file(stage))
+
+    def state_file(self, stage: Stage) -> Path:
+        """Return the path of the checkpoint from which an interrupted stage is resumed."""
+        return self.dir / "checkpoints" / f"resume_{stage.name}.ckpt"
+
+    def loggers(self, name: str, saved: Mapping[str, Any] | None = None) -> list[Logger]:
+        """Make the loggers of a stage, or of the final report."""
+        loggers = build_loggers(self.cfg.get("logger"), self.out, name, saved["global_step"] if saved else None)
+        curve = self.out / self.lr_file(name)
+        if saved and curve.exists():  # TensorBoard drops all later steps, among them the LR finder's
+            LRCurve.read(curve).log([logger for logger in loggers if isinstance(logger, TensorBoardLogger)])
+        return loggers
+
+    def lr_file(self, stage: str) -> str:
+        """Name of the CSV file with the LR finder's points before a stage."""
+        return "lr_finder.csv" if stage == self.stages[0].name else f"lr_finder_{stage}.csv"
+
+    def trainer(self, stage: Stage, loggers: list[Logger]) -> Trainer:
+        """Make the Trainer of a stage."""
+        callbacks: list[Callback] = list(build_callbacks(self.cfg.callbacks, stage).values())
+        return self.make_trainer(
+            max_epochs=stage.total_epochs,
+            logger=loggers,
+            callbacks=[*callbacks, ResumeCheckpoint(self.state_file(stage))],
+        )
+
+    def wants_lr(self, stage: Stage) -> bool:
+        """Return whether the LR finder runs before a stage."""
+        found, first = self.report.metrics["lr_finder"], stage is self.stages[0]
+        return stage.name not in found and (
+            self.lr_finder.before == "all"
+            or (self.lr_finder.before == "first" and first)
+            or (stage.lr == "find" and not found)
+        )
+
+    def add_lr(self, stage: Stage, curve: LRCurve, loggers: list[Logger]) -> None:
+        """Save the LR finder's result for a stage."""
+        file = self.out / self.lr_file(stage.name)
+        curve.write(file)
+        curve.publish(file.with_suffix(".png"), loggers)
+        log.info("LR finder: suggests lr=%.2g, a tenth of the rate at the lowest loss", curve.suggestion)
+        self.report.add_suggestion(stage.name, curve.suggestion)
+
+    def lrs(self, stage: Stage) -> tuple[float, ...]:
+        """Return the peak learning rate of each layer group in a stage."""
+        found = self.report.metrics["lr_finder"]
+        return stage.group_lrs(found.get(stage.name, [None, *found.values()][-1]))
+
+    def finish_stage(
+        self, stage: Stage, model: Classifier, trainer: Trainer, loggers: list[Logger], started: float
+    ) -> None:
+        """Save the weights and metrics of a stage.
+
+        Args:
+            stage: finished stage.
+            model: classifier to save.
+            trainer: Trainer of the stage.
+            loggers: loggers of the stage.
+            started: start time of the stage, by `time.perf_counter`.
+        """
+        state = self.state_file(stage)
+        if self.fabric.is_global_zero:
+            for name in [*([stage.save] if stage.save else []), "last"]:
+                save_classifier(state.parent / f"{name}.ckpt", model, self.description, stage.name)
+        histories = [callback for callback in trainer.callbacks if isinstance(callback, History)]  # type: ignore[attr-defined]
+        history = histories[0] if histories else History()
+        seconds = history.seconds_before + time.perf_counter() - started
+        self.report.add_stage(
+            stage.name, {"epochs": trainer.current_epoch, **history.metrics, "seconds": round(seconds, 3)}
+        )
+        if self.fabric.is_global_zero:
+            remove_checkpoint(state)
+        close(loggers)
+
+    def final_callbacks(self) -> list[Callback]:
+        """Build the callbacks of the final prediction."""
+        return list(build_callbacks(self.cfg.callbacks).values())
+
+    def finish(self, tta: TTA, loggers: list[Logger]) -> float:
+        """Write and print the metrics of the run, and return `optimized_metric`."""
+        if (self.out / "lr_trace.csv").exists():
+            self.draw("lr_schedule", lr_schedule(read_csv(self.out / "lr_trace.csv"), self.stages))
+        for name, figure in self.figures.items():
+            publish(figure, self.out / f"{name}.png", loggers, name)
+        self.report.finish(tta.plain, tta.averaged)
+        if self.settings["trainer"].get("enable_autolog_hparams") is not False:
+            for logger in loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_hyperparams(hyperparameters(self.settings), self.report.final_numbers)
+                else:
+                    logger.log_hyperparams(hyperparameters(self.settings))
+                    logger.log_metrics(self.report.final_numbers)
+        close(loggers)
+        self.report.summarise()
+        return self.metric
+
+    @property
+    def metric(self) -> float:
+        """The value named by `optimized_metric` in `metrics.json`."""
+        return look_up(self.report.metrics if not self.finished else self.progress.metrics, self.cfg.optimized_metric)
+
+
+def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the hyperparameters shown in the loggers."""
+    data, model = settings["data"], settings["model"]
+    return {
+        "lr": settings["lr"],
+        "seed": settings["seed"],
+        "heads": settings["heads"],
+        "recipe": " ".join(settings["recipe"]),
+        "model": model.get("name", model["_target_"].rpartition(".")[2]),
+        "augment": settings["augment"]["_target_"].rpartition(".")[2],
+        "views": settings["activations"]["views"],
+        **{key: data.get(key) for key in ("root", "size", "batch_size")},
+    }

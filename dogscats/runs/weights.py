@@ -1,0 +1,76 @@
+"""Pretrained weights from files, loaded without executing code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dogscats.runs.errors import ArgumentError, first_line
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from a `.safetensors` or `torch.save` file, without executing code.
+
+    Raises:
+        UserError: if the file does not exist, or contains anything but named tensors.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ArgumentError("model", f"weights={path}: there is no such file; 'imagenet' and 'none' need no file.")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise ArgumentError("model", f"weights={path}: reading it needs 'pip install safetensors'.") from error
+    except Exception as error:  # a damaged file can raise almost anything
+        reason = first_line(error)
+        raise ArgumentError("model", f"weights={path}: it cannot be read as weights ({reason}).") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ArgumentError("model", f"weights={path}: it is not a state dict of named tensors.")
+    return dict(state)
+
+
+def load_weights(
+    network: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path, ignore: str | None = None
+) -> None:
+    """Load a state dict, except the classifier's keys, which start with `ignore`.
+
+    Raises:
+        ArgumentError: if keys or shapes do not match; the message lists the keys.
+    """
+    own = network.state_dict()
+    given = {key: value for key, value in state.items() if ignore is None or not key.startswith(ignore)}
+    # Files from before PyTorch 0.4.1 lack this counter, which is not used here.
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    problems = {
+        "missing": missing,
+        "unexpected": [key for key in given if key not in own],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+            for key, value in given.items()
+            if key in own and value.shape != own[key].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [
+            f"  {len(keys)} {problem}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for problem, keys in problems.items()
+            if keys
+        ]
+        raise ArgumentError("model", "\n".join([f"weights={source}: they do not fit the network. Keys", *lines]))
+    network.load_state_dict(given, strict=False)
+
+
+def not_downloaded(what: str, error: Exception) -> ArgumentError:
+    """Make the error for weights that cannot be downloaded."""
+    reason = first_line(error)
+    return ArgumentError(
+        "model",
+        f"weights=imagenet: {what} cannot be downloaded ({reason}).\n"
+        "Use a local file with model.weights=<file>, or model=efficientnet_lite0, whose weights are installed by pip.",
+    )

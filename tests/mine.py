@@ -1,0 +1,64 @@
+"""A user's own module: backbone, augmentation, data module, callback and report that a config names."""
+
+import os
+import signal
+from typing import Any
+
+from conftest import TinyNetwork
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
+from torchvision.transforms import v2
+
+from dogscats import Backbone, DogsCatsDataModule, Predictions
+
+
+def network() -> Backbone:
+    return Backbone(TinyNetwork(), last_early="first", channels=8)
+
+
+def augmentation(size: int, strength: float = 0.1) -> v2.Transform:
+    return v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.ColorJitter(brightness=strength)])
+
+
+class Data(DogsCatsDataModule):
+    """Says that it was used."""
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        print("own data module")
+
+
+class Epochs(Callback):
+    """Counts epochs, and keeps the count when a stage is resumed.
+
+    The environment variable INTERRUPT, a stage and a number of epochs, has SIGTERM come then.
+    """
+
+    def __init__(self, word: str) -> None:
+        self.word, self.count = word, 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.count += 1
+        print(f"{self.word}: {pl_module.stage} {self.count}")
+        if os.environ.get("INTERRUPT") == f"{pl_module.stage} {self.count}":
+            signal.raise_signal(signal.SIGTERM)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.count = state_dict["count"]
+
+
+class Writer(BasePredictionWriter):
+    """Says that there are predictions."""
+
+    def write_on_epoch_end(self, *args: Any) -> None:
+        print("wrote predictions")
+
+
+def histogram(predictions: Predictions) -> Figure:
+    figure = Figure()
+    figure.subplots().hist(predictions.probabilities[:, 0].numpy())
+    return figure
