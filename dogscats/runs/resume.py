@@ -48,13 +48,16 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
         merged = OmegaConf.merge(groups, saved)
         assert isinstance(merged, DictConfig)
         saved = merged
+    saved["trust"] = cfg.trust  # for the checkpoint that the run may load
     return saved
 
 
 def resume_command(run_dir: str | Path) -> str:
     """Return the command that resumes a run."""
     config = OmegaConf.to_container(OmegaConf.load(Path(run_dir) / "config.yaml"), resolve=False)
-    return f"python train.py resume={run_dir}{' trust=true' if needs_trust(config) else ''}"
+    trusted = isinstance(config, dict) and config.get("trust") is True
+    trust = " trust=true" if trusted or needs_trust(config) else ""
+    return f"python train.py resume={run_dir}{trust}"
 
 
 class ResumeCheckpoint(ModelCheckpoint):
