@@ -56,8 +56,8 @@ def test_the_lines_in_readme_run(
     exec(code, names)
     assert 1e-6 <= float(capsys.readouterr().out.split("\n")[0]) <= 1
     assert names["model"].classes == ["cats", "dogs"]
-    assert sum(len(indices) for indices, _ in names["probabilities"]) == 10
-    torch.testing.assert_close(names["probabilities"][0][1].sum(1), torch.ones(6))
+    assert sum(len(indices) for indices, _ in names["batches"]) == 10
+    torch.testing.assert_close(names["batches"][0][1].sum(1), torch.ones(6))
     assert sum(1 for line in code.splitlines() if line) <= 13
 
 

@@ -29,6 +29,8 @@ class Report(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures, save them and send them to the loggers."""
+        if not trainer.is_global_zero:  # what other ranks draw would be thrown away
+            return
         figures = self.draw(TTA.of(trainer).best)
         if isinstance(figures, Figure):
             function = self.draw.func if isinstance(self.draw, partial) else self.draw

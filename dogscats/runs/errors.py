@@ -51,11 +51,14 @@ def user_message(error: BaseException) -> str | None:
         lines = [line for line in str(error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
         text = " ".join(line for line in lines if not line.startswith("full_key: "))
+        if cause is not None and text.startswith("Error locating target"):
+            text = f"{text.split(',')[0]}: {' '.join(str(cause).split())}"
         return f"{key}: {text}" if key else text
     if isinstance(error, ArgumentError):
         return f"{error.group}.{error}" if error.group else str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        where = error.filename or HydraConfig.get().runtime.output_dir
+        run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
+        where = error.filename or run_dir
         return f"{where}: it cannot be written ({error.strerror}). Free some space, or choose another folder."
     if isinstance(error, UserError | OmegaConfBaseException | HydraException):
         return str(error)

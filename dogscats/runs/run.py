@@ -149,6 +149,8 @@ class Run:
         self.fabric.launch()
         self.dir = self.fabric.broadcast(self.out)  # rank 0's directory
         log.info("Device    %s", device_name(self.fabric.device, self.fabric.world_size))
+        if self.settings["trainer"].get("fast_dev_run"):
+            log.info("Trial run (fast_dev_run): a few batches of each part; its metrics mean nothing")
         self.make_trainer = partial(
             trainer_factory(self.settings["trainer"], self.out, self.fabric.device),
             plugins=[VerifiedCheckpointIO()],
@@ -178,7 +180,15 @@ class Run:
         curve = self.out / self.lr_file(name)
         if saved and curve.exists():  # TensorBoard drops all later steps, among them the LR finder's
             LRCurve.read(curve).log([logger for logger in loggers if isinstance(logger, TensorBoardLogger)])
+        if self.logs_hyperparameters:
+            for logger in loggers:
+                logger.log_hyperparams(hyperparameters(self.settings))
         return loggers
+
+    @property
+    def logs_hyperparameters(self) -> bool:
+        """Whether loggers get the hyperparameters; `trainer.enable_autolog_hparams=false` turns it off."""
+        return self.settings["trainer"].get("enable_autolog_hparams") is not False
 
     def lr_file(self, stage: str) -> str:
         """Name of the CSV file with the LR finder's points before a stage."""
@@ -233,6 +243,8 @@ class Run:
                 save_classifier(state.parent / f"{name}.ckpt", model, self.description, stage.name)
         histories = [callback for callback in trainer.callbacks if isinstance(callback, History)]  # type: ignore[attr-defined]
         history = histories[0] if histories else History()
+        if trainer.current_epoch < stage.total_epochs:
+            log.info("Stopped after %d of %d epochs", trainer.current_epoch, stage.total_epochs)
         seconds = history.seconds_before + time.perf_counter() - started
         self.report.add_stage(
             stage.name, {"epochs": trainer.current_epoch, **history.metrics, "seconds": round(seconds, 3)}
@@ -252,13 +264,12 @@ class Run:
         for name, figure in self.figures.items():
             publish(figure, self.out / f"{name}.png", loggers, name)
         self.report.finish(tta.plain, tta.averaged)
-        if self.settings["trainer"].get("enable_autolog_hparams") is not False:
-            for logger in loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.log_hyperparams(hyperparameters(self.settings), self.report.final_numbers)
-                else:
-                    logger.log_hyperparams(hyperparameters(self.settings))
-                    logger.log_metrics(self.report.final_numbers)
+        for logger in loggers:
+            if self.logs_hyperparameters and isinstance(logger, TensorBoardLogger):
+                # Its HParams tab shows the metrics that come with hyperparameters.
+                logger.log_hyperparams(hyperparameters(self.settings), self.report.final_numbers)
+            else:
+                logger.log_metrics(self.report.final_numbers)
         close(loggers)
         self.report.summarise()
         return self.metric

@@ -92,7 +92,7 @@ def checked(
     if not trust and (untrusted := needs_trust(config, named)):
         raise UserError(
             f"{source}: it names {', '.join(untrusted)}, which is code that does not belong to dogscats. If you trust "
-            "the origin of this file, add trust=true."
+            "the origin of this file, add trust=true (in Python trust=True)."
         )
     if interpolation := next(_interpolations(config), None):
         raise UserError(
