@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # Tests that take over 10 seconds each; run before a release.
 test-slow: .venv/installed
@@ -24,7 +24,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
 		--editable ".[timm,onnx,sweep,loggers,dev]"
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -170,12 +170,8 @@ def uninterrupted(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run_dir
 
 
-FAULTS = pytest.StashKey[dict[str, list[int]]]()
+FAULTS: dict[str, list[int]] = {}
 """For each fault that tests inject: how often it was survived, how often it was injected."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FAULTS] = {}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -183,17 +179,22 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    for mark in item.iter_markers("fault"):
-        if report.when == "call" or report.failed:
-            count = item.config.stash[FAULTS].setdefault(mark.args[0], [0, 0])
-            count[0] += report.passed
-            count[1] += 1
+    # With several workers, reports are all that reaches the process that prints the table.
+    report.user_properties.extend(("fault", mark.args[0]) for mark in item.iter_markers("fault"))
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    table = config.stash[FAULTS]
-    if table:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.failed:
+        for name, value in report.user_properties:
+            if name == "fault":
+                count = FAULTS.setdefault(str(value), [0, 0])
+                count[0] += report.passed
+                count[1] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FAULTS:
         terminalreporter.section("faults survived")
-        for fault, (survived, injected) in table.items():
+        for fault, (survived, injected) in FAULTS.items():
             terminalreporter.write_line(f"| {fault} | {survived}/{injected} |")
