@@ -71,17 +71,22 @@ def evaluate(cfg: DictConfig) -> None:
         OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         make_trainer = trainer_factory(settings, run_dir)
         if cfg.predict is not None:
-            predict_photos(cfg, predictor, run_dir, make_trainer)
+            predict_photos(cfg, predictor, run_dir, make_trainer, list(callbacks.values()))
         if cfg.export is not None:
             export(cfg, predictor, run_dir)
         if cfg.predict is None and cfg.export is None:
-            report(cfg, predictor, run_dir, make_trainer, started)
+            report(cfg, predictor, run_dir, make_trainer, list(callbacks.values()), started)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
         log_written(run_dir)
 
 
 def report(
-    cfg: DictConfig, predictor: Predictor, run_dir: Path, make_trainer: Callable[..., Trainer], started: float
+    cfg: DictConfig,
+    predictor: Predictor,
+    run_dir: Path,
+    make_trainer: Callable[..., Trainer],
+    callbacks: Sequence[Callback],
+    started: float,
 ) -> None:
     """Predict labelled photos and write metrics, plots and pictures."""
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers)
@@ -91,7 +96,6 @@ def report(
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(data.bad))
         write_bad_images(run_dir / "bad_images.csv", data.bad)
 
-    callbacks = list(build_callbacks(cfg.callbacks).values())
     loaders = tta_loaders(data, photos, n_aug(callbacks))
     tta = predict(predictor.model, loaders, make_trainer, callbacks)
 
@@ -130,10 +134,15 @@ def n_aug(callbacks: Sequence[Callback]) -> int:
     return next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
 
 
-def predict_photos(cfg: DictConfig, predictor: Predictor, run_dir: Path, make_trainer: Callable[..., Trainer]) -> None:
+def predict_photos(
+    cfg: DictConfig,
+    predictor: Predictor,
+    run_dir: Path,
+    make_trainer: Callable[..., Trainer],
+    callbacks: Sequence[Callback],
+) -> None:
     """Predict photos, write `predictions.csv` and, where it applies, `submission.csv`."""
-    paths, callbacks = find_photos(str(cfg.predict)), list(build_callbacks(cfg.callbacks).values())
-    versions = n_aug(callbacks)
+    paths, versions = find_photos(str(cfg.predict)), n_aug(callbacks)
     others = [callback for callback in callbacks if not isinstance(callback, TTA | Report)]
     log.info("\nPredicting %d photos, %d versions of each", len(paths), 1 + versions)
     predictions, unreadable = predictor.predict(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as nnf
 from torchmetrics.functional.classification import binary_auroc, multiclass_confusion_matrix
 
-from dogscats.runs.files import columns, write_csv
+from dogscats.runs.files import write_csv
 
 CLIP = (0.005, 0.995)
 """Range to which probabilities are clipped for the clipped log loss; it limits the loss of a photo to 5.3."""
@@ -77,7 +77,7 @@ class Predictions:
                 for name, column in zip(self.classes, self.probabilities.T, strict=True)
             },
         }
-        write_csv(path, *columns(table))
+        write_csv(path, list(table), zip(*table.values(), strict=True))
 
 
 def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:

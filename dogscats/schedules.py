@@ -26,9 +26,6 @@ class Position:
     total_steps: int
 
 
-Schedule = Callable[[Position], float]
-
-
 def constant(position: Position) -> float:
     """Constant at the peak learning rate."""
     return 1.0
@@ -72,8 +69,8 @@ def one_cycle(position: Position, pct_start: float = 0.25, div: float = 25, div_
     return _up_and_down(position, pct_start, (1 / div, 1.0, 1 / div_final))
 
 
-def one_cycle_momentum(position: Position, pct_start: float = 0.25) -> float:
-    """Momentum of `one_cycle`: from 0.95 to 0.85 while the rate rises, then back."""
+def one_cycle_momentum(position: Position, pct_start: float = 0.25, **others: float) -> float:
+    """Momentum of `one_cycle` with the same options: from 0.95 to 0.85 while the rate rises, then back."""
     return _up_and_down(position, pct_start, (0.95, 0.85, 0.95))
 
 

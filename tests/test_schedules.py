@@ -12,7 +12,7 @@ from dogscats.callbacks.lr_schedule import SGDR, LRSchedule
 from dogscats.classifier import Classifier
 from dogscats.data.dataset import Batch
 from dogscats.runs.errors import ArgumentError
-from dogscats.schedules import Position, constant, one_cycle, one_cycle_momentum, sgdr
+from dogscats.schedules import MOMENTA, SCHEDULES, Position, constant, one_cycle, one_cycle_momentum, sgdr
 
 
 def at(step: int, steps_per_epoch: int = 360) -> Position:
@@ -164,3 +164,11 @@ def test_one_cycle_spans_the_steps_of_the_stage_and_sets_the_momentum(
     for momenta, position in zip(rates.momenta, positions, strict=True):
         assert momenta == pytest.approx([one_cycle_momentum(position)] * 3)
     assert rates.seen[-1][2] == pytest.approx(1e-2 * 1e-5)
+
+
+def test_momentum_of_one_cycle_follows_its_options() -> None:
+    positions = [Position(step, 10, 40) for step in range(40)]
+    for pct_start in (0.25, 0.5):
+        lowest = min(positions, key=lambda p: MOMENTA["one_cycle"](p, pct_start=pct_start, div=10))
+        highest = max(positions, key=lambda p: SCHEDULES["one_cycle"](p, pct_start=pct_start, div=10))
+        assert lowest == highest

@@ -38,7 +38,7 @@ class LRSchedule(Callback):
         for group, rate in zip(trainer.optimizers[0].param_groups, pl_module.lrs, strict=True):
             group["lr"] = factor * rate
             if self.schedule in MOMENTA:
-                group["momentum"] = MOMENTA[self.schedule](position)
+                group["momentum"] = MOMENTA[self.schedule](position, **self.options)
 
 
 class SGDR(LRSchedule):

@@ -104,8 +104,3 @@ def digest(path: Path, algorithm: str | Callable[[], Any] = "sha256") -> str:
     """Return the hash of a file's content in hex digits."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, algorithm).hexdigest()
-
-
-def columns(table: Mapping[str, Sequence[object]]) -> tuple[list[str], Iterable[Sequence[object]]]:
-    """Convert columns of equal length to the header and rows for `write_csv`."""
-    return list(table), zip(*table.values(), strict=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -158,13 +157,9 @@ class Run:
         self.report.metrics["classes"] = model.classes
         if self.progress.metrics:
             self.report.resume(self.progress.metrics, self.progress.stages)
-        self.figures: dict[str, Figure] = {}
-        self.draw("augmentation", augmentation(data.train_dataset("augmentation", augment=True)))
-
-    def draw(self, name: str, figure: Figure) -> None:
-        """Save a figure of the whole run; loggers get it at the end."""
-        publish(figure, self.out / f"{name}.png")
-        self.figures[name] = figure
+        # Saved now, to be looked at while the run trains; loggers get it at the end.
+        self.augmentation = augmentation(data.train_dataset("augmentation", augment=True))
+        publish(self.augmentation, self.out / "augmentation.png")
 
     def saved_state(self, stage: Stage) -> Mapping[str, Any] | None:
         """Read the state of an interrupted stage after its last complete epoch; `None` if there is none."""
@@ -259,9 +254,10 @@ class Run:
 
     def finish(self, tta: TTA, loggers: list[Logger]) -> float:
         """Write and print the metrics of the run, and return `optimized_metric`."""
+        figures = {"augmentation": self.augmentation}
         if (self.out / "lr_trace.csv").exists():
-            self.draw("lr_schedule", lr_schedule(read_csv(self.out / "lr_trace.csv"), self.stages))
-        for name, figure in self.figures.items():
+            figures["lr_schedule"] = lr_schedule(read_csv(self.out / "lr_trace.csv"), self.stages)
+        for name, figure in figures.items():
             publish(figure, self.out / f"{name}.png", loggers, name)
         self.report.finish(tta.plain, tta.averaged)
         for logger in loggers:

@@ -55,11 +55,7 @@ def _positive(value: Any) -> bool:
 def _time(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_positive(part) for part in value.values())
-    return (
-        isinstance(value, str)
-        and bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value))
-        and any(c in value for c in "123456789")
-    )
+    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)) and re.search("[1-9]", str(value)))
 
 
 def _switch(value: Any) -> bool:
@@ -187,15 +183,7 @@ def trainer_factory(
             callbacks = [Progress(), *callbacks]
         try:
             trainer: Trainer = trainer_class(**arguments, callbacks=list(callbacks), plugins=[*own_plugins, *plugins])
-        except (
-            ArithmeticError,
-            AttributeError,
-            ImportError,
-            MisconfigurationException,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except REFUSALS as error:
             raise UserError(f"trainer: {first_line(error)}") from error
         return trainer
 
