@@ -111,14 +111,15 @@ def report(
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
     """Print the metrics with and without test-time augmentation, per-class metrics and the confusion matrix."""
-    headings = ["accuracy", "95 % interval", "log loss", "clipped", "ROC AUC", "ECE"]
+    headings = ["accuracy", "95 % interval", "balanced", "macro F1", "log loss", "clipped", "ROC AUC", "ECE"]
     table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
-    for name, row in (("centre crop", metrics), ("test-time augmentation", metrics.get("tta"))):
+    for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
         if row:
             interval = "{:.4f} - {:.4f}".format(*row["accuracy_ci95"])
             numbers = [row[key] for key in ("log_loss", "log_loss_clipped", "roc_auc", "ece")]
             cells = ["nan" if number is None else f"{number:.5f}" for number in numbers]
-            table.append([name, f"{row['accuracy']:.4f}", interval, *cells])
+            balanced = [f"{row[key]:.4f}" for key in ("balanced_accuracy", "macro_f1")]
+            table.append([name, f"{row['accuracy']:.4f}", interval, *balanced, *cells])
     log.info("\n%s", "\n".join(text_table(table, left=1)))
     best = metrics.get("tta", metrics)
     by_class: list[list[object]] = [["class", "photos", "precision", "recall"]]
@@ -205,7 +206,7 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
     """Write `model.onnx` and compare it with PyTorch, on photos of the split if available."""
     from dogscats.export import export_onnx
 
-    root = cfg.data.root or predictor.trained_on.get("root")
+    root, fit = cfg.data.root or predictor.trained_on.get("root"), predictor.trained_on.get("fit", "crop")
     if root is not None and Path(root).expanduser().is_dir():
         data = predictor.data(root, cfg.data.batch_size)
         photos = data.labelled(cfg.split, predictor.classes)
@@ -217,7 +218,7 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
         shape = (CHECKED_PHOTOS, 3, predictor.size, predictor.size)
         images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         what = f"random images, as there is no folder data.root={root}"
-    difference = export_onnx(predictor.model, predictor.classes, run_dir / "model.onnx", images)
+    difference = export_onnx(predictor.model, predictor.classes, run_dir / "model.onnx", images, fit)
     log.info("\nmodel.onnx: largest difference from PyTorch's probabilities: %.2g", difference)
     log.info("(checked on %d %s)", len(images), what)
 

@@ -34,6 +34,9 @@ from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 
+FEW_PHOTOS = 5000
+"""With fewer training photos, the default recipe points to others."""
+
 
 def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
@@ -56,6 +59,8 @@ def load_data(run: Run) -> DogsCatsDataModule:
     data.prepare_data()
     data.setup()
     log.info("Data      %s: %s", data.root, data.summary)
+    if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
+        log.info("For so few photos recipe=small and recipe=adapt are better; see 'Which recipe' in docs/lesson.md")
     return data
 
 
@@ -64,12 +69,13 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     seed_everything(run.cfg.seed, workers=True, verbose=False)
     config = run.settings["model"]
     replaced = {"weights": "none"} if run.checkpoint and "weights" in config else {}
-    body = instantiate(run.cfg.model, **replaced)
+    body = instantiate(config, **replaced)
     if not isinstance(body, Backbone):
         raise UserError(f"model: {config['_target_']} gives a {type(body).__name__}, not a dogscats.Backbone.")
     body.config = config
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
-    model = Classifier(body, data.classes, run.cfg.heads)
+    weights = data.class_weights(run.settings.get("class_weights", "none"))
+    model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
     name = config.get("name", config["_target_"].rpartition(".")[2])
     heads = "head" if len(model.heads) == 1 else "heads"
     log.info("Model     %s, %d pooled features, %d %s", name, body.num_features, len(model.heads), heads)

@@ -22,11 +22,12 @@ from torch.optim.swa_utils import update_bn
 
 from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
-from dogscats.activations import activation_loader, precompute
+from dogscats.activations import precompute
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.callbacks.lr_schedule import SGDR
 from dogscats.classifier import Classifier
 from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.features import activation_loader
 from dogscats.data.layouts import Photos
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.heads import Heads

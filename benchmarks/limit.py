@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.settings import Settings, from_command_line
 from dogscats.activations import precompute
-from dogscats.backbone import Backbone, fold_batchnorm, resnet34
+from dogscats.backbone import Backbone, resnet34
 from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.fold import fold_batchnorm
 from dogscats.runs.memory import keep_freed_memory
 
 

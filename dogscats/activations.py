@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +10,15 @@ import numpy as np
 import torch
 from filelock import FileLock
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from dogscats.backbone import Backbone, fold_batchnorm
+from dogscats.backbone import Backbone
 from dogscats.classifier import Classifier
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.dataset import Batch, PhotoBatches, PhotoDataset
-from dogscats.data.layouts import Photos
+from dogscats.data.features import activation_loader
 from dogscats.data.samplers import SharedBatchSampler
-from dogscats.data.seed import stable_seed
+from dogscats.fold import fold_batchnorm
 from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar
 from dogscats.runs.files import atomic_path, digest, read_json, remove_unfinished, write_json
@@ -40,7 +39,7 @@ def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> s
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     photos = fingerprint(dataset.photos.root, dataset.photos.paths)
     draw = None if view is None else (dataset.seed, view)
-    digest.update(repr((str(body.network), str(dataset.transform), photos, draw)).encode())
+    digest.update(repr((str(body), str(dataset.transform), photos, draw)).encode())
     return digest.hexdigest()
 
 
@@ -82,53 +81,6 @@ def precompute(
         else:
             log.info("Reusing %s: %s", description, file)
     return features
-
-
-class ActivationDataset(Dataset[Batch]):
-    """Features of `K` versions of each photo; each epoch draws one of them.
-
-    Indexed by batch: a list of `(index, epoch)`.
-
-    Args:
-        views: `K` tensors `(N, F)`.
-        photos: the `N` labelled photos.
-        seed: seeds the draw, together with the epoch and the photo.
-    """
-
-    def __init__(self, views: Sequence[torch.Tensor], photos: Photos, seed: int):
-        self.views, self.photos, self.seed = views, photos, seed
-        self.labels = torch.tensor(photos.labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        indices = torch.tensor([index for index, _ in keys])
-        if len(self.views) == 1:
-            inputs = self.views[0][indices]
-        else:
-            draws = [stable_seed(self.seed, epoch, index) % len(self.views) for index, epoch in keys]
-            inputs = torch.stack([self.views[draw][index] for draw, (index, _) in zip(draws, keys, strict=True)])
-        return Batch(inputs, self.labels[indices], indices)
-
-
-def activation_loader(
-    views: Sequence[torch.Tensor], photos: Photos, batches: SharedBatchSampler, seed: int
-) -> DataLoader[Batch]:
-    """Load batches of features.
-
-    Args:
-        views: `K` tensors `(N, F)`.
-        photos: the `N` labelled photos.
-        batches: sampler from `DogsCatsDataModule.batch_sampler`, in the same order as for photos.
-        seed: seeds the draw among the views.
-    """
-    return DataLoader(
-        ActivationDataset(views, photos, seed),
-        sampler=batches,
-        batch_size=None,
-        generator=torch.Generator().manual_seed(seed),
-    )
 
 
 class Activations:

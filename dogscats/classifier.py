@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.data.dataset import Batch
@@ -17,11 +17,11 @@ from dogscats.data.seed import stable_seed
 from dogscats.heads import Heads
 from dogscats.runs.errors import ArgumentError
 from dogscats.runs.trust import build_body
-from dogscats.stage import GROUPS, Stage
+from dogscats.stage import GROUPS, OPTIMIZERS, Stage
 
 
 class Classifier(LightningModule):
-    """Body and heads, trained by SGD with discriminative learning rates: one per layer group.
+    """Body and heads, trained with discriminative learning rates: one per layer group.
 
     Example:
         >>> classifier = Classifier(resnet34(), classes=["cats", "dogs"])
@@ -36,10 +36,16 @@ class Classifier(LightningModule):
         lrs: learning rates of the groups early, late and head.
         seed: seeds dropout, together with the batch number.
         stage: name of the stage, in logs and files.
+        optimizer: `sgd` (momentum 0.9, as in the lesson) or `adamw`.
+        weight_decay: weight decay of the optimizer.
+        class_weights: weight of each class in the training loss; `None` for equal weights.
 
     Raises:
-        UserError: for a bad number of heads, or a model config that names code from outside dogscats.
+        UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that names
+            code from outside dogscats.
     """
+
+    loss_weights: torch.Tensor | None
 
     def __init__(
         self,
@@ -49,6 +55,9 @@ class Classifier(LightningModule):
         lrs: Sequence[float] = (1e-4, 1e-3, 1e-2),
         seed: int = 0,
         stage: str = "fit",
+        optimizer: str = "sgd",
+        weight_decay: float = 0.0,
+        class_weights: Sequence[float] | None = None,
     ):
         super().__init__()
         self.classes = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
@@ -56,11 +65,18 @@ class Classifier(LightningModule):
             raise ArgumentError("", f"classes={classes}: expected the names of at least two classes, or their number.")
         if len(lrs) != len(GROUPS):
             raise ArgumentError("", f"lrs={lrs}: expected one for each of {', '.join(GROUPS)}.")
+        if optimizer not in OPTIMIZERS:
+            raise ArgumentError("", f"optimizer={optimizer}: expected {' or '.join(OPTIMIZERS)}.")
+        if class_weights is not None and len(class_weights) != len(self.classes):
+            raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
         body = model if isinstance(model, nn.Module) else build_body(model, source="checkpoint")
         if not isinstance(heads, Heads):
             heads = Heads(body.num_features, len(self.classes), heads)
         self.body = body
         self.heads, self.lrs, self.seed, self.stage = heads, list(lrs), seed, stage
+        self.optimizer, self.weight_decay, self.class_weights = optimizer, weight_decay, class_weights
+        weights = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
+        self.register_buffer("loss_weights", weights, persistent=False)
         # Arguments for `Classifier.load_from_checkpoint`.
         config = {
             "model": body.config,
@@ -68,11 +84,21 @@ class Classifier(LightningModule):
             "heads": len(heads),
             "lrs": self.lrs,
             "seed": seed,
+            "optimizer": optimizer,
+            "weight_decay": weight_decay,
+            "class_weights": None if class_weights is None else list(class_weights),
         }
         self.save_hyperparameters(config, logger=False)
         # Add metrics here: each is logged, printed, and written to history.csv and metrics.json.
         # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
-        metrics = MetricCollection({"acc": MulticlassAccuracy(len(self.classes), average="micro", validate_args=False)})
+        options: Any = {"num_classes": len(self.classes), "validate_args": False}
+        metrics = MetricCollection(
+            {
+                "acc": MulticlassAccuracy(average="micro", **options),
+                "balanced_acc": MulticlassAccuracy(average="macro", **options),
+                "macro_f1": MulticlassF1Score(average="macro", **options),
+            }
+        )
         self.valid_metrics, self.test_metrics = metrics.clone("valid_"), metrics.clone("test_")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -119,7 +145,8 @@ class Classifier(LightningModule):
             seed: seeds dropout.
         """
         body = PrecomputedBody() if stage.precompute else self.body
-        classifier = Classifier(body, self.classes, self.heads, stage.lr_ratios, seed, stage.name)
+        arguments: Any = (stage.lr_ratios, seed, stage.name, stage.optimizer, stage.weight_decay, self.class_weights)
+        classifier = Classifier(body, self.classes, self.heads, *arguments)
         classifier.freeze_to(stage.freeze_to, stage.train_batchnorm)
         return classifier
 
@@ -132,7 +159,7 @@ class Classifier(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, **arguments | {"weights_only": True})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build the lesson's SGD: one parameter group per layer group, momentum 0.9, no weight decay."""
+        """Build the optimizer, with one parameter group per layer group; by default the lesson's SGD."""
         groups = [
             {
                 "params": [p for module in modules for p in module.parameters(recurse=False)],
@@ -141,7 +168,9 @@ class Classifier(LightningModule):
             }
             for (name, modules), lr in zip(self.layer_groups().items(), self.lrs, strict=True)
         ]
-        return torch.optim.SGD(groups, momentum=0.9)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by batch number, so that a resumed run matches an uninterrupted one."""
@@ -154,7 +183,7 @@ class Classifier(LightningModule):
         if features.requires_grad:  # the body gets the mean gradient over the heads
             features.register_hook(lambda gradient: gradient / count)
         logits = self.heads.each(features).flatten(end_dim=1)
-        loss = nnf.cross_entropy(logits, batch.labels.repeat(count))
+        loss = nnf.cross_entropy(logits, batch.labels.repeat(count), self.loss_weights)
         self._log_mean("train_loss", loss, batch, on_step=False, on_epoch=True)
         return count * loss
 

@@ -16,17 +16,20 @@ TOLERANCE = 1e-4
 """Largest accepted difference of a probability from PyTorch's."""
 
 
-def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: torch.Tensor) -> float:
+def export_onnx(
+    model: Classifier, classes: Sequence[str], path: Path, images: torch.Tensor, fit: str = "crop"
+) -> float:
     """Write one ONNX file that includes normalisation and softmax, and compare it with PyTorch.
 
     Input: `images`, RGB `(N, 3, size, size)`, uint8, for any `N`. Output: `probabilities`, `(N, C)`. Metadata:
-    `classes`, a JSON list of names, and `size` in pixels.
+    `classes`, a JSON list of names; `size` in pixels; and `fit`, how photos become square.
 
     Args:
         model: the trained classifier; not modified.
         classes: class names.
         path: output file.
         images: images for the comparison, `(B, 3, size, size)`, uint8.
+        fit: how the photos become square: `crop`, `pad` or `squash`.
 
     Returns:
         Largest difference of a probability from PyTorch's on the CPU.
@@ -53,7 +56,7 @@ def export_onnx(model: Classifier, classes: Sequence[str], path: Path, images: t
     )
     assert program is not None
     exported = program.model_proto
-    metadata = {"classes": json.dumps(list(classes)), "size": str(images.shape[-1])}
+    metadata = {"classes": json.dumps(list(classes)), "size": str(images.shape[-1]), "fit": fit}
     onnx.helper.set_model_props(exported, metadata)
     with torch.inference_mode():
         expected = network(images)

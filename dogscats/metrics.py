@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from torchmetrics.functional.classification import binary_auroc, multiclass_confusion_matrix
+from torchmetrics.functional.classification import binary_auroc, multiclass_confusion_matrix, multiclass_f1_score
 
+from dogscats.calibration import expected_calibration_error
 from dogscats.runs.files import write_csv
 
 CLIP = (0.005, 0.995)
 """Range to which probabilities are clipped for the clipped log loss; it limits the loss of a photo to 5.3."""
-
-BINS = 15
-"""Number of bins for the expected calibration error, as in Guo et al."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,17 @@ class Predictions:
         return (self.predicted == self.labels).double().mean().item()
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have photos; unlike accuracy, rare classes count as much as others."""
+        recalls = [row[i] / sum(row) for i, row in enumerate(self.confusion_matrix) if any(row)]
+        return sum(recalls) / len(recalls)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 score over the classes that have photos or predictions."""
+        return multiclass_f1_score(self.predicted, self.labels, len(self.classes), average="macro").item()
+
+    @property
     def log_loss(self) -> float:
         """Mean of -log(probability of the correct class), in nats."""
         # Probabilities that underflowed to 0 count as the smallest normal float32.
@@ -84,9 +93,9 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
     """Compute the metrics of labelled photos, as plain numbers.
 
     Returns:
-        `n`, `accuracy`, `accuracy_ci95`, `log_loss`, `log_loss_clipped`, `roc_auc`, `ece`, `per_class` (`photos`,
-        `precision` and `recall` by class name), and `confusion_matrix` by actual class (row) and predicted class
-        (column). Undefined values, such as the recall of a class without photos, are `None`.
+        `n`, `accuracy`, `accuracy_ci95`, `balanced_accuracy`, `macro_f1`, `log_loss`, `log_loss_clipped`, `roc_auc`,
+        `ece`, `per_class` (`photos`, `precision` and `recall` by class name), and `confusion_matrix` by actual class
+        (row) and predicted class (column). Undefined values, such as the recall of a class without photos, are `None`.
     """
     counts = predictions.confusion_matrix
     n, right = len(predictions.labels), sum(counts[i][i] for i in range(len(counts)))
@@ -96,10 +105,12 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
         "n": n,
         "accuracy": predictions.accuracy,
         "accuracy_ci95": wilson_interval(right, n),
+        "balanced_accuracy": predictions.balanced_accuracy,
+        "macro_f1": predictions.macro_f1,
         "log_loss": predictions.log_loss,
         "log_loss_clipped": nnf.nll_loss(clipped, predictions.labels).item(),
         "roc_auc": roc_auc(predictions),
-        "ece": expected_calibration_error(predictions),
+        "ece": expected_calibration_error(predictions.probabilities, predictions.labels),
         "per_class": {
             name: {
                 "photos": sum(counts[i]),
@@ -138,33 +149,3 @@ def roc_auc(predictions: Predictions) -> float | None:
         if 0 < of_class.sum() < len(labels):
             areas.append(binary_auroc(predictions.probabilities[:, number].double(), of_class).item())
     return sum(areas) / len(areas) if areas else None
-
-
-def calibration_bins(predictions: Predictions) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Group photos into `BINS` equal-width bins by the probability of the predicted class.
-
-    torchmetrics' `calibration_error` does not return its bins, and puts probabilities of exactly 1 into a sixteenth
-    bin; here they belong to the last one.
-
-    Returns:
-        Number of photos, accuracy and mean probability of each bin; the last two are NaN for an empty bin.
-    """
-    confidence = predictions.probabilities.double().amax(dim=1)
-    right = (predictions.predicted == predictions.labels).double()
-    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    counts = torch.bincount(bins, minlength=BINS)
-    return (
-        counts,
-        torch.bincount(bins, right, minlength=BINS) / counts,
-        torch.bincount(bins, confidence, minlength=BINS) / counts,
-    )
-
-
-def expected_calibration_error(predictions: Predictions) -> float:
-    """Compute the ECE: the mean gap between accuracy and probability over the bins, weighted by photos.
-
-    Guo et al., "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, equation 3.
-    """
-    counts, accuracy, confidence = calibration_bins(predictions)
-    distances = (accuracy - confidence).abs().nan_to_num()
-    return (counts * distances).sum().item() / len(predictions.labels)

@@ -74,10 +74,30 @@ def one_cycle_momentum(position: Position, pct_start: float = 0.25, **others: fl
     return _up_and_down(position, pct_start, (0.95, 0.85, 0.95))
 
 
+def warmup_cosine(position: Position, warmup: float = 0.1) -> float:
+    """Linear warm-up, then half a cosine to 0: Goyal et al., https://arxiv.org/abs/1706.02677, section 2.2, and `sgdr`.
+
+    Args:
+        position: position in the stage.
+        warmup: fraction of the steps in which the rate rises.
+    """
+    _check_total(position, "warmup_cosine")
+    rising = warmup * position.total_steps
+    if position.step < rising:
+        return (position.step + 1) / (rising + 1)
+    return (1 + math.cos(math.pi * (position.step - rising) / (position.total_steps - rising))) / 2
+
+
+def _check_total(position: Position, schedule: str) -> None:
+    if position.total_steps < 1:
+        raise ArgumentError(
+            "", f"schedule={schedule}: set max_epochs or max_steps, since it needs the number of steps."
+        )
+
+
 def _up_and_down(position: Position, pct_start: float, values: tuple[float, float, float]) -> float:
     """Interpolate from the first value to the second, then to the third, each along half a cosine."""
-    if position.total_steps < 1:
-        raise ArgumentError("", "schedule=one_cycle: set max_epochs or max_steps, since it needs the number of steps.")
+    _check_total(position, "one_cycle")
     last = position.total_steps - 1
     peak = pct_start * (last + 1) - 1
     if position.step <= peak:
@@ -87,7 +107,9 @@ def _up_and_down(position: Position, pct_start: float, values: tuple[float, floa
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {function.__name__: function for function in (constant, sgdr, one_cycle)}
+SCHEDULES: dict[str, Callable[..., float]] = {
+    function.__name__: function for function in (constant, sgdr, one_cycle, warmup_cosine)
+}
 """Schedules by name."""
 
 MOMENTA: dict[str, Callable[..., float]] = {"one_cycle": one_cycle_momentum}

@@ -13,6 +13,9 @@ GROUPS = ("early", "late", "head")
 """The layer groups, from the input to the output."""
 
 
+OPTIMIZERS = ("sgd", "adamw")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage, with its own optimizer and schedule; validated on construction.
@@ -33,6 +36,10 @@ class Stage:
             statistics, as in the lesson; otherwise it keeps the pretrained ones.
         precompute: whether to train the head on precomputed activations.
         augment: whether to train on augmented photos.
+        optimizer: `sgd`, with momentum 0.9, as in the lesson; or `adamw`.
+        weight_decay: weight decay of the optimizer.
+        keep: `last` for the weights after the last epoch; `best` for those of the epoch, or of the start, with the
+            lowest validation loss.
         save: name of the checkpoint saved at the end; `None` for none.
 
     Raises:
@@ -51,6 +58,9 @@ class Stage:
     train_batchnorm: bool = True
     precompute: bool = False
     augment: bool = False
+    optimizer: str = "sgd"
+    weight_decay: float = 0.0
+    keep: str = "last"
     save: str | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +98,9 @@ class Stage:
         self._check("freeze_to", self.freeze_to in range(len(GROUPS)), "0 (all), 1 (late, head) or 2 (head)")
         for key in ("train_batchnorm", "precompute", "augment"):
             self._check(key, isinstance(getattr(self, key), bool), "true or false")
+        for key, values in (("optimizer", OPTIMIZERS), ("keep", ("last", "best"))):
+            self._check(key, getattr(self, key) in values, " or ".join(values))
+        self._check("weight_decay", self.weight_decay == 0 or _is_positive(self.weight_decay), "a number, 0 or more")
         if self.precompute and self.freeze_to != 2:
             raise UserError(
                 f"recipe.{self.name}.freeze_to={self.freeze_to}: with precompute=true only the head can be "

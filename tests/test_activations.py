@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from dogscats import activations, transforms
-from dogscats.activations import activation_loader, precompute
+from dogscats.activations import precompute
 from dogscats.backbone import Backbone
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.dataset import PhotoDataset
+from dogscats.data.features import activation_loader
 from dogscats.data.layouts import Photos
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 

@@ -80,7 +80,7 @@ def test_evaluation_equals_what_training_reported(run_process: Run, trained: Pat
     }  # fmt: skip
     with Image.open(run / "reliability.png") as picture:
         assert picture.convert("L").getextrema() == (0, 255)
-    for shown in ("10 photos of valid", "centre crop", "test-time augmentation", "precision", str(run)):
+    for shown in ("10 photos of valid", "plain", "test-time augmentation", "precision", str(run)):
         assert shown in result.stdout
     assert "Warning" not in result.stdout + result.stderr
 

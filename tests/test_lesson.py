@@ -52,7 +52,8 @@ def test_the_stages_are_the_lessons(lesson: Path) -> None:
     }  # fmt: skip
     final = metrics["final"]
     assert set(final) == {
-        "n", "valid_acc", "valid_loss", "valid_acc_tta", "valid_loss_tta", "confusion_matrix"
+        "n", "valid_acc", "valid_loss", "valid_acc_tta", "valid_loss_tta", "confusion_matrix",
+        "valid_balanced_acc", "valid_balanced_acc_tta", "valid_macro_f1", "valid_macro_f1_tta"
     }  # fmt: skip
     assert final["valid_acc"] == pytest.approx(metrics["stages"]["finetune"]["valid_acc"])
     assert final["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], rel=1e-4)

@@ -15,12 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dogscats.activations import activation_loader
 from dogscats.backbone import Backbone, PrecomputedBody
 from dogscats.callbacks.lr_finder import LRCurve, find_lr
 from dogscats.classifier import Classifier
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.dataset import Batch
+from dogscats.data.features import activation_loader
 from dogscats.data.layouts import Photos
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.heads import Heads

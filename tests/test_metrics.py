@@ -6,14 +6,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dogscats.metrics import (
-    Predictions,
-    calibration_bins,
-    evaluation_metrics,
-    expected_calibration_error,
-    roc_auc,
-    wilson_interval,
-)
+from dogscats.calibration import calibration_bins, expected_calibration_error
+from dogscats.metrics import Predictions, evaluation_metrics, roc_auc, wilson_interval
 from dogscats.plots.reliability import reliability
 
 
@@ -72,7 +66,7 @@ def test_calibration_error_equals_that_of_torchmetrics() -> None:
     torch.manual_seed(0)
     probabilities = (2 * torch.randn(500, 3)).softmax(1)
     labels = torch.randint(3, (500,))
-    found = expected_calibration_error(made(labels.tolist(), probabilities.tolist(), "abc"))
+    found = expected_calibration_error(probabilities, labels)
     expected = multiclass_calibration_error(probabilities, labels, 3, n_bins=15, norm="l1").item()
     assert found == pytest.approx(expected, abs=1e-6)
     assert found > 0.1
@@ -80,7 +74,7 @@ def test_calibration_error_equals_that_of_torchmetrics() -> None:
 
 def test_probabilities_of_one_belong_to_the_last_bin() -> None:
     sure = made([0, 0, 1], [[1.0, 0.0], [0.95, 0.05], [0.97, 0.03]])
-    counts, accuracy, confidence = calibration_bins(sure)
+    counts, accuracy, confidence = calibration_bins(sure.probabilities, sure.labels)
     assert counts.tolist() == [0] * 14 + [3]
     assert accuracy[-1].item() == pytest.approx(2 / 3)
     assert confidence[-1].item() == pytest.approx((1 + 0.95 + 0.97) / 3)

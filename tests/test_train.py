@@ -15,6 +15,9 @@ IN_THE_LOOP = ["recipe.precompute.precompute=false", "recipe.precompute.freeze_t
 QUIET = ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
 
 
+CLASSWISE = ("valid_balanced_acc", "valid_macro_f1")
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -34,7 +37,7 @@ def test_a_run_writes_its_directory(run_process: Run, shared_root: Path, tmp_pat
     assert metrics["classes"] == ["cats", "dogs"]
     stage = metrics["stages"]["precompute"]
     assert stage["epochs"] == 2
-    assert set(stage) == {"epochs", "train_loss", "valid_loss", "valid_acc", "seconds"}
+    assert set(stage) == {"epochs", "train_loss", "valid_loss", "valid_acc", "seconds", *CLASSWISE}
     final = metrics["final"]
     assert final["n"] == 10
     assert final["valid_acc"] == pytest.approx(stage["valid_acc"])

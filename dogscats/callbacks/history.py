@@ -12,14 +12,19 @@ from dogscats.runs.stage_table import StageTable, named
 
 log = logging.getLogger(__name__)
 
-METRICS = ("train_loss", "valid_loss", "valid_acc")
+METRICS = ("train_loss", "valid_loss", "valid_acc", "valid_balanced_acc", "valid_macro_f1")
 """The first metrics, in this order; further epoch metrics of the Classifier follow."""
+
+
+HEADINGS = tuple(name.removeprefix("valid_") if len(name) > 11 else name for name in METRICS)
+"""Their headings on the console."""
 
 
 class History(Callback):
     """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
 
-    Columns: stage, epoch, train_loss, valid_loss, valid_acc, further metrics, seconds. Missing values are empty; for
+    Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics,
+    seconds. Missing values are empty; for
     example, an epoch without validation has no `valid_loss`.
 
     Attributes:
@@ -36,7 +41,7 @@ class History(Callback):
         self.table = StageTable(Path(trainer.default_root_dir) / "history.csv", pl_module.stage)
         self.table.rows = self.rows
         self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
-        log.info("%5s %11s %11s %11s %9s", "epoch", *METRICS, "seconds")
+        log.info("epoch  %s    seconds", "  ".join(HEADINGS))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -55,18 +60,21 @@ class History(Callback):
         }
         metrics = {name: logged[name] for name in dict.fromkeys([*METRICS, *logged]) if name in logged}
         seconds = round(time.perf_counter() - self.started, 3)
-        cells = [f"{metrics[name]:.5f}" if name in metrics else "-" for name in METRICS]
+        cells = [
+            (f"{metrics[name]:.5f}" if name in metrics else "-").rjust(len(heading))
+            for name, heading in zip(METRICS, HEADINGS, strict=True)
+        ]
         others = "".join(f"  {name} {value:.5f}" for name, value in metrics.items() if name not in METRICS)
-        log.info("%5d %11s %11s %11s %9.1f%s", trainer.current_epoch, *cells, seconds, others)
+        log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
         ordered = dict.fromkeys(METRICS, "") | metrics
         self.rows.append({"epoch": trainer.current_epoch, **ordered, "seconds": seconds})
         self.table.write()
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Losses and metrics of the last epoch."""
-        last = self.rows[-1] if self.rows else {}
-        return {k: v for k, v in last.items() if k not in ("epoch", "seconds") and v != ""}
+    def metrics(self, epoch: int | str | None = None) -> dict[str, float]:
+        """Losses and metrics of an epoch, by default of the last; empty if there was none."""
+        rows = self.rows if epoch is None else [row for row in self.rows if row["epoch"] == epoch]
+        row = rows[-1] if rows else {}
+        return {k: v for k, v in row.items() if k not in ("epoch", "seconds") and v != ""}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows, for a checkpoint."""
@@ -74,5 +82,5 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the rows from a checkpoint, so that the file has no duplicate epochs."""
-        self.rows = named(state_dict["rows"], ["epoch", *METRICS, "seconds"])
+        self.rows = named(state_dict["rows"], ["epoch", "train_loss", "valid_loss", "valid_acc", "seconds"])
         self.seconds_before = sum(row["seconds"] for row in self.rows)

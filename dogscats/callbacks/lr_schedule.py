@@ -38,7 +38,11 @@ class LRSchedule(Callback):
         for group, rate in zip(trainer.optimizers[0].param_groups, pl_module.lrs, strict=True):
             group["lr"] = factor * rate
             if self.schedule in MOMENTA:
-                group["momentum"] = MOMENTA[self.schedule](position, **self.options)
+                momentum = MOMENTA[self.schedule](position, **self.options)
+                if "betas" in group:  # AdamW
+                    group["betas"] = (momentum, group["betas"][1])
+                else:
+                    group["momentum"] = momentum
 
 
 class SGDR(LRSchedule):

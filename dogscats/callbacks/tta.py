@@ -20,7 +20,7 @@ from dogscats.runs.errors import ArgumentError
 class TTA(Callback):
     """Collects the predictions of several versions of the same photos, and averages their probabilities.
 
-    The first loader has the plain centre crop, each further one an augmented version; see `tta_loaders`. As in the
+    The first loader has the plain version, each further one an augmented version; see `tta_loaders`. As in the
     lesson, all versions have equal weight. Must precede callbacks that use its predictions.
 
     Args:
@@ -86,7 +86,7 @@ class TTA(Callback):
 
     @property
     def plain(self) -> Predictions:
-        """Predictions from the centre crop only."""
+        """Predictions from the plain version only."""
         return self._predictions(self.probabilities[0])
 
     @property

@@ -15,6 +15,7 @@ from dogscats import transforms
 from dogscats.data.check import check_images
 from dogscats.data.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
 from dogscats.data.download import LESSON_URL, download_dataset
+from dogscats.data.fit import FITS, fitted
 from dogscats.data.layouts import HOW_TO_GET_DATA, Photos, find_photos, find_split, find_unlabelled, leave_out
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.seed import stable_seed
@@ -56,6 +57,7 @@ class DogsCatsDataModule(LightningDataModule):
         batch_size: global batch size, over all ranks.
         num_workers: worker processes that decode photos; `None` for `default_num_workers`.
         limit: maximum number of photos per class, taken from the start; `None` for all.
+        fit: how photos become square: `crop` the centre, as in the lesson; `pad` with reflected borders; or `squash`.
         augment: function that makes the training transform from `size`, for example `transforms.side_on`.
         seed: seeds batch order and augmentation.
         cache_dir: folder for data derived from the photos; `None` for the default of `cache.cache_folder`.
@@ -84,6 +86,7 @@ class DogsCatsDataModule(LightningDataModule):
         download: bool = False,
         url: str = LESSON_URL,
         sha256: str | None = None,
+        fit: str = "crop",
     ):
         super().__init__()
         for key, value, least in [
@@ -96,16 +99,19 @@ class DogsCatsDataModule(LightningDataModule):
                 raise ArgumentError("data", f"{key}={value}: expected a whole number of at least {least}.")
         if not isinstance(valid_fraction, int | float) or not 0 < valid_fraction < 1:
             raise ArgumentError("data", f"valid_fraction={valid_fraction}: expected a number between 0 and 1.")
+        if fit not in FITS:
+            raise ArgumentError("data", f"fit={fit}: expected {', '.join(FITS[:-1])} or {FITS[-1]}.")
         if on_bad_image not in ("error", "skip"):
             raise ArgumentError("data", f"on_bad_image={on_bad_image}: expected error or skip.")
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
             raise ArgumentError("data", f"sha256={sha256}: expected 64 hexadecimal digits.")
-        self.root = Path(root).expanduser()
+        self.root, self.fit = Path(root).expanduser(), fit
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
         self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
         self.download, self.url, self.sha256 = download, url, sha256
         self.num_workers = default_num_workers() if num_workers is None else num_workers
-        self.augmentation, self.evaluation = augment(size), transforms.none(size)
+        self.augmentation = fitted(augment(size), size, fit)
+        self.evaluation = fitted(transforms.none(size), size, fit)
 
     def prepare_data(self) -> None:
         """Download the dataset if enabled, and check that it exists.
@@ -190,6 +196,33 @@ class DogsCatsDataModule(LightningDataModule):
 
     def _bad_listed(self) -> str:
         return "\n".join(f"  {self.root / path}: {reason}" for path, reason in self.bad.items())
+
+    def class_weights(self, weights: str | Sequence[float]) -> list[float] | None:
+        """Return the weight of each class in the training loss.
+
+        Args:
+            weights: `none`; `balanced` for weights inversely proportional to the number of training photos, with a
+                mean of 1 over all photos; or one weight for each class, in the order of `classes`.
+
+        Raises:
+            ArgumentError: for anything else.
+        """
+        if weights == "none":
+            return None
+        if weights == "balanced":
+            counts = torch.bincount(torch.tensor(self.train.labels), minlength=len(self.classes))
+            return [len(self.train.labels) / (len(self.classes) * count) for count in counts.tolist()]
+        numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
+        if len(numbers) != len(self.classes) or not all(
+            isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < float("inf")
+            for number in numbers
+        ):
+            raise ArgumentError(
+                "",
+                f"class_weights={weights}: expected none, balanced, or a list of {len(self.classes)} positive numbers, "
+                f"for {', '.join(self.classes)}.",
+            )
+        return [float(number) for number in numbers]
 
     @property
     def summary(self) -> str:

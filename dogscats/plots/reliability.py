@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from dogscats.metrics import BINS, Predictions, calibration_bins, expected_calibration_error
+from dogscats.calibration import BINS, calibration_bins, expected_calibration_error
+from dogscats.metrics import Predictions
 from dogscats.plots.publish import new_figure
 
 
@@ -11,14 +12,16 @@ def reliability(predictions: Predictions) -> Figure:
 
     Each point is at the mean probability of its bin. Points on the diagonal are perfectly calibrated.
     """
-    counts, accuracy, confidence = (values.numpy() for values in calibration_bins(predictions))
+    counts, accuracy, confidence = (
+        values.numpy() for values in calibration_bins(predictions.probabilities, predictions.labels)
+    )
     left = [number / BINS for number in range(BINS)]
     figure = new_figure(5, 6)
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.bar(left, accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.4, edgecolor="white")
     axes.plot(confidence, accuracy, "o", color="tab:blue", markersize=5, clip_on=False, label="photos of a bin")
     axes.plot([0, 1], [0, 1], "--", color="gray", label="perfectly calibrated")
-    ece = expected_calibration_error(predictions)
+    ece = expected_calibration_error(predictions.probabilities, predictions.labels)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
     axes.set_title(f"Reliability of {len(predictions.labels)} photos, ECE {ece:.4f}")
     axes.legend(loc="upper left")

@@ -119,7 +119,8 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         theirs, ours = (
             {
-                "model": {k: v for k, v in d["model"].items() if k != "weights"},
+                # A convolutional network takes other sizes; position embeddings of another size are refused below.
+                "model": {"features": "last"} | {k: v for k, v in d["model"].items() if k not in ("weights", "size")},
                 "classes": list(d["classes"]),
                 "heads": d["heads"],
             }

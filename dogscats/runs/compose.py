@@ -1,5 +1,7 @@
 """Callbacks and loggers, built by Hydra from config nodes with a `_target_`."""
 
+import inspect
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ from dogscats.callbacks.lr_schedule import LRSchedule
 from dogscats.callbacks.tta import TTA
 from dogscats.runs.errors import UserError, user_message
 from dogscats.stage import Stage
+
+log = logging.getLogger(__name__)
 
 REFUSED = {
     "BackboneFinetuning": "the stages freeze layers; set recipe.<stage>.freeze_to",
@@ -37,6 +41,24 @@ def use_own_modules() -> None:
     """Make modules in the working directory importable by `_target_`, like `python -m`."""
     if str(Path.cwd()) not in sys.path:  # appended last, so it shadows no other module
         sys.path.append(str(Path.cwd()))
+
+
+def accepted(model: dict[str, Any]) -> dict[str, Any]:
+    """Drop `features` and `size`, which a recipe or group may set, from a model whose target has no such argument.
+
+    Raises:
+        UserError: for a missing value.
+    """
+    if missing := next((key for key, value in model.items() if value == "???"), None):
+        raise UserError(f"model.{missing}: it is missing. Set model.{missing}=<value>.")
+    try:
+        known = inspect.signature(get_object(model["_target_"])).parameters
+    except Exception:  # reported when the model is built
+        return model
+    dropped = [key for key in ("features", "size") if key in model and key not in known]
+    if model.get("features", "last") != "last" and "features" in dropped:
+        log.info("%s has no argument features: its own features are used", model["_target_"])
+    return {key: value for key, value in model.items() if key not in dropped}
 
 
 def nodes(config: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -24,7 +24,10 @@ def records_config(builder: Callable[P, T]) -> Callable[P, T]:
         backbone = builder(*args, **kwargs)
         bound = inspect.signature(builder).bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = {key: str(value) for key, value in bound.arguments.items()}
+        arguments = {
+            key: value if value is None or isinstance(value, int) else str(value)
+            for key, value in bound.arguments.items()
+        }
         backbone.config = {"_target_": f"{builder.__module__}.{builder.__qualname__}", **arguments}
         return backbone
 

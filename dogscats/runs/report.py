@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dogscats.callbacks.history import METRICS
+from dogscats.callbacks.history import HEADINGS, METRICS
 from dogscats.metrics import Predictions
 from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, text_table
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import write_json
 
 log = logging.getLogger(__name__)
+
+FINAL = ("acc", "loss", "balanced_acc", "macro_f1")
+"""Metrics of the final prediction, in this order; with test-time augmentation also `<metric>_tta`."""
 
 
 class RunReport:
@@ -44,8 +47,8 @@ class RunReport:
         self.metrics["lr_finder"][stage] = lr
         self.write()
 
-    def add_stage(self, name: str, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a stage's last epoch."""
+    def add_stage(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Record the metrics of a stage's last epoch, or of the epoch whose weights it kept."""
         self.metrics["stages"][name] = dict(metrics)
         self.write()
 
@@ -56,13 +59,15 @@ class RunReport:
             plain: predictions without test-time augmentation.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
         """
-        final: dict[str, Any] = {
-            "n": len(plain.labels),
-            "valid_acc": plain.accuracy,
-            "valid_loss": plain.log_loss,
-        }
-        if averaged:
-            final |= {"valid_acc_tta": averaged.accuracy, "valid_loss_tta": averaged.log_loss}
+        final: dict[str, Any] = {"n": len(plain.labels)}
+        for suffix, version in (("", plain), ("_tta", averaged)):
+            if version:
+                final |= {
+                    f"valid_acc{suffix}": version.accuracy,
+                    f"valid_loss{suffix}": version.log_loss,
+                    f"valid_balanced_acc{suffix}": version.balanced_accuracy,
+                    f"valid_macro_f1{suffix}": version.macro_f1,
+                }
         predictions = averaged or plain
         self.metrics["final"] = {**final, "confusion_matrix": predictions.confusion_matrix}
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
@@ -82,17 +87,20 @@ class RunReport:
 
     def summarise(self) -> None:
         """Print the table of stages, the final metrics and the files written."""
-        rows: list[list[object]] = [["stage", "epochs", *METRICS, "seconds"]]
-        for name, row in self.metrics["stages"].items():
+        stages = self.metrics["stages"]
+        kept = ["kept"] if any("kept" in row for row in stages.values()) else []
+        rows: list[list[object]] = [["stage", "epochs", *kept, *HEADINGS, "seconds"]]
+        for name, row in stages.items():
             cells = [f"{row[key]:.5f}" if key in row else "-" for key in METRICS]
-            rows.append([name, row["epochs"], *cells, f"{row['seconds']:.1f}"])
+            rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
-        log.info("\n%-30s accuracy  log loss", f"{final['n']} validation photos")
-        log.info("%-30s   %.4f   %.5f", "centre crop", final["valid_acc"], final["valid_loss"])
-        if "valid_acc_tta" in final:
-            accuracy, loss = final["valid_acc_tta"], final["valid_loss_tta"]
-            log.info("%-30s   %.4f   %.5f", "test-time augmentation", accuracy, loss)
+        rows = [[f"{final['n']} validation photos", "accuracy", "log loss", "balanced accuracy", "macro F1"]]
+        for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
+            if f"valid_acc{suffix}" in final:
+                accuracy, loss, *others = (final[f"valid_{key}{suffix}"] for key in FINAL)
+                rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
+        log.info("\n%s", "\n".join(text_table(rows, left=1)))
         log_confusion_matrix(self.metrics["classes"], final["confusion_matrix"])
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
         log_written(self.run_dir)

@@ -16,6 +16,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.callbacks.history import History
+from dogscats.callbacks.keep_best import KeepBest
 from dogscats.callbacks.lr_finder import LRCurve
 from dogscats.callbacks.tta import TTA
 from dogscats.classifier import Classifier
@@ -30,7 +31,7 @@ from dogscats.runs.checkpoint import (
     remove_checkpoint,
     save_classifier,
 )
-from dogscats.runs.compose import build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
+from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.console import device_name, quiet_libraries, set_progress
 from dogscats.runs.directory import save_config
 from dogscats.runs.files import read_csv, remove_unfinished
@@ -64,6 +65,7 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
     if resumed:
         run_dir, cfg = Path(cfg.resume), resumed_config(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    settings["model"] = accepted(settings["model"])
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
     stages = make_stages(settings["recipe"])
@@ -113,6 +115,13 @@ class Run:
     def finished(self) -> bool:
         """Whether the resumed run is already finished."""
         return self.progress.finished
+
+    @property
+    def has_default_recipe(self) -> bool:
+        """Whether this new run has the default recipe because no other was chosen."""
+        hydra = HydraConfig.get()
+        named = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
+        return self.cfg.resume is None and hydra.runtime.choices.get("recipe") == "lesson1" and not named
 
     @property
     def stages_left(self) -> list[Stage]:
@@ -192,10 +201,15 @@ class Run:
     def trainer(self, stage: Stage, loggers: list[Logger]) -> Trainer:
         """Make the Trainer of a stage."""
         callbacks: list[Callback] = list(build_callbacks(self.cfg.callbacks, stage).values())
+        keep_best: dict[str, Any] = {}
+        if stage.keep == "best":
+            callbacks.insert(0, KeepBest())
+            keep_best = {"num_sanity_val_steps": -1}  # validates the start
         return self.make_trainer(
             max_epochs=stage.total_epochs,
             logger=loggers,
             callbacks=[*callbacks, ResumeCheckpoint(self.state_file(stage))],
+            **keep_best,
         )
 
     def wants_lr(self, stage: Stage) -> bool:
@@ -238,12 +252,15 @@ class Run:
                 save_classifier(state.parent / f"{name}.ckpt", model, self.description, stage.name)
         histories = [callback for callback in trainer.callbacks if isinstance(callback, History)]  # type: ignore[attr-defined]
         history = histories[0] if histories else History()
+        metrics: dict[str, Any] = history.metrics()
+        keep_best = next((callback for callback in trainer.callbacks if isinstance(callback, KeepBest)), None)  # type: ignore[attr-defined]
+        if keep_best:
+            kept = "start" if keep_best.epoch is None else keep_best.epoch
+            metrics = {"kept": kept, **history.metrics(kept), **keep_best.metrics}
         if trainer.current_epoch < stage.total_epochs:
             log.info("Stopped after %d of %d epochs", trainer.current_epoch, stage.total_epochs)
         seconds = history.seconds_before + time.perf_counter() - started
-        self.report.add_stage(
-            stage.name, {"epochs": trainer.current_epoch, **history.metrics, "seconds": round(seconds, 3)}
-        )
+        self.report.add_stage(stage.name, {"epochs": trainer.current_epoch, **metrics, "seconds": round(seconds, 3)})
         if self.fabric.is_global_zero:
             remove_checkpoint(state)
         close(loggers)
@@ -268,7 +285,25 @@ class Run:
                 logger.log_metrics(self.report.final_numbers)
         close(loggers)
         self.report.summarise()
+        self._point_to_better_stage()
         return self.metric
+
+    def _point_to_better_stage(self) -> None:
+        """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""
+        rows = self.report.metrics["stages"]
+        losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
+        last = self.stages[-1]
+        best = min(losses, key=lambda name: losses[name], default=last.name)
+        if last.name not in losses or best == last.name:
+            return
+        log.info(
+            "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
+            *(best, losses[best], last.name, losses[last.name]),
+        )
+        saved = next(stage.save for stage in self.stages if stage.name == best)
+        if saved:
+            log.info("To take it: python evaluate.py ckpt=%s", self.out / "checkpoints" / f"{saved}.ckpt")
+        log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
 
     @property
     def metric(self) -> float:

@@ -22,6 +22,8 @@ TRUSTED = frozenset(
         "dogscats.SGDR",
         "dogscats.TTA",
         "dogscats.backbone.efficientnet_lite0",
+        "dogscats.backbone.efficientnet_lite1",
+        "dogscats.backbone.efficientnet_lite2",
         "dogscats.backbone.resnet34",
         "dogscats.backbone.timm_backbone",
         "dogscats.callbacks.confusion_matrix.ConfusionMatrix",

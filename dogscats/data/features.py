@@ -1,0 +1,58 @@
+"""Datasets of features that were computed beforehand."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dogscats.data.dataset import Batch
+from dogscats.data.layouts import Photos
+from dogscats.data.samplers import SharedBatchSampler
+from dogscats.data.seed import stable_seed
+
+
+class ActivationDataset(Dataset[Batch]):
+    """Features of `K` versions of each photo; each epoch draws one of them.
+
+    Indexed by batch: a list of `(index, epoch)`.
+
+    Args:
+        views: `K` tensors `(N, F)`.
+        photos: the `N` labelled photos.
+        seed: seeds the draw, together with the epoch and the photo.
+    """
+
+    def __init__(self, views: Sequence[torch.Tensor], photos: Photos, seed: int):
+        self.views, self.photos, self.seed = views, photos, seed
+        self.labels = torch.tensor(photos.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        indices = torch.tensor([index for index, _ in keys])
+        if len(self.views) == 1:
+            inputs = self.views[0][indices]
+        else:
+            draws = [stable_seed(self.seed, epoch, index) % len(self.views) for index, epoch in keys]
+            inputs = torch.stack([self.views[draw][index] for draw, (index, _) in zip(draws, keys, strict=True)])
+        return Batch(inputs, self.labels[indices], indices)
+
+
+def activation_loader(
+    views: Sequence[torch.Tensor], photos: Photos, batches: SharedBatchSampler, seed: int
+) -> DataLoader[Batch]:
+    """Load batches of features.
+
+    Args:
+        views: `K` tensors `(N, F)`.
+        photos: the `N` labelled photos.
+        batches: sampler from `DogsCatsDataModule.batch_sampler`, in the same order as for photos.
+        seed: seeds the draw among the views.
+    """
+    return DataLoader(
+        ActivationDataset(views, photos, seed),
+        sampler=batches,
+        batch_size=None,
+        generator=torch.Generator().manual_seed(seed),
+    )
