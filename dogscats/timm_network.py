@@ -57,9 +57,10 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
 
 
 def _size_argument(name: str, size: int | None) -> dict[str, Any]:
-    """Return `img_size` for a network that is built for one image size."""
+    """Return `img_size` for a network that is built for one image size, unless that is its own."""
     config = timm.get_pretrained_cfg(name)
-    return {} if size is None or config is None or not config.fixed_input_size else {"img_size": size}
+    own = config is None or not config.fixed_input_size or size in (None, config.input_size[-1])
+    return {} if own else {"img_size": size}
 
 
 def takes_size(name: str, size: int) -> bool:
@@ -68,7 +69,7 @@ def takes_size(name: str, size: int) -> bool:
         with torch.device("meta"), torch.no_grad():
             network: Any = timm.create_model(name, num_classes=0, **_size_argument(name, size)).eval()
             network.forward_features(torch.zeros(1, 3, size, size))
-    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError):
+    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError):
         return False
     return not _size_argument(name, size) or bool(size % network.feature_info[0]["reduction"] == 0)
 
@@ -92,7 +93,8 @@ class TimmBackbone(Backbone):
     Args:
         network: the network, without its classifier.
         features: `last` for the last feature maps; `all` for those of every resolution from a quarter of the image
-            size on and, where all have the same, of `DEPTHS` depths. Transformers add their class token.
+            size on (in EfficientNets of every group of blocks) and, where all have the same, of `DEPTHS` depths.
+            Transformers add their class token.
         size: side of the images in pixels; `None` for the network's own.
 
     Raises:
@@ -129,13 +131,15 @@ class TimmBackbone(Backbone):
         network: Any = self.network
         several = len({depth["reduction"] for depth in depths}) > 1
         if features == "last":
-            self.indices = [len(depths) - 1]
+            indices = [len(depths) - 1]
         elif several:
-            self.indices = [number for number, depth in enumerate(depths) if depth["reduction"] >= 4]
+            indices = [number for number, depth in enumerate(depths) if depth["reduction"] >= 4]
         else:
-            self.indices = [len(depths) * part // DEPTHS - 1 for part in range(1, DEPTHS + 1)]
+            indices = [len(depths) * part // DEPTHS - 1 for part in range(1, DEPTHS + 1)]
         known = inspect.signature(network.forward_intermediates).parameters
-        self.options = {"indices": self.indices}
+        self.options = {"indices": indices}
+        if several and features == "all" and "extra_blocks" in known:  # EfficientNet: each group of blocks is a depth
+            self.options = {"indices": list(range(1, len(network.blocks) + 1)), "extra_blocks": True}
         if "return_prefix_tokens" in known and network.num_prefix_tokens:
             self.options["return_prefix_tokens"] = True
         if "norm" in known:

@@ -115,6 +115,11 @@ def none(size: int) -> v2.Transform:
     return v2.Compose([LimitAspect(), v2.Resize(size), v2.CenterCrop(size)])
 
 
+def mirror(size: int) -> v2.Transform:
+    """Mirror the result of the evaluation transform: for test-time augmentation of a head trained without any."""
+    return v2.Compose([none(size), v2.RandomHorizontalFlip(p=1)])
+
+
 def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
     """Augment photos taken from the side: fastai 0.7's `transforms_side_on` with `max_zoom`.
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import command_runner
 
-from benchmarks import cross_validation, growth, lesson_at_scale, limit, ours, results, run
+from benchmarks import cross_validation, domains, growth, lesson_at_scale, limit, ours, results, run
 from benchmarks.settings import Settings, from_command_line
 from dogscats.runs.errors import UserError
 from dogscats.stage import Stage
@@ -222,3 +222,45 @@ def test_cross_validation_of_a_recipe(shared_root: Path, tmp_path: Path) -> None
         settings.overrides = [*overrides, override]
         with pytest.raises(UserError, match=named):
             cross_validation.measure(settings)
+
+
+def tiny_domains(shared_root: Path, results_file: Path, **settings: Any) -> domains.Domains:
+    return domains.Domains(
+        **{
+            "folder": str(shared_root.parent),
+            "weights": "",
+            "datasets": {shared_root.name: 32},
+            "recipes": ["head_only"],
+            "models": ["efficientnet_lite0"],
+            "seeds": [0, 1],
+            "fastai_epochs": [],
+            "overrides": ["callbacks.reports=null", "data.batch_size=8"],
+            "results": str(results_file),
+            **settings,
+        }
+    )
+
+
+@pytest.mark.slow
+def test_domains_are_measured_once_and_continued(shared_root: Path, tmp_path: Path) -> None:
+    settings = tiny_domains(shared_root, tmp_path / "domains.json", seeds=[0])
+    first = domains.measure(settings)
+    assert domains.measure(settings) == first
+    both = domains.measure(tiny_domains(shared_root, tmp_path / "domains.json"))
+    assert {key: both[key] for key in first} == first
+    assert len(both) == 2
+    (line,) = domains.table(tiny_domains(shared_root, tmp_path / "domains.json"), both).splitlines()[2:]
+    assert line.startswith(f"| {shared_root.name}, 32 px | head_only | efficientnet_lite0 | ")
+
+
+def test_the_table_of_domains_has_medians_and_intervals(shared_root: Path, tmp_path: Path) -> None:
+    settings = tiny_domains(shared_root, tmp_path / "domains.json", seeds=[0, 1, 2])
+    row = {"n": 10, "accuracy": 0.5, "accuracy_tta": 0.9, "log_loss": 1, "log_loss_tta": 0.25, "seconds": 3}
+    (cell,) = domains.cells(settings)
+    rows = {cell.key(seed): row | {"accuracy_tta": 0.8 + 0.1 * seed} for seed in range(3)}
+    assert "| 0.500 | 0.900 | 0.596 - 0.982 | 0.250 | 3 |" in domains.table(settings, rows)
+    with pytest.raises(UserError, match=r"there is no nothing/valid/"):
+        list(domains.cells(tiny_domains(shared_root, tmp_path / "domains.json", datasets={"nothing": 32})))
+    failing = tiny_domains(shared_root, tmp_path / "domains.json", recipes=["nothing"], seeds=[0])
+    with pytest.raises(UserError, match=r"recipe=nothing .*failed:\n[^$]*recipe/nothing"):
+        domains.measure(failing)

@@ -178,3 +178,15 @@ def test_every_family_trains_resumes_evaluates_and_exports(
 def test_a_small_transformer_trains_resumes_evaluates_and_exports(root: Path, tmp_path: Path, run_command: Run) -> None:
     pytest.importorskip("onnxscript")
     whole_life(run_command, root, tmp_path, "test_vit", 48)
+
+
+@pytest.mark.parametrize("recipe", ["lesson1", "head_only", "gradual", "small", "adapt"])
+def test_a_model_of_ones_own_needs_no_argument_features(
+    recipe: str, shared_root: Path, tmp_path: Path, run_command: Run
+) -> None:
+    result = run_command(
+        *("train.py", f"data.root={shared_root}", f"recipe={recipe}", "model._target_=mine.network", "~model.weights"),
+        *("data.size=32", "data.batch_size=8", "callbacks.reports=null", "+trainer.fast_dev_run=true"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert ("has no argument features" in result.stdout) == (recipe in ("small", "adapt"))
