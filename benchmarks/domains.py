@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
-from dogscats.metrics import wilson_interval
 from dogscats.runs.errors import UserError, user_errors_exit
 from dogscats.runs.files import read_json, write_json
+from dogscats.wilson import wilson_interval
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Domains:
     Attributes:
         folder: folder with the datasets.
         weights: file with a state dict of torchvision's ResNet34.
-        datasets: datasets, each with the side of the images in pixels.
+        datasets: datasets, each as `<folder>:<side of the images in pixels>`.
         recipes: recipes of `train.py`.
         models: backbones of `train.py`.
         seeds: seeds of each combination.
@@ -46,7 +46,7 @@ class Domains:
 
     folder: str
     weights: str
-    datasets: dict[str, int] = field(default_factory=lambda: {"digits": 128, "trash": 224, "dogscats": 288})
+    datasets: list[str] = field(default_factory=lambda: ["digits:128", "trash:224", "dogscats:288"])
     recipes: list[str] = field(default_factory=lambda: ["small", "adapt"])
     models: list[str] = field(default_factory=lambda: ["resnet34", "efficientnet_lite0"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -80,10 +80,14 @@ class Cell:
 
 def cells(settings: Domains) -> Iterator[Cell]:
     """Yield the lines of the table."""
-    for dataset, size in settings.datasets.items():
+    for entry in settings.datasets:
+        dataset, _, pixels = entry.partition(":")
+        if not pixels.isdecimal():
+            raise UserError(f"datasets={entry}: expected <folder>:<size in pixels>, for example digits:128.")
+        size = int(pixels)
         root = Path(settings.folder).expanduser().resolve() / dataset
         if not (root / "valid").is_dir():
-            raise UserError(f"folder={settings.folder}: there is no {dataset}/valid/. Choose others: datasets={{...}}")
+            raise UserError(f"folder={settings.folder}: there is no {dataset}/valid/. Choose others: datasets=[...].")
         for recipe in settings.recipes:
             for model in settings.models:
                 yield Cell(dataset, size, recipe, model, _ours(settings, root, size, recipe, model))

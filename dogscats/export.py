@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dogscats.classifier import Classifier
-from dogscats.runs.errors import UserError
+from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path
 
 TOLERANCE = 1e-4
@@ -45,15 +45,21 @@ def export_onnx(
         raise UserError(f"export=onnx needs {error.name}: pip install 'dogscats[onnx]'.") from error
 
     network = copy.deepcopy(nn.Sequential(model.body, model.heads, nn.Softmax(dim=1))).cpu().eval()
+    for layer in network.modules():
+        if hasattr(layer, "fused_attn"):  # of timm's; ONNX has no fused attention for all of its shapes
+            layer.fused_attn = False  # type: ignore[assignment]
     images = images.contiguous()
-    program = torch.onnx.export(
-        network,
-        (images[:1].repeat(2, 1, 1, 1),),  # a batch size of 1 would become a constant
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: torch.export.Dim("N")},),
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            network,
+            (images[:1].repeat(2, 1, 1, 1),),  # a batch size of 1 would become a constant
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(f"export=onnx: PyTorch cannot export this network ({first_line(error)}).") from error
     assert program is not None
     exported = program.model_proto
     metadata = {"classes": json.dumps(list(classes)), "size": str(images.shape[-1]), "fit": fit}

@@ -1,6 +1,5 @@
 """Predictions and evaluation metrics."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torchmetrics.functional.classification import binary_auroc, multiclass_conf
 
 from dogscats.calibration import expected_calibration_error
 from dogscats.runs.files import write_csv
+from dogscats.wilson import wilson_interval
 
 CLIP = (0.005, 0.995)
 """Range to which probabilities are clipped for the clipped log loss; it limits the loss of a photo to 5.3."""
@@ -121,19 +121,6 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
         },
         "confusion_matrix": counts,
     }
-
-
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """Compute the 95 % Wilson interval of the proportion `right / n`.
-
-    Unlike the normal approximation, it stays within 0 and 1 and keeps a positive width at both ends
-    (E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927).
-    """
-    z = 1.959964  # 97.5 % quantile of the normal distribution
-    share = right / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def roc_auc(predictions: Predictions) -> float | None:

@@ -115,9 +115,12 @@ def none(size: int) -> v2.Transform:
     return v2.Compose([LimitAspect(), v2.Resize(size), v2.CenterCrop(size)])
 
 
-def mirror(size: int) -> v2.Transform:
-    """Mirror the result of the evaluation transform: for test-time augmentation of a head trained without any."""
-    return v2.Compose([none(size), v2.RandomHorizontalFlip(p=1)])
+def crops(size: int, max_zoom: float = 1.1) -> v2.Transform:
+    """Zoom and crop at random, as `side_on` does, but do not turn, mirror or relight.
+
+    Heads that were trained without augmentation do not know photos that are turned or mirrored.
+    """
+    return v2.Compose([LimitAspect(), RandomZoom(size, max_zoom), v2.RandomCrop(size)])
 
 
 def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:

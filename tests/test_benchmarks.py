@@ -229,7 +229,7 @@ def tiny_domains(shared_root: Path, results_file: Path, **settings: Any) -> doma
         **{
             "folder": str(shared_root.parent),
             "weights": "",
-            "datasets": {shared_root.name: 32},
+            "datasets": [f"{shared_root.name}:32"],
             "recipes": ["head_only"],
             "models": ["efficientnet_lite0"],
             "seeds": [0, 1],
@@ -260,7 +260,7 @@ def test_the_table_of_domains_has_medians_and_intervals(shared_root: Path, tmp_p
     rows = {cell.key(seed): row | {"accuracy_tta": 0.8 + 0.1 * seed} for seed in range(3)}
     assert "| 0.500 | 0.900 | 0.596 - 0.982 | 0.250 | 3 |" in domains.table(settings, rows)
     with pytest.raises(UserError, match=r"there is no nothing/valid/"):
-        list(domains.cells(tiny_domains(shared_root, tmp_path / "domains.json", datasets={"nothing": 32})))
+        list(domains.cells(tiny_domains(shared_root, tmp_path / "domains.json", datasets=["nothing:32"])))
     failing = tiny_domains(shared_root, tmp_path / "domains.json", recipes=["nothing"], seeds=[0])
     with pytest.raises(UserError, match=r"recipe=nothing .*failed:\n[^$]*recipe/nothing"):
         domains.measure(failing)

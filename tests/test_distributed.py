@@ -63,6 +63,21 @@ def test_two_ranks_started_by_lightning(run_process: Run, shared_root: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_two_ranks_keep_the_same_best_weights(model: str, run_process: Run, shared_root: Path, tmp_path: Path) -> None:
+    result = run_process(
+        "train.py", f"data.root={shared_root}", *TINY, f"model.name={model}", *TWO, "recipe=adapt",
+        "heads=2", "recipe.finetune.epochs=2", NO_PICTURES, "class_weights=balanced",
+        f"activations.dir={tmp_path / 'activations'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (run,) = tmp_path.glob("outputs/*/*")
+    check(run, result.stdout + result.stderr)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["final"]["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], 1e-4)
+
+
+@pytest.mark.slow
 def test_two_ranks_under_torchrun(shared_root: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",

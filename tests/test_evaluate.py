@@ -58,7 +58,8 @@ def test_evaluation_equals_what_training_reported(run_process: Run, trained: Pat
     metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     final = json.loads((trained / "metrics.json").read_text())["final"]
     names = {
-        "n", "accuracy", "accuracy_ci95", "log_loss", "log_loss_clipped", "roc_auc", "ece", "per_class",
+        "n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1",
+        "log_loss", "log_loss_clipped", "roc_auc", "ece", "per_class",
         "confusion_matrix",
     }  # fmt: skip
     assert set(metrics) == {*names, "classes", "tta", "seconds", "peak_rss_mb"}

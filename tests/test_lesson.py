@@ -154,7 +154,7 @@ def test_the_recipe_for_few_photos_trains_five_heads_along_one_cosine_and_averag
     assert all(torch.equal(saved[f"body.{key}"], value) for key, value in pretrained_body().items())
     assert {key.split(".")[1] for key in saved if key.startswith("heads.")} == {*"01234"}
     lrs = [float(row["head"]) for row in table(tmp_path / "run" / "lr_trace.csv", "precompute")]
-    assert lrs == pytest.approx([1e-2 * sgdr(Position(step, 5, len(lrs)), cycle_len=7) for step in range(len(lrs))])
+    assert lrs == pytest.approx([1e-2 * sgdr(Position(step, 5, len(lrs)), cycle_len=14) for step in range(len(lrs))])
     assert "valid_loss_tta" in json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
 
 

@@ -7,8 +7,9 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dogscats.calibration import calibration_bins, expected_calibration_error
-from dogscats.metrics import Predictions, evaluation_metrics, roc_auc, wilson_interval
+from dogscats.metrics import Predictions, evaluation_metrics, roc_auc
 from dogscats.plots.reliability import reliability
+from dogscats.wilson import wilson_interval
 
 
 def made(labels: list[int], rows: list[list[float]], classes: str = "ab") -> Predictions:

@@ -119,8 +119,7 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         theirs, ours = (
             {
-                # A convolutional network takes other sizes; position embeddings of another size are refused below.
-                "model": {"features": "last"} | {k: v for k, v in d["model"].items() if k not in ("weights", "size")},
+                "model": comparable(d["model"]),
                 "classes": list(d["classes"]),
                 "heads": d["heads"],
             }
@@ -135,3 +134,13 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         classifier.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its weights do not fit the model ({first_line(error)}).") from error
+
+
+def comparable(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what a checkpoint's model config must share with that of the model it is loaded into.
+
+    Weights are replaced, and convolutional networks take any image size; position embeddings of another size are
+    refused later. Older configs lack `features`.
+    """
+    ignored = {"weights": model.get("weights"), "size": model.get("size"), "features": "last"}
+    return {key: value for key, value in model.items() if key not in ignored or value != ignored[key]}

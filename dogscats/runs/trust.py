@@ -37,7 +37,7 @@ TRUSTED = frozenset(
         "dogscats.data.DogsCatsDataModule",
         "dogscats.data.sample.SampleDataModule",
         "dogscats.sample.SampleDataModule",
-        "dogscats.transforms.mirror",
+        "dogscats.transforms.crops",
         "dogscats.transforms.none",
         "dogscats.transforms.side_on",
         "dogscats.transforms.top_down",
