@@ -60,7 +60,9 @@ def load_data(run: Run) -> DogsCatsDataModule:
     data.setup()
     log.info("Data      %s: %s", data.root, data.summary)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
-        log.info("For so few photos recipe=small and recipe=adapt are better; see 'Which recipe' in docs/lesson.md")
+        log.info(
+            "For so few photos recipe=small and recipe=adapt are often better; see 'Which recipe' in docs/lesson.md"
+        )
     return data
 
 

@@ -119,9 +119,9 @@ def _fastai(settings: Domains, root: Path, size: int, epochs: int) -> Callable[[
         weights = Path(settings.weights).expanduser().resolve()
         arguments = [f"photos={root}", f"weights={weights}", f"size={size}", f"epochs={epochs}", f"seed={seed}"]
         printed = json.loads(_python(["-m", "benchmarks.fine_tune", *arguments]).splitlines()[-1])
-        keys = ("accuracy", "log_loss", "accuracy_tta", "log_loss_tta")
+        keys = ("n", "accuracy", "log_loss", "accuracy_tta", "log_loss_tta")
         seconds = sum(value for key, value in printed.items() if key.startswith("seconds"))
-        return {"n": sum(1 for _ in (root / "valid").glob("*/*")), **{k: printed[k] for k in keys}, "seconds": seconds}
+        return {key: printed[key] for key in keys} | {"seconds": seconds}
 
     return measure
 

@@ -51,6 +51,7 @@ def measure(settings: FineTune) -> dict[str, float]:
             started = time.perf_counter()
             probabilities, labels = predict()
             metrics[f"seconds{suffix}_predicting"] = time.perf_counter() - started
+            metrics["n"] = len(labels)
             metrics[f"wrong{suffix}"] = int((probabilities.argmax(dim=1) != labels).sum())
             metrics[f"accuracy{suffix}"] = 1 - metrics[f"wrong{suffix}"] / len(labels)
             metrics[f"log_loss{suffix}"] = nll_loss(probabilities.log(), labels).item()

@@ -110,21 +110,17 @@ class TimmBackbone(Backbone):
         with torch.no_grad():
             maps = network.eval().forward_features(images)
         convolutional = isinstance(maps, torch.Tensor) and maps.ndim == 4 and maps.shape[1] == network.num_features
-        refused = ArgumentError(
-            "model",
-            f"name={network.pretrained_cfg['architecture']}: timm gives no feature maps of it, which the head needs. "
-            "Choose another network, for example model.name=resnet50.",
-        )
         if not early or not (convolutional or hasattr(network, "forward_intermediates")):
-            raise refused
+            raise ArgumentError(
+                "model",
+                f"name={network.pretrained_cfg['architecture']}: timm gives no feature maps of it, which the head "
+                "needs. Choose another network, for example model.name=resnet50.",
+            )
         super().__init__(network, early[-1], network.num_features, config["mean"], config["std"], "forward_features")
         self.options: dict[str, Any] = {}
         self.unused: set[str] = set()
         if not (convolutional and features == "last"):
-            try:
-                self._take_intermediates(depths, features, images)
-            except (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError) as error:
-                raise refused from error
+            self._take_intermediates(depths, features, images)
 
     def _take_intermediates(self, depths: Sequence[Mapping[str, Any]], features: str, images: torch.Tensor) -> None:
         """Choose the depths, and freeze layers that they do not depend on."""
@@ -144,14 +140,19 @@ class TimmBackbone(Backbone):
             self.options["return_prefix_tokens"] = True
         if "norm" in known:
             self.options["norm"] = True
+        with torch.no_grad():
             try:
-                network.forward_intermediates(images, **self.options)
+                final, parts = network.forward_intermediates(images, **self.options)
             except AssertionError:  # a network that has no norm for feature maps, such as Hiera
                 self.options["norm"] = False
-        final, parts = network.forward_intermediates(images, **self.options)
+                final, parts = network.forward_intermediates(images, **self.options)
         deepest = parts[-1][0] if isinstance(parts[-1], tuple) else parts[-1]
         # What follows the last depth, such as EfficientNet's 1 x 1 convolution, is a depth too.
-        self.with_final = final.ndim == 4 and final.shape[1] == network.num_features != deepest.shape[1]
+        self.with_final = (
+            isinstance(final, torch.Tensor)
+            and final.ndim == 4
+            and final.shape[1] == network.num_features != deepest.shape[1]
+        )
         pooled = self.forward(images)
         self.num_features = pooled.shape[1]
         # Distributed training needs a gradient for every parameter; a pooling layer of timm's, for example, gets none.

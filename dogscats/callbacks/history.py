@@ -24,8 +24,7 @@ class History(Callback):
     """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
 
     Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics,
-    seconds. Missing values are empty; for
-    example, an epoch without validation has no `valid_loss`.
+    seconds. Missing values are empty; for example, an epoch without validation has no `valid_loss`.
 
     Attributes:
         seconds_before: seconds spent on epochs before the stage was resumed.
