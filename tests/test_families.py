@@ -76,10 +76,14 @@ def test_features_of_several_depths_contain_the_last_ones(name: str) -> None:
     torch.testing.assert_close(folded, all_features, rtol=1e-4, atol=1e-4)
 
 
-# The last gives several feature maps at its end.
-@pytest.mark.parametrize("name", [*TINY_FAMILIES, "coat_tiny"])
+@pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_small_networks_of_each_kind(name: str) -> None:
     check(timm_backbone(name, "none", "all", 64), 64)
+
+
+def test_a_network_may_end_with_several_feature_maps() -> None:
+    backbone = build("coat_tiny", 64, "all").eval()
+    assert backbone(photos(64)).shape == (2, backbone.num_features)
 
 
 def test_resnets_depths_are_its_layers() -> None:
