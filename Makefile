@@ -23,7 +23,7 @@ test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
-		--editable ".[timm,onnx,sweep,loggers,dev]"
+		--editable ".[timm,onnx,sweep,loggers,heif,dev]"
 	.venv-lowest/bin/python -m pytest -n 2
 
 lint: .venv/installed
@@ -40,7 +40,7 @@ bench: .venv/installed
 .venv/installed: pyproject.toml
 	@echo "Installing into .venv (PyTorch is large; the first time takes some minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,onnx,sweep,loggers,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,onnx,sweep,loggers,heif,dev]"
 	@touch $@
 
 clean:

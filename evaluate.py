@@ -9,6 +9,7 @@ import glob
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,20 @@ from dogscats.data.images import EXTENSIONS, list_images, natural_key
 from dogscats.metrics import Predictions, evaluation_metrics
 from dogscats.predictor import Predictor
 from dogscats.runs.compose import build_callbacks, use_own_modules
-from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, set_progress, text_table
-from dogscats.runs.errors import UserError, user_errors_exit
+from dogscats.runs.console import (
+    MOST_CLASSES,
+    log_confusion_matrix,
+    log_written,
+    peak_rss_mb,
+    set_progress,
+    text_table,
+)
+from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
 from dogscats.runs.ranks import distributed
+from dogscats.runs.report import write_confused_pairs
+from dogscats.runs.signals import interruptible
+from dogscats.runs.text import listed, names_as_text, shown
 from dogscats.runs.trainer import check_trainer, trainer_factory
 
 log = logging.getLogger(__name__)
@@ -47,6 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate, predict or export as configured, and list the files written."""
     started = time.perf_counter()
     use_own_modules()
+    names_as_text(cfg)
     if (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
@@ -63,7 +75,7 @@ def evaluate(cfg: DictConfig) -> None:
         if unused and key.removeprefix("callbacks.") not in STANDARD:
             raise UserError(f"{key}: this has no effect with predict= or export=. Remove it.")
     predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust)
-    log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, ", ".join(predictor.classes))
+    log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, listed(predictor.classes))
     with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
         # Only rank 0 writes to the run directory.
@@ -91,26 +103,36 @@ def report(
     """Predict labelled photos and write metrics, plots and pictures."""
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers)
     photos = data.labelled(cfg.split, predictor.classes)
-    log.info("Data      %s: %d photos of %s", data.root, len(photos.paths), cfg.split)
+    log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
+    if cfg.split in ("train", "valid") and not (data.root / "valid").is_dir():
+        part = "without" if cfg.split == "train" else "only"
+        log.info(
+            "There is no valid/: this is train/ %s the part that is held out (%g of it)", part, data.valid_fraction
+        )
     if data.bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(data.bad))
         write_bad_images(run_dir / "bad_images.csv", data.bad)
 
     loaders = tta_loaders(data, photos, n_aug(callbacks))
-    tta = predict(predictor.model, loaders, make_trainer, callbacks)
+    metrics: dict[str, Any] = {"classes": predictor.classes}
 
-    tta.best.write(run_dir / "predictions.csv")
-    metrics: dict[str, Any] = {"classes": predictor.classes, **evaluation_metrics(tta.plain)}
-    if tta.averaged:
-        metrics["tta"] = evaluation_metrics(tta.averaged)
-    metrics["seconds"] = round(time.perf_counter() - started, 3)
-    metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
-    write_json(run_dir / "metrics.json", metrics)
+    def write(tta: TTA) -> None:
+        tta.best.write(run_dir / "predictions.csv")
+        metrics.update(evaluation_metrics(tta.plain))
+        if tta.averaged:
+            metrics["tta"] = evaluation_metrics(tta.averaged)
+        metrics["seconds"] = round(time.perf_counter() - started, 3)
+        metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
+        write_json(run_dir / "metrics.json", metrics)
+        write_confused_pairs(run_dir, tta.best)
+
+    tta = predict(predictor.model, loaders, make_trainer, callbacks, write=write)
     summarise(metrics, cfg.split)
+    log_confusion_matrix(tta.best)
 
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
-    """Print the metrics with and without test-time augmentation, per-class metrics and the confusion matrix."""
+    """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
     headings = ["accuracy", "95 % interval", "balanced", "macro F1", "log loss", "clipped", "ROC AUC", "ECE"]
     table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
     for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
@@ -121,13 +143,18 @@ def summarise(metrics: dict[str, Any], split: str) -> None:
             balanced = [f"{row[key]:.4f}" for key in ("balanced_accuracy", "macro_f1")]
             table.append([name, f"{row['accuracy']:.4f}", interval, *balanced, *cells])
     log.info("\n%s", "\n".join(text_table(table, left=1)))
-    best = metrics.get("tta", metrics)
+    best = metrics.get("tta", metrics)["per_class"]
+    names = list(best)
+    if len(best) > MOST_CLASSES:
+        worst_first = sorted(best, key=lambda name: (best[name]["recall"] is None, best[name]["recall"]))
+        names = worst_first[:MOST_CLASSES]
+        log.info("\nThe %d classes with the lowest recall, of %d; metrics.json has all:", len(names), len(best))
     by_class: list[list[object]] = [["class", "photos", "precision", "recall"]]
-    for name, row in best["per_class"].items():
+    for name in names:
+        row = best[name]
         shares = ["-" if x is None else f"{x:.4f}" for x in (row["precision"], row["recall"])]
         by_class.append([name, row["photos"], *shares])
     log.info("\n%s", "\n".join(text_table(by_class, left=1)))
-    log_confusion_matrix(metrics["classes"], best["confusion_matrix"])
 
 
 def n_aug(callbacks: Sequence[Callback]) -> int:
@@ -152,15 +179,19 @@ def predict_photos(
     predictions.write(run_dir / "predictions.csv")
     submitted = write_submission(predictions, run_dir / "submission.csv")
 
-    for name in predictor.classes:
-        log.info("%6d %s", predictions.predicted_classes.count(name), name)
+    counts = Counter(predictions.predicted_classes)
+    few = len(predictor.classes) <= MOST_CLASSES
+    names = predictor.classes if few else [name for name, _ in counts.most_common(MOST_CLASSES)]
+    for name in names:
+        log.info("%6d %s", counts[name], shown(name))
     if len(predictions.paths) == 1:
-        for name, probability in zip(predictor.classes, predictions.probabilities[0].tolist(), strict=True):
-            log.info("%.4f probability of %s", probability, name)
+        probabilities, order = predictions.probabilities[0].topk(min(MOST_CLASSES, len(predictor.classes)))
+        for probability, number in zip(probabilities.tolist(), order.tolist(), strict=True):
+            log.info("%.4f probability of %s", probability, shown(predictor.classes[number]))
     if unreadable:
         log.warning("%6d cannot be read%s:", len(unreadable), " (not in submission.csv)" if submitted else "")
         for path, reason in unreadable.items():
-            log.warning("  %s: %s", path, reason)
+            log.warning("  %s: %s", shown(path), reason)
     if not predictions.paths:
         raise UserError(f"predict={cfg.predict}: none of the photos can be read.")
 
@@ -225,10 +256,11 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """Evaluate as configured. A user error exits with one message and code 1."""
-    with user_errors_exit(), logging_redirect_tqdm():
+    """Evaluate as configured."""
+    with user_errors_exit(), interruptible(), logging_redirect_tqdm():
         evaluate(cfg)
 
 
 if __name__ == "__main__":
-    main()
+    with hydra_errors_exit(), interruptible():
+        main()

@@ -8,10 +8,8 @@ directories, checkpoints, resuming and error handling are in `dogscats/runs/`.
 import logging
 import math
 import time
-from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import seed_everything
@@ -19,17 +17,17 @@ from torch import manual_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dogscats.activations import Activations
-from dogscats.backbone import Backbone
 from dogscats.callbacks.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
 from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.classifier import Classifier
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.seed import stable_seed
-from dogscats.runs.errors import UserError
-from dogscats.runs.resume import resume_command
+from dogscats.runs.compose import build_body
+from dogscats.runs.errors import hydra_errors_exit, user_errors_exit
+from dogscats.runs.resume import resume_hint
 from dogscats.runs.run import Run, open_run
-from dogscats.runs.signals import Interrupted, interruptible
-from dogscats.runs.sweep import job_errors
+from dogscats.runs.signals import interruptible
+from dogscats.runs.sweep import sweep_job, sweep_table
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -55,10 +53,13 @@ def train(cfg: DictConfig) -> float:
 
 def load_data(run: Run) -> DogsCatsDataModule:
     """Find the photos and check that they can be decoded."""
-    data: DogsCatsDataModule = instantiate(run.cfg.data)
+    data: DogsCatsDataModule = instantiate(run.settings["data"])
     data.prepare_data()
     data.setup()
+    run.keep_photos(data)
     log.info("Data      %s: %s", data.root, data.summary)
+    if data.left_out:
+        log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
         log.info(
             "For so few photos recipe=small and recipe=adapt are often better; see 'Which recipe' in docs/lesson.md"
@@ -71,10 +72,7 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     seed_everything(run.cfg.seed, workers=True, verbose=False)
     config = run.settings["model"]
     replaced = {"weights": "none"} if run.checkpoint and "weights" in config else {}
-    body = instantiate(config, **replaced)
-    if not isinstance(body, Backbone):
-        raise UserError(f"model: {config['_target_']} gives a {type(body).__name__}, not a dogscats.Backbone.")
-    body.config = config
+    body = build_body(config, data.size, **replaced)
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
     weights = data.class_weights(run.settings.get("class_weights", "none"))
     model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
@@ -124,22 +122,18 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     else:
         log.info("\nPredicting %d photos, %d versions of each", len(data.valid.paths), 1 + n_aug)
         loaders = tta_loaders(data, data.valid, n_aug)
-    return run.finish(predict(model, loaders, run.make_trainer, callbacks, loggers), loggers)
+    predict(model, loaders, run.make_trainer, callbacks, loggers, run.add_predictions)
+    return run.finish(loggers)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """Train as configured. A user error exits with one message and code 1."""
-    try:
-        with interruptible(), logging_redirect_tqdm(), job_errors():
-            return train(cfg)
-        return math.nan  # a failed job of a sweep
-    except Interrupted:
-        run_dir = Path(cfg.resume or HydraConfig.get().runtime.output_dir)
-        if (run_dir / "config.yaml").exists():
-            log.info("\nInterrupted. To resume: %s", resume_command(run_dir))
-        raise
+    """Train as configured."""
+    with user_errors_exit(), sweep_job(cfg), interruptible(), logging_redirect_tqdm(), resume_hint():
+        return train(cfg)
+    return math.nan  # a failed job of a sweep
 
 
 if __name__ == "__main__":
-    main()
+    with hydra_errors_exit(), interruptible(), sweep_table():
+        main()

@@ -3,12 +3,10 @@
 import hashlib
 import logging
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
@@ -19,13 +17,13 @@ from dogscats.data.dataset import Batch, PhotoBatches, PhotoDataset
 from dogscats.data.features import activation_loader
 from dogscats.data.samplers import SharedBatchSampler
 from dogscats.fold import fold_batchnorm
-from dogscats.runs.cache import cache_folder, fingerprint
+from dogscats.runs.cache import cache_folder, fingerprint, read_array, seal_array
 from dogscats.runs.console import progress_bar
-from dogscats.runs.files import atomic_path, digest, read_json, remove_unfinished, write_json
+from dogscats.runs.errors import UserError
+from dogscats.runs.files import atomic_path, remove_unfinished
+from dogscats.runs.locks import locked
 
 log = logging.getLogger(__name__)
-
-_blake2b = partial(hashlib.blake2b, digest_size=16)
 
 
 def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
@@ -69,17 +67,18 @@ def precompute(
     """
     assert isinstance(loader.dataset, PhotoBatches)
     dataset = loader.dataset.dataset
-    file = folder / f"activations-{activation_key(body, dataset, view)}.npy"
+    file, shape = folder / f"activations-{activation_key(body, dataset, view)}.npy", (len(dataset), body.num_features)
     # If two runs need the same activations, one computes them and the other waits.
-    with FileLock(file.with_suffix(".lock")):
-        features = _read(file, len(dataset))
+    with locked(file.with_suffix(".lock"), f"{file}"):
+        features = read_array(file, shape)
         if features is None:
             log.info("Computing %s: %s", description, file)
             _build(body, loader, file, device, view or 0, description)
-            features = _read(file, len(dataset))
-            assert features is not None
+            features = read_array(file, shape)
         else:
             log.info("Reusing %s: %s", description, file)
+    if features is None:
+        raise UserError(f"{file}: the network gives features that are not finite numbers. Check model.weights.")
     return features
 
 
@@ -147,10 +146,7 @@ def _build(
     loader.sampler.set_epoch(view)
     remove_unfinished(file.parent, file.name)
     frozen = fold_batchnorm(body).to(device)
-    with (
-        atomic_path(file) as temporary,
-        torch.inference_mode(),
-    ):
+    with atomic_path(file) as temporary, torch.inference_mode():
         features = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=(len(dataset), body.num_features)
         )
@@ -160,15 +156,4 @@ def _build(
         for batch in progress_bar(loader, f"Computing {description}", len(loader), "batch"):
             features[batch.indices.numpy()] = frozen(batch.inputs.to(device, non_blocking=True)).float().cpu()
         features.flush()
-    write_json(file.with_suffix(".json"), {"blake2b": digest(file, _blake2b), "photos": len(dataset)})
-
-
-def _read(file: Path, photos: int) -> torch.Tensor | None:
-    """Memory-map the features; `None` if they are missing or fail the checksum."""
-    try:
-        if read_json(file.with_suffix(".json")) != {"blake2b": digest(file, _blake2b), "photos": photos}:
-            return None
-        # Copy-on-write: torch requires writable memory, but the file must not change.
-        return torch.from_numpy(np.load(file, mmap_mode="c"))
-    except (OSError, ValueError):
-        return None
+    seal_array(file)

@@ -72,7 +72,7 @@ class Backbone(nn.Module):
     def feature_maps(self, images: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         """Compute the feature maps `(B, C, h, w)` of normalised images, by depth, and class tokens `(B, C)`, if any."""
         maps = getattr(self.network, self.method)(images)
-        return (maps if isinstance(maps, list) else [maps]), []
+        return (maps if isinstance(maps, list | tuple) else [maps]), []
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """List the modules of the groups early and late. Each module stands for its direct parameters only."""

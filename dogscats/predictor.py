@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from dogscats import transforms
 from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.classifier import Classifier
-from dogscats.data.check import unreadable_images
-from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.check import examine
+from dogscats.data.datamodule import MOST, DogsCatsDataModule
 from dogscats.data.layouts import Photos
 from dogscats.metrics import Predictions
 from dogscats.runs.checkpoint import read_checkpoint
@@ -74,24 +74,25 @@ class Predictor:
                 )
         checkpoint = read_checkpoint(file)
         try:
-            saved = checkpoint["hyper_parameters"]
+            saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
             checked(saved, file, trust)
-            size = saved["size"]
+            size, heads, seed, data = saved["size"], saved["heads"], saved.get("seed", 0), saved.get("data")
+            # Each head has tensors of its own, so larger numbers are made up, to fill the memory.
+            for name, value, most in (("size", size, MOST["size"]), ("heads", heads, len(state))):
+                if not isinstance(value, int) or not 1 <= value <= most:
+                    raise ValueError(f"{name}={value}")
+            config_file = file.resolve().parent.parent / "config.yaml"
+            if data is None and config_file.is_file():  # an older checkpoint without these keys
+                config = load_config(config_file, trust)
+                data, seed = config.get("data"), config.get("seed", 0)
             body = build_body(saved["model"], file, trust)
-            model = Classifier(body, saved["classes"], saved["heads"])
-            model.load_state_dict(checkpoint["state_dict"])
-            augment = build(saved["augment"], file, trust)
+            model = Classifier(body, saved["classes"], heads)
+            model.load_state_dict(state)
+            return cls(model, size, build(saved["augment"], file, trust), seed, data)
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+        except Exception as error:  # odd content can raise almost anything
             raise UserError(f"{file}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
-
-        data, seed = saved.get("data"), saved.get("seed", 0)
-        config_file = file.resolve().parent.parent / "config.yaml"
-        if data is None and config_file.is_file():  # an older checkpoint without these keys
-            config = load_config(config_file, trust)
-            data, seed = config.get("data"), config.get("seed", 0)
-        return cls(model, size, augment, seed, data)
 
     def data(
         self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None
@@ -153,8 +154,9 @@ class Predictor:
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
         names = [Path(path).as_posix() for path in paths]
-        unreadable = unreadable_images(Path(), names)
-        photos = Photos(Path(), [name for name in names if name not in unreadable], [])
+        found = examine(Path(), names)
+        unreadable = found.bad
+        photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd)
         tta = TTA(n_aug)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))

@@ -113,8 +113,8 @@ class Stage:
             )
         self._check(
             "save",
-            self.save is None or (bool(re.fullmatch(r"[\w.-]+", str(self.save))) and self.save != "last"),
-            "a file name of letters, digits, _, - and ., other than 'last'",
+            self.save is None or bool(re.fullmatch(r"(?!last$|resume_)[\w.-]+", str(self.save))),
+            "a file name of letters, digits, _, - and ., other than 'last' and 'resume_...'",
         )
 
     @property

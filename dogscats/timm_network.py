@@ -30,8 +30,10 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
         UserError: if the name is unknown, the network does not take images of this size, or the weights cannot be
             downloaded, read or loaded.
     """
-    if not timm.is_model(name.partition(".")[0]):
-        similar = timm.list_models(f"*{name}*")[:5]
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model) or (tag and not timm.list_pretrained(name)):
+        known = timm.list_pretrained(f"{model}.*") if timm.is_model(model) else timm.list_models(f"*{name}*")
+        similar = known[:5] if name else []
         hint = f" Did you mean {', '.join(similar)}?" if similar else ""
         raise ArgumentError("model", f"name={name}: timm has no such model.{hint}")
     if size is not None and not takes_size(name, size):

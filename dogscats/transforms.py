@@ -12,6 +12,8 @@ import torch.nn.functional as nnf
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
+from dogscats.runs.errors import ArgumentError
+
 
 class LimitAspect(v2.Transform):
     """Crop images whose long side exceeds `ratio` times the short side.
@@ -115,11 +117,23 @@ def none(size: int) -> v2.Transform:
     return v2.Compose([LimitAspect(), v2.Resize(size), v2.CenterCrop(size)])
 
 
+def _check(max_zoom: float, degrees: float = 0, lighting: float = 0) -> None:
+    """Refuse bad strengths of augmentation."""
+    for key, value, low, high in (
+        ("max_zoom", max_zoom, 1, 10),
+        ("degrees", degrees, 0, 180),
+        ("lighting", lighting, 0, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ArgumentError("augment", f"{key}={value}: expected a number from {low} to {high}.")
+
+
 def crops(size: int, max_zoom: float = 1.1) -> v2.Transform:
     """Zoom and crop at random, as `side_on` does, but do not turn, mirror or relight.
 
     Heads that were trained without augmentation do not know photos that are turned or mirrored.
     """
+    _check(max_zoom)
     return v2.Compose([LimitAspect(), RandomZoom(size, max_zoom), v2.RandomCrop(size)])
 
 
@@ -129,6 +143,7 @@ def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: flo
     Zoom, rotation, lighting, horizontal flip and random crop. Unlike fastai, the crop is part of the rotation,
     contrast changes about the mean of the crop, and brightness is multiplied rather than added.
     """
+    _check(max_zoom, degrees, lighting)
     return v2.Compose(
         [
             LimitAspect(),

@@ -242,11 +242,15 @@ def test_litter_is_passed_over_and_odd_names_are_not(tmp_path: Path) -> None:
         ".hidden/cat.jpg",
         "Thumbs.db",
         ".DS_Store",
-        "notes.txt",
         "__MACOSX/cat.jpg",
+        "@eaDir/cat.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "#recycle/cat.jpg",
+        "$RECYCLE.BIN/cat.jpg",
+        "IMG_1.THM",
     ]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "notes.txt").write_text("no photo")
     (tmp_path / "folder.jpg").mkdir()
     found = list_images(tmp_path)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in found) == sorted(odd)

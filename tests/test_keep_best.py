@@ -17,7 +17,8 @@ EMA = (
     "+callbacks.ema={_target_: pytorch_lightning.callbacks.EMAWeightAveraging, decay: 0.5, "
     "update_starting_at_epoch: 0, use_buffers: true}"
 )
-HARMFUL = ["recipe.finetune.lr=10", "recipe.finetune.optimizer=sgd"]
+HARMFUL = ["recipe.finetune.lr=0.3", "recipe.finetune.optimizer=sgd"]
+DIVERGING = ["recipe.finetune.lr=10", "recipe.finetune.optimizer=sgd"]
 
 
 def metrics(run_dir: Path) -> Any:
@@ -52,8 +53,11 @@ def test_the_stage_ends_with_the_weights_of_its_best_epoch(
     assert f"Kept the weights of {f'epoch {kept}' if kept != 'start' else 'the start'}" in result.stdout
 
 
-def test_harmful_training_ends_with_the_start(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
-    result = run_command("train.py", f"data.root={shared_root}", *SETTINGS, *HARMFUL, "hydra.run.dir=run")
+@pytest.mark.parametrize("harm", [HARMFUL, DIVERGING], ids=["harmful", "diverging"])
+def test_harmful_training_ends_with_the_start(
+    harm: list[str], run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    result = run_command("train.py", f"data.root={shared_root}", *SETTINGS, *harm, "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr
     stages = metrics(tmp_path / "run")["stages"]
     assert stages["finetune"]["kept"] == "start"
@@ -61,6 +65,7 @@ def test_harmful_training_ends_with_the_start(run_command: Run, shared_root: Pat
     assert stages["finetune"]["valid_loss"] == pytest.approx(stages["precompute"]["valid_loss"], rel=1e-4)
     assert same(state(tmp_path / "run"), state(tmp_path / "run", "adapt_head"))
     assert "since no epoch was better" in result.stdout
+    assert ("non-finite" in result.stdout) == (harm is DIVERGING)
     assert "ended with a lower validation loss" not in result.stdout
 
 

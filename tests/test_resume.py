@@ -42,7 +42,7 @@ def test_signals_leave_a_run_to_be_resumed(
     run_dir = tmp_path / "run"
     returned, output = stop(start(shared_root, run_dir), run_dir, epochs, signum)
     assert returned == code
-    assert f"python train.py resume={run_dir}" in output
+    assert f"train.py resume={run_dir}" in output
     assert "Traceback" not in output
     run(shared_root, run_dir, f"resume={run_dir}")
     assert outcome(run_dir) == outcome(uninterrupted)

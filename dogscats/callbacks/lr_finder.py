@@ -37,6 +37,13 @@ SKIP = 10
 """Initial steps, in which the average is unreliable; excluded from the search for the lowest loss, as in fastai 0.7."""
 
 
+CLEAR = 0.05
+"""Share by which the average loss must fall and rise around its lowest value. Batches differ, so less is chance."""
+
+FALLBACK_LR = 1e-2
+"""Learning rate of the lesson, for `lr=find` without a minimum."""
+
+
 @dataclass
 class LRCurve:
     """Learning rates and losses recorded by the LR finder, per step.
@@ -73,6 +80,15 @@ class LRCurve:
         """Suggested learning rate: a tenth of the rate at the lowest average loss, as in the lesson."""
         candidates = [(loss, lr) for loss, lr in zip(self.smoothed, self.lrs, strict=True) if math.isfinite(loss)]
         return min(candidates[SKIP:] or candidates, default=(0.0, 10 * MIN_LR))[1] / 10
+
+    @property
+    def has_minimum(self) -> bool:
+        """Whether the average loss fell, and then rose again; otherwise its lowest value suggests nothing."""
+        losses = [loss if math.isfinite(loss) else math.inf for loss in self.smoothed][SKIP:]
+        if len(losses) < 3:
+            return False
+        lowest = min(losses)
+        return losses[0] > (1 + CLEAR) * lowest and losses[-1] > (1 + CLEAR) * lowest
 
     def write(self, path: Path) -> None:
         """Write a CSV file: iteration, lr, loss, smoothed_loss."""

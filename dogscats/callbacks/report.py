@@ -9,11 +9,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dogscats.callbacks.tta import TTA
 from dogscats.metrics import Predictions
-from dogscats.plots.publish import publish
+from dogscats.plots.publish import optional, publish
 
 
 class Report(Callback):
     """Draws figures after prediction, to PNG files in the run directory and to all loggers.
+
+    A figure that cannot be drawn is named in the log, and costs nothing else.
 
     To add your own, write a function and name it in the config:
 
@@ -31,10 +33,10 @@ class Report(Callback):
         """Draw the figures, save them and send them to the loggers."""
         if not trainer.is_global_zero:  # what other ranks draw would be thrown away
             return
-        figures = self.draw(TTA.of(trainer).best)
-        if isinstance(figures, Figure):
-            function = self.draw.func if isinstance(self.draw, partial) else self.draw
-            figures = {getattr(function, "__name__", type(function).__name__): figures}
-        for name, figure in figures.items():
-            path = Path(trainer.default_root_dir) / f"{name}.png"
-            publish(figure, path, trainer.loggers, f"{self.prefix}{name}")
+        function = self.draw.func if isinstance(self.draw, partial) else self.draw
+        default = getattr(function, "__name__", type(function).__name__)
+        with optional(default):
+            figures = self.draw(TTA.of(trainer).best)
+            for name, figure in {default: figures}.items() if isinstance(figures, Figure) else figures.items():
+                path = Path(trainer.default_root_dir) / f"{name}.png"
+                publish(figure, path, trainer.loggers, f"{self.prefix}{name}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
@@ -119,6 +120,7 @@ def predict(
     make_trainer: Callable[..., Trainer] = Trainer,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    write: Callable[[TTA], None] | None = None,
 ) -> TTA:
     """Predict photos with a new Trainer.
 
@@ -128,12 +130,15 @@ def predict(
         make_trainer: function that makes the Trainer.
         callbacks: callbacks of the Trainer; a `TTA` is added if there is none.
         loggers: loggers for the callbacks' figures.
+        write: called with the predictions before other callbacks use them, so that they are kept if one fails.
 
     Returns:
         The `TTA` callback with the predictions.
     """
     tta = next((callback for callback in callbacks if isinstance(callback, TTA)), None) or TTA()
     others = [callback for callback in callbacks if callback is not tta]
+    if write is not None:
+        others.insert(0, LambdaCallback(on_predict_end=lambda *_: write(tta)))
     trainer = make_trainer(logger=list(loggers) or False, enable_checkpointing=False, callbacks=[tta, *others])
     trainer.predict(classifier, list(loaders), return_predictions=False)
     return tta

@@ -1,31 +1,58 @@
 """Check a dataset for unreadable photos and duplicates across splits: `python -m dogscats.check <root>`."""
 
 import argparse
-import json
+import logging
 import os
 import sys
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dogscats.data.images import UnreadableImageError, read_image
-from dogscats.data.layouts import HOW_TO_GET_DATA, Photos, find_photos, find_unlabelled, leave_out
+from dogscats.data.layouts import (
+    HOW_TO_GET_DATA,
+    Photos,
+    find_photos,
+    find_unlabelled,
+    leave_out,
+    left_out,
+    left_out_summary,
+)
 from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar, text_table
-from dogscats.runs.errors import UserError, user_errors_exit
-from dogscats.runs.files import digest, write_csv, write_json
+from dogscats.runs.errors import Failure, UserError, user_errors_exit
+from dogscats.runs.files import digest, read_json, write_csv, write_json
+from dogscats.runs.text import shown
+
+log = logging.getLogger(__name__)
+
+GROUP = 256
+"""Photos that are decoded at once before looking at what the JPEG library has printed."""
 
 
-def unreadable_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Findings:
+    """What was found when photos were decoded.
+
+    Attributes:
+        bad: the reason for each unreadable photo.
+        odd: what the JPEG library printed about each photo that it decoded all the same.
+    """
+
+    bad: dict[str, str]
+    odd: dict[str, str]
+
+
+def examine(root: Path, paths: Sequence[str]) -> Findings:
     """Decode every photo in full.
 
     Args:
         root: folder that `paths` are relative to.
         paths: paths of the photos.
-
-    Returns:
-        The reason for each unreadable photo; empty if all can be read.
     """
 
     def reason(path: str) -> str | None:
@@ -38,34 +65,86 @@ def unreadable_images(root: Path, paths: Sequence[str]) -> dict[str, str]:
             return str(error)
         return None
 
+    bad: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    if not paths:
+        return Findings(bad, odd)
     # Threads suffice: the decoders release the GIL. The limit bounds memory: each may hold one large image.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        reasons = progress_bar(pool.map(reason, paths), "Checking photos", len(paths), "photo")
-        return {path: why for path, why in zip(paths, reasons, strict=True) if why is not None}
+    with (
+        captured_stderr() as printed,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
+        progress_bar(paths, "Checking photos", len(paths), "photo") as bar,
+    ):
+        for start in range(0, len(paths), GROUP):
+            group = paths[start : start + GROUP]
+            for path, why in zip(group, pool.map(reason, group), strict=True):
+                bar.update()
+                if why is not None:
+                    bad[path] = why
+            if printed():  # by which photo is not known: decode them once more, one by one
+                for path in group:
+                    if reason(path) is None and (text := printed()):
+                        odd[path] = text
+    return Findings(bad, odd)
 
 
-def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> dict[str, str]:
+@contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Capture what libraries print directly to the error output; Python's own still appears.
+
+    Yields:
+        Function that returns the last line since its last call.
+    """
+    with tempfile.TemporaryFile() as file, os.fdopen(os.dup(2), "w", buffering=1) as terminal:
+        before = sys.stderr
+
+        def printed() -> str:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").split("\n")
+            file.seek(0)
+            file.truncate()
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+        if before is sys.__stderr__:
+            sys.stderr = terminal
+        os.dup2(file.fileno(), 2)
+        try:
+            yield printed
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = before
+
+
+def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> Findings:
     """Decode every photo in full. If the same files were checked before, decode only the bad ones.
 
     Args:
         root: folder that `paths` are relative to.
         paths: paths of the photos.
         cache_dir: folder for the cached result, `checked-<fingerprint>.json`.
-
-    Returns:
-        The reason for each unreadable photo; empty if all can be read.
     """
     paths = sorted(paths)
     remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
+    before = _remembered(remembered)
+    found = examine(root, paths if before is None else list(before.bad))
+    if before is None:
+        for path, text in found.odd.items():
+            log.warning("%s: %s; it is used all the same", shown(root / path), text)
+    elif found.bad == before.bad:
+        return before
+    found = Findings(found.bad, found.odd if before is None else before.odd | found.odd)
+    with suppress(Failure):  # a read-only cache
+        write_json(remembered, {"photos": len(paths), "bad": found.bad, "odd": found.odd})
+    return found
+
+
+def _remembered(file: Path) -> Findings | None:
     try:
-        suspects: list[str] = json.loads(remembered.read_text())["bad"]
-    except (OSError, ValueError, KeyError):
-        suspects = paths
-    if not suspects:
-        return {}
-    bad = unreadable_images(root, suspects)
-    write_json(remembered, {"photos": len(paths), "bad": list(bad)})
-    return bad
+        content = read_json(file)
+        findings = Findings(*(dict(content[key]) for key in ("bad", "odd")))
+    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of an older version
+        return None
+    return findings
 
 
 def write_bad_images(path: Path, bad: Mapping[str, str]) -> None:
@@ -107,9 +186,11 @@ def report(root: Path) -> tuple[str, bool]:
     train, valid = splits
     unlabelled = find_unlabelled(root)
     cache_dir = cache_folder(root)
-    bad = check_images(root, [*train.paths, *valid.paths], cache_dir)
+    found = check_images(root, [*train.paths, *valid.paths], cache_dir)
+    bad, odd = dict(found.bad), dict(found.odd)
     if unlabelled:
-        bad |= check_images(root, unlabelled, cache_dir)
+        found = check_images(root, unlabelled, cache_dir)
+        bad, odd = bad | found.bad, odd | found.odd
 
     rows = [["photos", *classes, "all"]]
     for name, photos in zip(("train", "valid"), splits, strict=True):
@@ -118,6 +199,9 @@ def report(root: Path) -> tuple[str, bool]:
     if unlabelled:
         rows.append(["test", *[""] * len(classes), str(len(unlabelled))])
     lines = text_table(rows)
+    unused = left_out(root, [*train.paths, *valid.paths, *unlabelled])
+    if unused:
+        lines.append(left_out_summary(unused))
     if not (root / "valid").is_dir():
         lines.append("There is no valid/: photos are held out from train/ by data.valid_fraction=0.2 seed=0.")
     counts = Counter(train.labels)
@@ -130,12 +214,13 @@ def report(root: Path) -> tuple[str, bool]:
     )
 
     leaks = find_leaks(leave_out(train, bad), leave_out(valid, bad))
-    for count, found, listed in [
+    for count, what, listed in [
         (len(bad), "cannot be read", [f"{path}: {reason}" for path, reason in bad.items()]),
         (len(leaks), "in train and in valid", [f"{ours} = {theirs}" for ours, theirs in leaks]),
+        (len(odd), "with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
     ]:
-        lines.append(f"\nPhotos {found}: {count or 'none'}")
-        lines.extend(f"  {line}" for line in listed)
+        lines.append(f"\nPhotos {what}: {count or 'none'}")
+        lines.extend(f"  {shown(line)}" for line in listed)
     if bad:
         lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
     if leaks:

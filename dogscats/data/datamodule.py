@@ -1,8 +1,8 @@
 """The LightningDataModule for folders of photos."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,11 +16,26 @@ from dogscats.data.check import check_images
 from dogscats.data.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
 from dogscats.data.download import LESSON_URL, download_dataset
 from dogscats.data.fit import FITS, fitted
-from dogscats.data.layouts import HOW_TO_GET_DATA, Photos, find_photos, find_split, find_unlabelled, leave_out
+from dogscats.data.layouts import (
+    HOW_TO_GET_DATA,
+    Photos,
+    find_photos,
+    find_split,
+    find_unlabelled,
+    leave_out,
+    left_out,
+    left_out_summary,
+)
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.seed import stable_seed
+from dogscats.data.workers import TIMEOUT, default_num_workers, fitting_workers
 from dogscats.runs.cache import cache_folder
 from dogscats.runs.errors import ArgumentError, UserError
+from dogscats.runs.signals import leave_signals_to_main_process
+from dogscats.runs.text import listed, shown
+
+MOST = {"size": 4096, "num_workers": 512}
+"""Largest accepted values: beyond them, a mistake is more likely than a use."""
 
 
 def process_rank() -> tuple[int, int]:
@@ -28,17 +43,6 @@ def process_rank() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
-
-
-def default_num_workers() -> int:
-    """Return one worker per CPU core, at most 16; none on up to 2 cores without a GPU.
-
-    There the network already uses all cores: with ResNet34 on 2 cores without a GPU, workers make a frozen epoch
-    8 % slower and test-time augmentation 21 %. Forked workers share the network's memory copy-on-write, so every
-    page written later is copied.
-    """
-    cores = os.cpu_count() or 1
-    return min(cores, 16) if cores > 2 or torch.cuda.is_available() else 0
 
 
 class DogsCatsDataModule(LightningDataModule):
@@ -66,6 +70,7 @@ class DogsCatsDataModule(LightningDataModule):
         download: whether to download the dataset from `url` if `root` has none.
         url: address of a zip archive with `train/`, at the top level or in one folder.
         sha256: SHA-256 of the archive, 64 hex digits; `None` if unknown.
+        changed: what a resumed run does if photos were added, removed or changed: `refuse`, or `accept` them.
 
     Raises:
         ArgumentError: for a bad value.
@@ -87,6 +92,7 @@ class DogsCatsDataModule(LightningDataModule):
         url: str = LESSON_URL,
         sha256: str | None = None,
         fit: str = "crop",
+        changed: str = "refuse",
     ):
         super().__init__()
         for key, value, least in [
@@ -95,17 +101,26 @@ class DogsCatsDataModule(LightningDataModule):
             ("num_workers", 0 if num_workers is None else num_workers, 0),
             ("limit", 1 if limit is None else limit, 1),
         ]:
-            if not isinstance(value, int) or value < least:
-                raise ArgumentError("data", f"{key}={value}: expected a whole number of at least {least}.")
-        if not isinstance(valid_fraction, int | float) or not 0 < valid_fraction < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST.get(key, value):
+                most = f" and at most {MOST[key]}" if key in MOST else ""
+                raise ArgumentError("data", f"{key}={value}: expected a whole number of at least {least}{most}.")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ArgumentError("data", f"seed={seed}: expected a whole number, 0 or more.")
+        if (
+            isinstance(valid_fraction, bool)
+            or not isinstance(valid_fraction, int | float)
+            or not 0 < valid_fraction < 1
+        ):
             raise ArgumentError("data", f"valid_fraction={valid_fraction}: expected a number between 0 and 1.")
         if fit not in FITS:
             raise ArgumentError("data", f"fit={fit}: expected {', '.join(FITS[:-1])} or {FITS[-1]}.")
+        if changed not in ("refuse", "accept"):
+            raise ArgumentError("data", f"changed={changed}: expected refuse or accept.")
         if on_bad_image not in ("error", "skip"):
             raise ArgumentError("data", f"on_bad_image={on_bad_image}: expected error or skip.")
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
             raise ArgumentError("data", f"sha256={sha256}: expected 64 hexadecimal digits.")
-        self.root, self.fit = Path(root).expanduser(), fit
+        self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
         self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
         self.download, self.url, self.sha256 = download, url, sha256
@@ -168,17 +183,18 @@ class DogsCatsDataModule(LightningDataModule):
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
 
-        Other splits may be missing, and a class may have no photos. Sets `bad` like `setup`.
+        Other splits may be missing, and a class may have no photos or no folder. Sets `bad` like `setup`.
 
         Raises:
-            UserError: if the split is missing, empty or has other classes, or photos are unreadable.
+            UserError: if the split is missing, empty or has unknown classes, or photos are unreadable.
         """
         found, photos = find_split(self.root, split, self.valid_fraction, self.seed, self.limit)
-        if found != list(classes):
+        if not set(found) <= set(classes):
             raise UserError(
-                f"data.root={self.root}: the classes in {split} are {', '.join(found)}, "
-                f"but the classifier's are {', '.join(classes)}."
+                f"data.root={self.root}: the classes in {split} are {listed(found)}, but the classifier's are "
+                f"{listed(classes)}. Move the folders of other classes elsewhere to evaluate the rest."
             )
+        photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
         (photos,) = self._readable(photos)
         if not photos.paths:
             raise ArgumentError("data", f"root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
@@ -186,18 +202,19 @@ class DogsCatsDataModule(LightningDataModule):
 
     def _readable(self, *splits: Photos) -> list[Photos]:
         cache_dir = cache_folder(self.root, self.cache_dir)
-        self.bad = check_images(self.root, [path for photos in splits for path in photos.paths], cache_dir)
+        found = check_images(self.root, [path for photos in splits for path in photos.paths], cache_dir)
+        self.bad = found.bad
         if self.bad and self.on_bad_image == "error":
             raise UserError(
                 f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
                 f"data.on_bad_image=skip:\n{self._bad_listed()}"
             )
-        return [leave_out(photos, self.bad) for photos in splits]
+        return [replace(leave_out(photos, self.bad), odd=found.odd) for photos in splits]
 
     def _bad_listed(self) -> str:
-        return "\n".join(f"  {self.root / path}: {reason}" for path, reason in self.bad.items())
+        return "\n".join(f"  {shown(self.root / path)}: {reason}" for path, reason in self.bad.items())
 
-    def class_weights(self, weights: str | Sequence[float]) -> list[float] | None:
+    def class_weights(self, weights: str | Sequence[float] | None) -> list[float] | None:
         """Return the weight of each class in the training loss.
 
         Args:
@@ -207,7 +224,7 @@ class DogsCatsDataModule(LightningDataModule):
         Raises:
             ArgumentError: for anything else.
         """
-        if weights == "none":
+        if weights is None or weights == "none":
             return None
         if weights == "balanced":
             counts = torch.bincount(torch.tensor(self.train.labels), minlength=len(self.classes))
@@ -229,7 +246,14 @@ class DogsCatsDataModule(LightningDataModule):
         """One-line summary for the console."""
         counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
         skipped = f"; warning: {len(self.bad)} unreadable left out, see bad_images.csv" if self.bad else ""
-        return f"{counts} of {', '.join(self.classes)}{skipped}"
+        return f"{counts} of {listed(self.classes)}{skipped}"
+
+    @property
+    def left_out(self) -> str:
+        """One line about the files in `root` that are not used; empty if all are."""
+        _, train, valid = find_photos(self.root, self.valid_fraction, self.seed)
+        unused = left_out(self.root, [*train.paths, *valid.paths])
+        return left_out_summary(unused) if unused else ""
 
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Make the training dataset; augmentation depends on the seed, `stage` and the epoch."""
@@ -253,13 +277,17 @@ class DogsCatsDataModule(LightningDataModule):
             persistent: whether to keep the workers between epochs.
             shared: whether to split each batch across ranks; otherwise every rank gets all photos.
         """
+        ranks = process_rank()[1]
+        workers = fitting_workers(self.num_workers, self.batch_size * 3 * self.size**2 // ranks, ranks)
         return LazyDataLoader(
             PhotoBatches(dataset),
             sampler=self.batch_sampler(dataset, shuffle, shared),
             batch_size=None,
-            num_workers=self.num_workers,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=persistent and self.num_workers > 0,
+            persistent_workers=persistent and workers > 0,
+            timeout=TIMEOUT if workers else 0,
+            worker_init_fn=leave_signals_to_main_process,
             # A DataLoader draws a seed every epoch, even if unused. Its own generator leaves the global one alone.
             generator=torch.Generator().manual_seed(dataset.seed),
         )
@@ -276,6 +304,10 @@ class DogsCatsDataModule(LightningDataModule):
                 "data",
                 f"batch_size={self.batch_size}: it is shared out among {world_size} ranks. Choose a multiple of "
                 f"{world_size}, at least {2 * world_size}.",
+            )
+        if shuffle and min(self.batch_size, len(dataset)) // world_size < 2:
+            raise ArgumentError(
+                "data", f"root={self.root}: {len(dataset)} training photos are too few for {world_size} ranks."
             )
         sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
         return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size)

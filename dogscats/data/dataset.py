@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from dogscats.data.images import UnreadableImageError, read_image, stack_images
 from dogscats.data.layouts import Photos
 from dogscats.data.seed import stable_seed
 from dogscats.runs.errors import UserError
+from dogscats.runs.text import shown
 
 
 class Batch(NamedTuple):
@@ -41,9 +42,9 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
         index, epoch = key
         path = self.photos.paths[index]
         try:
-            image = read_image(self.photos.root / path)
+            image = read_image(self.photos.root / path, quietly=path in self.photos.odd)
         except UnreadableImageError as error:
-            raise UserError(f"{self.photos.root / path}: it became unreadable ({error}).") from None
+            raise UserError(f"{shown(self.photos.root / path)}: it became unreadable ({error}).") from None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(self.seed, epoch, path))
             image = self.transform(image)
@@ -70,7 +71,13 @@ class PhotoBatches(Dataset[Batch]):
         return len(self.dataset)
 
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        return collate([self.dataset[key] for key in keys])
+        batch = collate([self.dataset[key] for key in keys])
+        if get_worker_info() is not None:
+            # Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and
+            # the batch waited for for ever.
+            for tensor in batch:
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
 
 
 class LazyDataLoader(DataLoader[Batch]):

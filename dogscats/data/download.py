@@ -1,5 +1,6 @@
 """Download, verify and unpack a dataset: the whole dataset, or nothing."""
 
+import base64
 import errno
 import http.client
 import logging
@@ -13,12 +14,14 @@ import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-
-from filelock import FileLock
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from dogscats.runs.console import bytes_bar
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import digest
+from dogscats.runs.locks import locked
+from dogscats.runs.text import shown, without_password
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,16 @@ PAUSE = 1.0
 TIMEOUT = 30
 """Seconds without data after which a connection counts as interrupted."""
 CHUNK = 1 << 20
+
+SLOWEST, WINDOW = 1000, 60
+"""Slowest accepted transfer, in bytes per second over a window of so many seconds."""
+
+RESERVE = 500_000_000
+"""Bytes of disk space that a download of unknown size leaves free."""
+
+MIN_ENTRY = 200
+"""Smallest accepted mean size of the archive's entries, in bytes: more entries are no photos, but fill the disk's
+tables."""
 
 MAX_RATIO = 20
 """Largest accepted ratio of unpacked size to archive size, against zip bombs: photos hardly compress."""
@@ -63,14 +76,14 @@ def download_dataset(url: str, root: Path, sha256: str | None = None) -> None:
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         # If two runs need the dataset, one downloads it and the other waits.
-        with FileLock(root.with_name(f".{root.name}.lock")):
+        with locked(root.with_name(f".{root.name}.lock"), f"{root}"):
             if (root / "train").is_dir():
                 return
             if root.exists() and any(root.iterdir()):
                 raise UserError(
                     f"data.root={root}: it holds something, but no train/. Choose another folder for the download."
                 )
-            log.info("Downloading %s to %s", url, root)
+            log.info("Downloading %s to %s", without_password(url), shown(root))
             fetch(url, archive)
             try:
                 verify(archive, url, sha256)
@@ -92,7 +105,7 @@ def fetch(url: str, file: Path) -> None:
         OSError: if `file` cannot be written, or disk space is insufficient for the archive and its content.
     """
     if not re.match("https?://", url):
-        raise UserError(f"data.url={url}: expected an address that begins with http:// or https://.")
+        raise UserError(f"{_named(url)}: expected an address that begins with http:// or https://.")
     pause = PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -106,17 +119,53 @@ def fetch(url: str, file: Path) -> None:
             pause *= 2
     kept = f" The {_mb(file.stat().st_size)} that have come are kept." if file.exists() else ""
     raise UserError(
-        f"data.url={url}: it cannot be downloaded ({reason}).{kept}\n"
+        f"{_named(url)}: it cannot be downloaded ({reason}).{kept}\n"
         "Try again later, or download and unpack the archive yourself and set data.root=<folder>."
     )
+
+
+def _named(url: str) -> str:
+    return f"data.url={shown(without_password(url))}"
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to web addresses only, and not from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """Refuse other addresses."""
+        if not newurl.startswith("https://" if req.full_url.startswith("https://") else ("http://", "https://")):
+            raise UserError(f"{_named(req.full_url)}: a redirect to {shown(newurl)} was refused.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Make an opener for http and https alone."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        *(urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()),
+        *(urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(), _Redirects()),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _request(url: str, done: int) -> urllib.request.Request:
+    """Make the request for the rest of a file; user and password in the address become a header."""
+    parts = urlsplit(url)
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(user).decode()}"
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return urllib.request.Request(url, headers=headers)
 
 
 def _fetch_rest(url: str, file: Path) -> None:
     """Make one attempt to download the missing rest of `file`."""
     done = file.stat().st_size if file.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    request = _request(url, done)
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = _opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if error.headers.get("Content-Range") == f"bytes */{done}":
@@ -126,14 +175,14 @@ def _fetch_rest(url: str, file: Path) -> None:
         if error.code >= 500 or error.code in (408, 429):
             raise CutConnectionError(f"the server responded with {error.code} {error.reason}") from error
         raise UserError(
-            f"data.url={url}: the server responded with {error.code} {error.reason}. Check the address."
+            f"{_named(url)}: the server responded with {error.code} {error.reason}. Check the address."
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise CutConnectionError(f"the server cannot be reached: {reason or type(error).__name__}") from error
     with response:
         if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise UserError(f"data.url={url}: the server returned a web page instead of an archive. Check the address.")
+            raise UserError(f"{_named(url)}: the server returned a web page instead of an archive. Check the address.")
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if not resumed:
             done = 0
@@ -145,13 +194,14 @@ def _fetch_rest(url: str, file: Path) -> None:
         expected = KNOWN_BYTES.get(url, total)
         if total is not None and total != expected:
             file.unlink(missing_ok=True)
-            raise UserError(f"data.url={url}: it has {total:,} bytes instead of {expected:,}.")
+            raise UserError(f"{_named(url)}: it has {total:,} bytes instead of {expected:,}.")
         # The content of a photo archive is about as large as the archive.
         _check_room(file.parent, 2 * expected - done if expected else 0)
         with file.open("ab" if resumed else "wb") as out, bytes_bar("Downloading", expected, done) as bar:
+            started, before = time.monotonic(), done
             while True:
                 try:
-                    chunk = response.read(CHUNK)
+                    chunk = response.read1(CHUNK)  # what has come, at most
                 except (OSError, http.client.HTTPException) as error:
                     raise CutConnectionError(f"the connection was interrupted after {_mb(done)}") from error
                 if not chunk:
@@ -159,6 +209,14 @@ def _fetch_rest(url: str, file: Path) -> None:
                 out.write(chunk)
                 done += len(chunk)
                 bar.update(len(chunk))
+                if expected is None and shutil.disk_usage(file.parent).free < RESERVE:
+                    out.close()
+                    file.unlink()  # it would never fit
+                    raise OSError(errno.ENOSPC, f"the archive, of unknown size, fills the disk: {_mb(done)} so far")
+                if time.monotonic() - started > WINDOW:
+                    if done - before < SLOWEST * WINDOW:
+                        raise CutConnectionError(f"the server is too slow: {_mb(done - before)} in {WINDOW} s")
+                    started, before = time.monotonic(), done
     if expected is not None and done != expected:
         raise CutConnectionError(f"the connection was interrupted after {_mb(done)} of {_mb(expected)}")
 
@@ -170,12 +228,12 @@ def verify(archive: Path, url: str, sha256: str | None) -> None:
         UserError: if it does not.
     """
     if not zipfile.is_zipfile(archive):
-        raise UserError(f"data.url={url}: the download is not a whole zip archive; it was removed.")
+        raise UserError(f"{_named(url)}: the download is not a whole zip archive; it was removed.")
     if sha256 is not None:
         found = digest(archive)
         if found != sha256.lower():
             raise UserError(
-                f"data.url={url}: the SHA-256 of the download is {found}, but data.sha256={sha256}; it was removed. "
+                f"{_named(url)}: the SHA-256 of the download is {found}, but data.sha256={sha256}; it was removed. "
                 "Try again, or correct data.sha256."
             )
 
@@ -229,6 +287,11 @@ def _check_members(members: Sequence[zipfile.ZipInfo], archive_bytes: int) -> in
             raise UserError(f"The archive was refused and removed: {name!r} leads out of its folder.")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError(f"The archive was refused and removed: {name!r} is a link or a device.")
+    if len(members) * MIN_ENTRY > archive_bytes + 1000 * MIN_ENTRY:
+        raise UserError(
+            f"The archive was refused and removed: its {_mb(archive_bytes)} have {len(members):,} entries, too small "
+            "for photos."
+        )
     total = sum(member.file_size for member in members)
     if total > MAX_RATIO * archive_bytes:
         raise UserError(

@@ -1,10 +1,12 @@
 """Image files: listing and decoding."""
 
+import errno
 import io
 import os
 import re
 import stat
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +17,29 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torchcodec.decoders import decode_jpeg
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from dogscats.runs.errors import Failure
+
 EXTENSIONS = {*IMG_EXTENSIONS, ".gif"}
 JPEG_MAGIC = b"\xff\xd8\xff"
-FORMATS = ("PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
+FORMATS = ("PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 """Formats that Pillow may decode, whatever the file extension. For some other formats it starts external programs."""
+
+RAW = {
+    *(".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".orf", ".rw2"),
+    *(".pef", ".srw", ".raf", ".3fr", ".iiq", ".mos", ".mef", ".kdc", ".dcr"),
+}
+"""Endings of cameras' raw files. Many contain a TIFF header, but Pillow would decode a small preview at best."""
+
+LEFTOVERS = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info"),  # Windows
+    *("$recycle.bin", "system volume information", "lost+found"),
+    *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@recycle", "@recently-snapshot"),  # Synology, QNAP
+    *("@__thumb", "lost.dir", "captureone"),
+}
+"""Names, in lower case, of files and folders that are no one's photos, though some contain small copies of photos."""
+
+LEFTOVER_ENDINGS = (".thm", ".ctg", ".lrdata", ".photoslibrary", "@synoresource", "@synoeastream")
+"""Endings of such names: thumbnails and catalogues of cameras, caches of Lightroom and Photos."""
 
 MAX_PIXELS = 100_000_000
 """Larger images count as unreadable. The limit bounds the memory of decoding one: 0.6 GB for a JPEG, 1.4 GB for a
@@ -26,6 +47,12 @@ PNG, 2.2 GB for a WebP."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """Largest file size that is read: `MAX_PIXELS` with 4 channels of 16 bits."""
+
+MAX_SCANS = 100
+"""Largest number of scans of a progressive JPEG. Encoders write about 10; 400 scans in 0.5 MB take half a minute."""
+
+OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""Error numbers that belong to one file: a broken link, or one without permission. Others come from elsewhere."""
 
 # `MAX_PIXELS` replaces Pillow's own limit, which only warns below twice its value.
 Image.MAX_IMAGE_PIXELS = None
@@ -41,11 +68,11 @@ def natural_key(path: str | Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List the image files under `folder`, by extension, in natural order.
+def list_files(folder: Path) -> list[Path]:
+    """List the files under `folder`, in natural order.
 
-    Symbolic links are followed, but no folder is visited twice. Hidden files and system files of macOS and Windows
-    (`__MACOSX`, `._cat.jpg`, `Thumbs.db`) are skipped.
+    Symbolic links are followed, but no folder is visited twice. Hidden files, and those that systems, cameras and
+    network storage leave behind, are skipped: `.DS_Store`, `__MACOSX`, `@eaDir`, `Thumbs.db`.
     """
     found: list[Path] = []
     visited: set[str] = set()
@@ -55,16 +82,56 @@ def list_images(folder: Path) -> list[Path]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        found.extend(
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-        )
+        folders[:] = sorted(name for name in folders if not is_leftover(name))
+        found.extend(Path(parent, name) for name in files if not is_leftover(name))
     return sorted(found, key=natural_key)
 
 
-def read_image(path: Path) -> torch.Tensor:
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left by a system, a camera or network storage."""
+    lower = name.lower()
+    return lower.startswith((".", "__macosx", "synophoto_")) or lower in LEFTOVERS or lower.endswith(LEFTOVER_ENDINGS)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the images under `folder`, as `list_files` does."""
+    return [path for path in list_files(folder) if is_image(path)]
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image: by its ending, or else by its content.
+
+    A damaged file with the ending of an image counts as one, so that it is reported.
+    """
+    ending = path.suffix.lower()
+    if ending in EXTENSIONS or ending in RAW:
+        return ending in EXTENSIONS
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with Image.open(path, formats=("JPEG", *_formats())):
+            return True
+    except Exception:  # what cannot be opened is no image; other decoders' errors are of many kinds
+        return False
+
+
+def _formats() -> tuple[str, ...]:
+    """Formats that Pillow may decode here."""
+    return (*FORMATS, "HEIF") if _has_heif() else FORMATS
+
+
+@cache
+def _has_heif() -> bool:
+    """Return whether HEIC photos of phones can be decoded, by `pillow-heif` of the extra `heif`."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener(thumbnails=False)
+    return True
+
+
+def read_image(path: Path, quietly: bool = False) -> torch.Tensor:
     """Decode an image and apply its EXIF orientation.
 
     JPEGs are decoded by torchcodec, the successor of torchvision's decoders. To a 224-pixel tensor it takes 0.70 ms per
@@ -74,23 +141,27 @@ def read_image(path: Path) -> torch.Tensor:
     Transparent pixels are composited on white. Of 16 bits per channel the upper 8 are kept, and of an animation the
     first frame. 32-bit pixels are refused, since their range is undefined.
 
+    Args:
+        path: image file.
+        quietly: decode by Pillow in any case: the JPEG library of torchcodec prints what it finds odd in a file.
+
     Returns:
         RGB, uint8, `(3, H, W)`.
 
     Raises:
-        UnreadableImageError: with the reason; also for images above `MAX_PIXELS` or `MAX_BYTES`.
+        UnreadableImageError: with the reason, which is in the file itself; also for images above `MAX_PIXELS`,
+            `MAX_BYTES` or `MAX_SCANS`.
+        Failure: for any other reason, such as too little memory, or a network drive that is away.
     """
+    data = _read_bytes(path)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImageError("it is not a file")
-        if not 0 < status.st_size <= MAX_BYTES:
-            raise UnreadableImageError("the file is empty" if status.st_size == 0 else "the file is too large")
-        data = path.read_bytes()
         if data.startswith(JPEG_MAGIC):
-            _check_size(JpegImageFile(io.BytesIO(data)).size)
-            return cast(torch.Tensor, decode_jpeg(data))
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            size = JpegImageFile(io.BytesIO(data)).size
+            _check_size(size)
+            _check_scans(data, size)
+            if not quietly:
+                return cast(torch.Tensor, decode_jpeg(data))
+        with Image.open(io.BytesIO(data), formats=("JPEG", *_formats())) as picture:
             _check_size(picture.size)
             ImageOps.exif_transpose(picture, in_place=True)
             pixels = np.array(_to_rgb(picture))
@@ -100,9 +171,36 @@ def read_image(path: Path) -> torch.Tensor:
     except UnidentifiedImageError as error:
         raise UnreadableImageError("it is not a picture of a known format") from error
     except Exception as error:  # a damaged file can raise almost anything
-        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = re.sub(r"^\w+, \S+:\d+, ", "", " ".join(message.split()))  # torchcodec's source location
+        message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or re.search("alloc|out of memory", message, re.IGNORECASE):
+            raise Failure(f"{path}: there is not enough memory to decode it. Set fewer data.num_workers.") from error
+        reason = re.sub(r"^\w+, \S+:\d+, ", "", message)  # torchcodec's source location
         raise UnreadableImageError(reason or type(error).__name__) from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("it is not a file")
+        if not 0 < status.st_size <= MAX_BYTES:
+            raise UnreadableImageError("the file is empty" if status.st_size == 0 else "the file is too large")
+        return path.read_bytes()
+    except MemoryError as error:
+        raise Failure(f"{path}: there is not enough memory to read it. Set fewer data.num_workers.") from error
+    except OSError as error:
+        if error.errno in OF_THE_FILE:
+            raise UnreadableImageError(error.strerror) from error
+        raise Failure(
+            f"{path}: it cannot be read now ({error.strerror}). The photo itself may be good: try again."
+        ) from error
+
+
+def _check_scans(data: bytes, size: tuple[int, int]) -> None:
+    """Check the number of scans of a progressive JPEG: each is a pass over all pixels."""
+    scans = data.count(b"\xff\xda")  # a marker; in compressed pixels, 0xff is followed by another byte
+    if scans > MAX_SCANS or scans * size[0] * size[1] > 15 * MAX_PIXELS:
+        raise UnreadableImageError(f"its {scans} scans would take too long to decode; save it again as a normal JPEG")
 
 
 def _check_size(size: tuple[int, int]) -> None:

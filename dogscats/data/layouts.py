@@ -1,12 +1,13 @@
 """Dataset layouts: photos, classes and splits."""
 
 import hashlib
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dogscats.data.images import list_images
+from dogscats.data.images import is_leftover, list_files, list_images
 from dogscats.runs.errors import UserError
+from dogscats.runs.text import shown
 
 HOW_TO_GET_DATA = """\
 Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/. Kaggle's
@@ -25,11 +26,13 @@ class Photos:
         root: folder that `paths` are relative to.
         paths: relative paths with `/` as separator, in natural order within a class.
         labels: class index of each photo; empty for unlabelled photos.
+        odd: paths of photos that the JPEG library would print warnings about.
     """
 
     root: Path
     paths: Sequence[str]
     labels: Sequence[int]
+    odd: Collection[str] = ()
 
 
 def find_photos(
@@ -130,7 +133,27 @@ def find_unlabelled(root: Path) -> list[str]:
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:
     """Remove the labelled photos whose paths are in `bad`."""
     kept = [pair for pair in zip(photos.paths, photos.labels, strict=True) if pair[0] not in bad]
-    return Photos(photos.root, [path for path, _ in kept], [label for _, label in kept])
+    return replace(photos, paths=[path for path, _ in kept], labels=[label for _, label in kept])
+
+
+def left_out(root: Path, used: Iterable[str]) -> list[str]:
+    """List the files in `root` that are not used, apart from unlabelled photos and what this project keeps there.
+
+    Args:
+        root: folder of the dataset.
+        used: paths of the photos that are used.
+    """
+    known = {*used, *find_unlabelled(root)}
+    files = (file.relative_to(root).as_posix() for file in list_files(root))
+    return [file for file in files if file not in known and not file.startswith(("tmp/activations-", "tmp/checked-"))]
+
+
+def left_out_summary(files: Sequence[str]) -> str:
+    """Say how many files are left out, and name the first."""
+    names = ", ".join(map(shown, files[:5])) + (", ..." if len(files) > 5 else "")
+    heic = any(file.lower().endswith((".heic", ".heif")) for file in files)
+    hint = " HEIC photos need the extra heif: pip install pillow-heif." if heic else ""
+    return f"{len(files)} file{'s' if len(files) > 1 else ''} left out: {names}.{hint}"
 
 
 def _hash(seed: int, path: str) -> bytes:
@@ -145,7 +168,7 @@ def _photos(root: Path, by_class: Mapping[str, Sequence[str]], limit: int | None
 def _by_class(root: Path, split: str, allow_empty: bool = False) -> dict[str, list[str]]:
     """List the photos of each class of a split, sorted by class."""
     folder = root / split
-    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__MACOSX")))
+    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and not is_leftover(f.name))
     found = {name: [image.relative_to(root).as_posix() for image in list_images(folder / name)] for name in names}
     if not found:
         found = _by_prefix(root, folder)

@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.runs.console import progress_bar
 from dogscats.runs.errors import UserError
+from dogscats.runs.locks import locked
 
 Kind = Literal["cat", "dog"]
 Color = tuple[int, int, int]
@@ -317,7 +317,7 @@ class SampleDataModule(DogsCatsDataModule):
             UserError: if `root` contains other files.
         """
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root.with_name(f".{self.root.name}.lock")):
+        with locked(self.root.with_name(f".{self.root.name}.lock"), f"{self.root}"):
             if not (self.root / "train").is_dir():
                 try:
                     draw_sample(self.root)

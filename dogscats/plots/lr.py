@@ -26,14 +26,15 @@ def lr_curve(curve: "LRCurve", skip: int) -> Figure:
     left.set(xlabel="iteration", ylabel="learning rate", title="Learning rate, step by step")
     start = skip if len(curve.lrs) > 2 * skip else 0
     right.plot(curve.lrs[start:], curve.smoothed[start:])
-    right.axvline(curve.suggestion, color="tab:red", linestyle="--", label=f"suggestion {curve.suggestion:.2g}")
+    if curve.has_minimum:
+        right.axvline(curve.suggestion, color="tab:red", linestyle="--", label=f"suggestion {curve.suggestion:.2g}")
+        right.legend()
     # Limit the y-axis, or the diverging part would flatten the rest of the curve.
     losses = [loss if math.isfinite(loss) else math.inf for loss in curve.smoothed[start:]]
     lowest = losses.index(min(losses))
     if lowest > 0:
         right.set_ylim(0.9 * losses[lowest], 1.05 * max(losses[: lowest + 1]))
     right.set(xscale="log", xlabel="learning rate (log scale)", ylabel="smoothed loss", title="Loss")
-    right.legend()
     return figure
 
 

@@ -1,13 +1,18 @@
 """Figures are drawn once, saved as PNG and sent to every logger that supports figures."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
+from dogscats.runs.errors import user_message
 from dogscats.runs.files import atomic_path
+from dogscats.runs.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +23,16 @@ DPI = 100
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure of `width` by `height` inches, outside pyplot's global state."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Name a figure that cannot be drawn or saved in the log, instead of failing: everything else goes on."""
+    try:
+        yield
+    except Exception as error:  # one's own function can raise anything
+        log.warning("%s could not be drawn: %s", what, shown(user_message(error) or repr(error)))
+        log.debug("", exc_info=True)
 
 
 def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str = "") -> None:
@@ -33,11 +48,13 @@ def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str
     """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI)
+    loggers = list(loggers)
+    pixels = np.asarray(Image.open(path).convert("RGB")) if loggers else None  # not drawn a second time
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(tag, figure)
+            logger.experiment.add_image(tag, pixels, dataformats="HWC")
         elif isinstance(logger, MLFlowLogger):
             if logger.run_id is not None:  # None on ranks other than 0
-                logger.experiment.log_figure(logger.run_id, figure, f"{tag}.png")
+                logger.experiment.log_image(logger.run_id, pixels, f"{tag}.png")
         elif hasattr(logger, "log_image"):
             logger.log_image(tag, [str(path)])

@@ -1,11 +1,22 @@
-"""Cache folder and file fingerprints for data derived from photos."""
+"""Cache folder, file fingerprints and checked arrays, for data derived from photos."""
 
 import hashlib
 import os
 from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from dogscats.runs.errors import UserError
+from dogscats.runs.files import digest, read_json, write_json
+
+SAMPLE = 4096
+"""Bytes of each sample of a file: a page, the least that a disk reads."""
+
+
+_blake2b = partial(hashlib.blake2b, digest_size=16)
 
 
 def cache_folder(root: Path, configured: str | None = None) -> Path:
@@ -36,16 +47,59 @@ def cache_folder(root: Path, configured: str | None = None) -> Path:
 
 
 def fingerprint(root: Path, paths: Iterable[str]) -> str:
-    """Hash relative paths, sizes in bytes and modification times in ns: 32 hex digits.
+    """Hash relative paths, sizes in bytes, modification times in ns and samples of the content: 32 hex digits.
 
     For a missing file, such as the target of a broken link, only the path counts.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         try:
-            status = (root / path).stat()
-            version = f"{status.st_size}\0{status.st_mtime_ns}"
+            version = f"{(root / path).stat().st_mtime_ns}\0{content_sample(root / path)}"
         except OSError:
             version = ""
         digest.update(f"{path}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def content_sample(file: Path) -> str:
+    """Return the size of a file in bytes, and a hash of three samples of its content.
+
+    A photo that replaces another is noticed, even with the same size and modification time.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    status = file.stat()
+    return f"{status.st_size}\0{_sampled(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)}"
+
+
+@cache
+def _sampled(file: Path, size: int, *version: int) -> str:
+    """Hash the start, middle and end of a file; `version` changes with the file, so that it is read once a process."""
+    if not file.is_file():  # a pipe would be waited for
+        return ""
+    digest = hashlib.blake2b(digest_size=8)
+    with file.open("rb", buffering=0) as content:
+        for start in sorted({0, max(size // 2 - SAMPLE // 2, 0), max(size - SAMPLE, 0)}):
+            content.seek(start)
+            digest.update(content.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def seal_array(file: Path) -> None:
+    """Write the checksum of an array, `<file>.json`; without it, `read_array` does not use the array."""
+    write_json(file.with_suffix(".json"), {"blake2b": digest(file, _blake2b)})
+
+
+def read_array(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """Memory-map a float32 array; `None` if it is missing, fails its checksum, or is not what is expected."""
+    try:
+        expected = read_json(file.with_suffix(".json"))
+        if not file.is_file() or expected["blake2b"] != digest(file, _blake2b):
+            return None
+        # Copy-on-write: torch requires writable memory, but the file must not change.
+        array = np.load(file, mmap_mode="c")
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    good = array.shape == shape and array.dtype == np.float32 and bool(np.isfinite(array).all())
+    return torch.from_numpy(array) if good else None

@@ -11,7 +11,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from dogscats.classifier import Classifier
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path, cannot_write, digest, write_text
+from dogscats.runs.text import shown
 from dogscats.runs.trust import checked, targets
+from dogscats.runs.weights import check_stored
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -40,12 +42,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: if the file does not exist, is damaged, or contains anything but plain data.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file.")
+        raise UserError(f"{shown(path)}: there is no such file.")
     digests = digest_file(path)
     if digests.exists() and digest(path) not in digests.read_text().split():
         raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")
     try:
+        check_stored(path)
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file can raise almost anything
         raise UserError(f"{path}: it cannot be read as a checkpoint ({first_line(error)}).") from error
     if not isinstance(checkpoint, dict):
@@ -125,14 +130,18 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
             }
             for d in (saved, description)
         )
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: it is not a checkpoint saved by a stage.") from error
+        if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise TypeError("its weights are not named tensors")
+    except UserError:
+        raise
+    except Exception as error:  # odd content can raise almost anything
+        raise UserError(f"{path}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
     for what in ours:
         if theirs[what] != ours[what]:
             raise UserError(f"{path}: it was saved with {what}={theirs[what]}, but this run has {ours[what]}.")
     try:
         classifier.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise UserError(f"{path}: its weights do not fit the model ({first_line(error)}).") from error
 
 

@@ -3,20 +3,22 @@
 import inspect
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from dogscats.backbone import Backbone
 from dogscats.callbacks.lr_finder import LRFinder
 from dogscats.callbacks.lr_schedule import LRSchedule
 from dogscats.callbacks.tta import TTA
-from dogscats.runs.errors import UserError, user_message
+from dogscats.runs.errors import UserError, first_line, user_message
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -43,22 +45,66 @@ def use_own_modules() -> None:
         sys.path.append(str(Path.cwd()))
 
 
-def accepted(model: dict[str, Any]) -> dict[str, Any]:
-    """Drop `features` and `size`, which a recipe or group may set, from a model whose target has no such argument.
+def accepted(node: Any, group: str, optional: Sequence[str]) -> dict[str, Any]:
+    """Drop arguments that a recipe or group may set from a node whose target has no such argument.
+
+    Args:
+        node: config group, as plain containers.
+        group: its name.
+        optional: arguments that may be dropped.
 
     Raises:
-        UserError: for a missing value.
+        UserError: for a missing group or value.
     """
-    if missing := next((key for key, value in model.items() if value == "???"), None):
-        raise UserError(f"model.{missing}: it is missing. Set model.{missing}=<value>.")
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}: the config group is missing, or has no _target_. python train.py --help lists them.")
+    if missing := next((key for key, value in node.items() if value == "???"), None):
+        raise UserError(f"{group}.{missing}: it is missing. Set {group}.{missing}=<value>.")
     try:
-        known = inspect.signature(get_object(model["_target_"])).parameters
-    except Exception:  # reported when the model is built
-        return model
-    dropped = [key for key in ("features", "size") if key in model and key not in known]
-    if model.get("features", "last") != "last" and "features" in dropped:
-        log.info("%s has no argument features: its own features are used", model["_target_"])
-    return {key: value for key, value in model.items() if key not in dropped}
+        known = inspect.signature(get_object(node["_target_"])).parameters
+    except Exception:  # reported when it is built
+        return node
+    # A data module with **kwargs passes them on to DogsCatsDataModule; a builder of models may not.
+    any_key = group == "data" and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    dropped = [] if any_key else [key for key in optional if key in node and key not in known]
+    if node.get("features", "last") != "last" and "features" in dropped:
+        log.info("%s has no argument features: its own features are used", node["_target_"])
+    return {key: value for key, value in node.items() if key not in dropped}
+
+
+def build_body(config: dict[str, Any], size: int, **replaced: Any) -> Backbone:
+    """Build the backbone of a run, and check that it does what it should on one black image.
+
+    Args:
+        config: config group `model`, as plain containers.
+        size: side of the image, in pixels.
+        replaced: arguments that replace those of the config.
+
+    Raises:
+        UserError: for an object that is not a Backbone, or whose layer groups or features are not as declared.
+    """
+    target, body = config["_target_"], instantiate(config, **replaced)
+    if not isinstance(body, Backbone):
+        raise UserError(f"model: {target} gives a {type(body).__name__}, not a dogscats.Backbone.")
+    modules = [name for name, _ in body.network.named_modules()]
+    if body.last_early not in modules:
+        raise UserError(f"model: {target}: last_early={body.last_early!r} is not a module of its network.")
+    try:
+        with torch.inference_mode():
+            features = body.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        expected = (1, body.num_features)
+    except Exception as error:  # one's own network can raise anything
+        raise UserError(
+            f"model: {target}: it cannot compute features of an image of {size} x {size} pixels ({first_line(error)}). "
+            "Its network must map images (B, 3, H, W) to feature maps (B, C, h, w), or a list of them."
+        ) from error
+    if features.shape != expected:
+        raise UserError(
+            f"model: {target}: its feature maps have {features.shape[1] // 2} channels, not channels="
+            f"{body.num_features // 2}."
+        )
+    body.config = config
+    return body
 
 
 def nodes(config: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -14,9 +14,16 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm
 
+from dogscats.confusion import confused_pairs
+from dogscats.metrics import Predictions
+from dogscats.runs.text import shown
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MOST_CLASSES = 20
+"""With more classes, tables have no row or column for each class."""
 
 shows_progress = True
 """Whether to show progress bars; see `trainer.enable_progress_bar`."""
@@ -93,7 +100,7 @@ def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
         rows: rows of cells; the first has the headings.
         left: number of leading columns to left-align; the others are right-aligned.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
@@ -104,19 +111,23 @@ def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
     ]
 
 
-def log_confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-    """Print counts by actual class (row) and predicted class (column)."""
-    rows = [[name, *map(str, row)] for name, row in zip(classes, counts, strict=True)]
-    log.info("\n%s", "\n".join(text_table([["actual \\ predicted", *classes], *rows])))
+def log_confusion_matrix(predictions: Predictions) -> None:
+    """Print counts by actual class (row) and predicted class (column); with many classes, the most confused pairs."""
+    classes = predictions.classes
+    if len(classes) <= MOST_CLASSES:
+        counted = zip(classes, predictions.confusion_matrix, strict=True)
+        log.info("\n%s", "\n".join(text_table([["actual \\ predicted", *classes], *([n, *row] for n, row in counted)])))
+    elif pairs := confused_pairs(predictions)[:MOST_CLASSES]:
+        log.info("\n%s", "\n".join(text_table([["most confused: actual", "predicted", "photos"], *pairs], left=2)))
 
 
 def log_written(run_dir: Path) -> None:
     """Print the files in a run directory."""
-    log.info("\nWritten to %s:", run_dir)
+    log.info("\nWritten to %s:", shown(run_dir))
     for path in sorted(run_dir.rglob("*")):
         relative = path.relative_to(run_dir)
-        if path.is_file() and relative.parts[0] not in (".hydra", "tensorboard"):
-            log.info("  %s", relative)
+        if path.is_file() and not relative.parts[0].startswith((".", "tensorboard")):
+            log.info("  %s", shown(relative))
 
 
 def peak_rss_mb() -> float:

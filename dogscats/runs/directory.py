@@ -1,26 +1,49 @@
 """Run directories: choice, write check, and the saved config."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import atomic_path
+from dogscats.runs.files import atomic_path, write_text
+from dogscats.runs.text import home_expanded, setting, without_password
+
+PATHS = ("data.root", "data.cache_dir", "activations.dir", "load", "model.weights")
+"""Settings that name a file or folder."""
 
 
 class OutputFolder(Callback):
-    """Fails early if the output directory of a run or sweep is not writable; Hydra would show a traceback."""
+    """Fails early if the output directory of a run or sweep cannot be used, before Hydra writes to it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a single run."""
-        check_writable("hydra.run.dir", Path(config.hydra.run.dir))
+        folder = _expand(config, "run")
+        further_rank = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+        if (folder / "config.yaml").is_file() and config.get("resume", "") is None and not further_rank:
+            raise SystemExit(f"error: {already_used(folder)}")
+        check_writable("hydra.run.dir", folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a sweep."""
-        check_writable("hydra.sweep.dir", Path(config.hydra.sweep.dir))
+        check_writable("hydra.sweep.dir", _expand(config, "sweep"))
+
+
+def _expand(config: DictConfig, kind: str) -> Path:
+    """Expand `~` in `hydra.<kind>.dir`; Hydra does not."""
+    folder = config.hydra[kind].dir
+    if folder.startswith("~"):
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra[kind].dir = folder = str(Path(folder).expanduser())
+    return Path(folder)
+
+
+def already_used(run_dir: Path) -> str:
+    """Make the message for a directory that holds a run."""
+    return f"{run_dir}: it holds a run already. Choose another hydra.run.dir, or {setting('resume', run_dir)}."
 
 
 def check_writable(key: str, folder: Path) -> None:
@@ -38,25 +61,53 @@ def check_writable(key: str, folder: Path) -> None:
         ) from error
 
 
-def run_directory(resume: str | None, new: str) -> str:
+def run_directory(resume: object, new: str) -> str:
     """Choose Hydra's run directory: that of the run to resume, or a new one.
 
     The resolver `run_dir` in `conf/train.yaml`. A folder that is not a run directory is left untouched.
     """
-    return str(resume) if resume and (Path(resume) / "config.yaml").is_file() else new
+    folder = None if resume is None else home_expanded(str(resume))
+    return str(folder) if folder and (folder / "config.yaml").is_file() else new
+
+
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """Resolve a config to plain containers, as saved.
+
+    Paths are absolute, so that the run can be resumed and evaluated from another folder. A password in `data.url` is
+    masked.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for key in PATHS:
+        group, _, name = key.rpartition(".")
+        node = config.get(group) if group else config
+        if isinstance(node, dict) and isinstance(node.get(name), str):
+            path = home_expanded(node[name])
+            if key != "model.weights" or (node[name] not in ("imagenet", "none") and path.is_file()):
+                node[name] = str(path)
+    data = config.get("data")
+    if isinstance(data, dict) and isinstance(data.get("url"), str):
+        data["url"] = without_password(data["url"])
+    return config
 
 
 def save_config(cfg: DictConfig, run_dir: Path) -> None:
     """Save the config of a new run; Hydra's own copy is overwritten when the run is resumed.
+
+    A password in `data.url` is removed from both.
 
     Raises:
         UserError: if the directory already contains a run.
     """
     file = run_dir / "config.yaml"
     if file.exists():
-        raise UserError(f"{run_dir}: it holds a run already. Choose another hydra.run.dir, or set resume={run_dir}.")
+        raise UserError(already_used(run_dir))
     with atomic_path(file) as temporary:
-        OmegaConf.save(cfg, temporary, resolve=True)
+        OmegaConf.save(OmegaConf.create(plain_config(cfg)), temporary)
+    url = str(cfg.data.get("url"))
+    if (masked := without_password(url)) != url:
+        for saved in [*(run_dir / ".hydra").glob("*.yaml"), run_dir.parent / "multirun.yaml"]:
+            if saved.is_file():
+                write_text(saved, saved.read_text(encoding="utf-8").replace(url, masked))
 
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)

@@ -2,14 +2,24 @@
 
 import errno
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+
+from dogscats.runs.text import setting, shown_lines
+
+ASKED = "DOGSCATS_HYDRA_FULL_ERROR"
+"""Environment variable with the user's own HYDRA_FULL_ERROR, while `hydra_errors_exit` sets another."""
+
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+UNUSABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTDIR}
+"""Error numbers of a full disk, and of other causes outside the program."""
 
 
 class UserError(ValueError):
@@ -33,6 +43,14 @@ class ArgumentError(UserError):
         return ArgumentError, (self.group, str(self))  # picklable, to cross process boundaries
 
 
+class Failure(UserError):
+    """A failure that settings did not cause, such as a full disk: the run can be resumed."""
+
+
+class Diverged(UserError):
+    """A stage whose loss is no longer a finite number."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its class name if the text is empty."""
     return str(error).strip().split("\n")[0] or type(error).__name__
@@ -42,7 +60,8 @@ def user_message(error: BaseException) -> str | None:
     """Return the message if `error` is a user error, else `None`.
 
     User errors are: `UserError`, also if wrapped by `hydra.utils.instantiate`; errors raised while a `_target_` is
-    built; configuration errors of OmegaConf and Lightning; and a full disk.
+    built; configuration errors of OmegaConf and Lightning; a full disk, a file that cannot be used, a dead worker, and
+    exhausted memory.
     """
     if isinstance(error, InstantiationException):
         cause = error.__cause__
@@ -56,10 +75,33 @@ def user_message(error: BaseException) -> str | None:
         return f"{key}: {text}" if key else text
     if isinstance(error, ArgumentError):
         return f"{error.group}.{error}" if error.group else str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL | UNUSABLE:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
-        where = error.filename or run_dir
-        return f"{where}: it cannot be written ({error.strerror}). Free some space, or choose another folder."
+        what, advice = (
+            ("written", "Free some space, or choose") if error.errno in FULL else ("used", "Mend it, or choose")
+        )
+        return f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice} another folder."
+    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|bad alloc", str(error)):
+        return (
+            f"Not enough memory ({first_line(error)}). Set a smaller data.batch_size, fewer data.num_workers, or a "
+            "smaller data.size."
+        )
+    if re.search("shared memory|bus error|/torch_[0-9]+", str(error)) and "worker" in str(error):
+        return (
+            "A worker process had no room for its photos in /dev/shm, the shared memory. Set fewer data.num_workers (0 "
+            "needs none) or a smaller data.batch_size, or enlarge it: docker run --shm-size=2g."
+        )
+    if died := re.search(r"DataLoader worker \(pid.*", str(error)):
+        return (
+            f"A worker process that decodes photos died: {died[0]} If it was killed for lack of memory, set fewer "
+            "data.num_workers (0 needs none) or a smaller data.batch_size."
+        )
+    if isinstance(error, OverrideParseException):
+        return _how_to_quote(error)
+    if type(error).__name__ == "TerminatedWorkerError":  # of joblib
+        return "The process of a job was killed, perhaps for lack of memory. Set fewer hydra.launcher.n_jobs."
+    if unknown := re.match(r"Could not override '([^']*)'", str(error)):
+        return f"{unknown[1]}: there is no such setting. --help lists them; +{unknown[1]}=... adds one."
     if isinstance(error, UserError | OmegaConfBaseException | HydraException):
         return str(error)
     # Compared by name, to avoid importing Lightning where it is not needed.
@@ -69,6 +111,17 @@ def user_message(error: BaseException) -> str | None:
     ):
         return f"Lightning: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where.)"
     return None
+
+
+def _how_to_quote(error: OverrideParseException) -> str:
+    """Say how to write a setting that Hydra cannot parse."""
+    key, equals, value = error.override.partition("=")
+    if not (equals and value and re.fullmatch(r"[+~]{0,2}[\w./@-]+", key)):
+        return f"{error.override}: Hydra cannot read this argument. A setting is <key>=<value>."
+    return (
+        f"{error.override}: Hydra cannot read this value. Quote text with characters other than letters, digits and "
+        f"/-_. for Hydra, and once more for the shell: {setting(key, value)}"
+    )
 
 
 def _raised_in_lightning(error: BaseException) -> bool:
@@ -89,6 +142,24 @@ def user_errors_exit() -> Iterator[None]:
         yield
     except Exception as error:
         message = user_message(error)
-        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if message is None or _traceback_wanted():
             raise
-        raise SystemExit(f"error: {message}") from error
+        raise SystemExit(f"error: {shown_lines(message)}") from error
+
+
+@contextmanager
+def hydra_errors_exit() -> Iterator[None]:
+    """Like `user_errors_exit`, also for what Hydra itself raises, which it would print with hints for programmers."""
+    before = os.environ.get("HYDRA_FULL_ERROR", "")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra passes errors on
+    os.environ[ASKED] = before
+    try:
+        with user_errors_exit():
+            yield
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before
+        del os.environ[ASKED]
+
+
+def _traceback_wanted() -> bool:
+    return os.environ.get(ASKED, os.environ.get("HYDRA_FULL_ERROR")) == "1"

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dogscats.runs.errors import UserError
+from dogscats.runs.errors import Failure
+from dogscats.runs.text import shown
 
 CANNOT_WRITE = {
     getattr(errno, name)
@@ -54,9 +55,9 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
         file.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path | str, reason: str | None) -> UserError:
+def cannot_write(path: Path | str, reason: str | None) -> Failure:
     """Make the error for a file that cannot be written."""
-    return UserError(f"{path}: it cannot be written ({reason}). Free some space, or choose another folder.")
+    return Failure(f"{path}: it cannot be written ({reason}). Free some space, or choose another folder.")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,14 +85,33 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file atomically. Bytes of file names that are not valid UTF-8 are escaped."""
+    """Write a CSV file atomically.
+
+    Bytes of file names that are not valid UTF-8 are escaped, as are control characters. Text that a spreadsheet would
+    take for a formula gets an apostrophe in front.
+    """
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(_cell, header))
+        writer.writerows(map(_cell, row) for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    text = shown(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

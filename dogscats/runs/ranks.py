@@ -1,7 +1,13 @@
 """Ranks of a distributed run, by Lightning Fabric."""
 
 import logging
+import os
+import re
 import shutil
+import signal
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +18,11 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from dogscats.runs.errors import UserError, user_message
+from dogscats.runs.errors import Failure, UserError, user_message
+from dogscats.runs.signals import Interrupted
+
+DISCONNECTED = "Connection (closed|reset)|[Bb]roken pipe|failed to recv|Socket|NCCL"
+"""What PyTorch reports if the process of another rank is gone."""
 
 
 @contextmanager
@@ -49,14 +59,59 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
         )
     if not fabric.is_global_zero:
         _be_silent()
+    watch = Watch(getattr(fabric.strategy.launcher, "procs", []))
     try:
+        watch.start()
         yield fabric
     except BaseException as error:
-        for process in getattr(fabric.strategy.launcher, "procs", []):
+        lost = watch.lost(error)
+        for process in watch.processes:
             process.kill()
-        if not fabric.is_global_zero and user_message(error):
+        if not fabric.is_global_zero and (user_message(error) or re.search(DISCONNECTED, str(error))):
             raise SystemExit(1) from error  # rank 0 prints the message
+        if lost:
+            raise Failure(lost) from error
         raise
+    finally:
+        watch.stopped.set()
+
+
+class Watch(threading.Thread):
+    """Watches the ranks that this process started, and interrupts it if one of them dies.
+
+    Otherwise it would wait for a dead rank, or Lightning would kill it without a message.
+
+    Args:
+        processes: processes of the ranks from 1 on; filled when they are started.
+    """
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]]):
+        super().__init__(daemon=True)
+        self.processes, self.stopped, self.interrupted = processes, threading.Event(), False
+
+    def run(self) -> None:
+        """Look for dead ranks until stopped."""
+        while not self.stopped.wait(0.5):
+            if any(process.poll() for process in self.processes):
+                # A process that is being interrupted already ignores a second signal.
+                self.interrupted = callable(signal.getsignal(signal.SIGTERM))
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def lost(self, error: BaseException) -> str | None:
+        """Say which rank died, if that is why `error` was raised."""
+        if isinstance(error, Interrupted) and not self.interrupted:
+            return None
+        waiting = time.monotonic() + (2 if re.search(DISCONNECTED, str(error)) else 0)
+        while not any(process.poll() for process in self.processes) and time.monotonic() < waiting:
+            time.sleep(0.05)
+        for rank, process in enumerate(self.processes, 1):
+            code = process.poll()
+            if code and code not in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
+                return f"The process of rank {rank} {how}{hint}."
+        return None
 
 
 def _be_silent() -> None:

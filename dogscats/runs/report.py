@@ -1,16 +1,18 @@
 """The report of a run: `metrics.json`, and the summary on the console."""
 
 import logging
+import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dogscats.callbacks.history import HEADINGS, METRICS
+from dogscats.confusion import confused_pairs
 from dogscats.metrics import Predictions
 from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, text_table
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import write_json
+from dogscats.runs.files import write_csv, write_json
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ class RunReport:
         self.metrics["stages"] = {k: v for k, v in metrics["stages"].items() if k in stages}
         self.metrics["lr_finder"] = dict(metrics["lr_finder"])
 
-    def add_suggestion(self, stage: str, lr: float) -> None:
-        """Record the LR finder's suggestion for a stage."""
+    def add_suggestion(self, stage: str, lr: float | None) -> None:
+        """Record the LR finder's suggestion for a stage; `None` if it has none."""
         self.metrics["lr_finder"][stage] = lr
         self.write()
 
@@ -68,10 +70,11 @@ class RunReport:
                     f"valid_balanced_acc{suffix}": version.balanced_accuracy,
                     f"valid_macro_f1{suffix}": version.macro_f1,
                 }
-        predictions = averaged or plain
+        self.predictions = predictions = averaged or plain
         self.metrics["final"] = {**final, "confusion_matrix": predictions.confusion_matrix}
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
         predictions.write(self.run_dir / "predictions_valid.csv")
+        write_confused_pairs(self.run_dir, predictions)
         self.write()
 
     def write(self) -> None:
@@ -101,11 +104,18 @@ class RunReport:
                 accuracy, loss, *others = (final[f"valid_{key}{suffix}"] for key in FINAL)
                 rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
-        log_confusion_matrix(self.metrics["classes"], final["confusion_matrix"])
+        log_confusion_matrix(self.predictions)
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
         log_written(self.run_dir)
         if (self.run_dir / "tensorboard").is_dir():
-            log.info("See the curves and pictures: tensorboard --logdir %s", self.run_dir / "tensorboard")
+            log.info(
+                "See the curves and pictures: tensorboard --logdir %s", shlex.quote(f"{self.run_dir / 'tensorboard'}")
+            )
+
+
+def write_confused_pairs(run_dir: Path, predictions: Predictions) -> None:
+    """Write `confused_pairs.csv`: actual, predicted, photos; most confused first."""
+    write_csv(run_dir / "confused_pairs.csv", ["actual", "predicted", "photos"], confused_pairs(predictions))
 
 
 def look_up(metrics: Mapping[str, Any], path: str) -> float:
@@ -118,6 +128,6 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float):
-        final = [f"final.{k}" for k, v in metrics["final"].items() if isinstance(v, float)]
+        final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if isinstance(v, float)]
         raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
     return value

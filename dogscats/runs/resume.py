@@ -1,19 +1,31 @@
 """Resuming interrupted runs."""
 
 import logging
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from dogscats.runs.checkpoint import read_checkpoint
-from dogscats.runs.errors import UserError
+from dogscats.runs.directory import plain_config
+from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_json
+from dogscats.runs.locks import locked
+from dogscats.runs.signals import Interrupted
+from dogscats.runs.text import home_expanded, setting
 from dogscats.runs.trust import load_config, needs_trust
 from dogscats.stage import Stage
 
@@ -30,13 +42,14 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
         UserError: if `resume` is not a run directory, other settings were given, or the config names code that needs
             trust.
     """
-    run_dir = Path(cfg.resume)
-    others = [setting for setting in HydraConfig.get().overrides.task if not setting.startswith(("resume=", "trust="))]
+    run_dir, allowed = home_expanded(cfg.resume), ("resume=", "trust=", "data.root=", "data.changed=")
+    typed = list(HydraConfig.get().overrides.task)
+    others = [argument for argument in typed if not argument.lstrip("+").startswith(allowed)]
     if others:
-        raise UserError(f"resume={run_dir}: a run resumes with its own settings; drop {' '.join(others)}.")
+        raise UserError(f"resume={cfg.resume}: a run resumes with its own settings; drop {' '.join(others)}.")
     file = run_dir / "config.yaml"
     if not file.is_file():
-        raise UserError(f"resume={run_dir}: it has no config.yaml. Give the directory of a run of train.py.")
+        raise UserError(f"resume={cfg.resume}: it has no config.yaml. Give the directory of a run of train.py.")
     saved = load_config(file, cfg.trust)
     nested = ("activations", "augment", "callbacks", "data", "model", "recipe", "trainer")
     values = ("heads", "load", "lr", "optimized_metric", "resume", "seed")
@@ -49,15 +62,63 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
         assert isinstance(merged, DictConfig)
         saved = merged
     saved["trust"] = cfg.trust  # for the checkpoint that the run may load
+    for key in ("root", "changed"):
+        if any(argument.lstrip("+").startswith(f"data.{key}=") for argument in typed):
+            saved.data[key] = cfg.data[key]
     return saved
 
 
 def resume_command(run_dir: str | Path) -> str:
-    """Return the command that resumes a run."""
+    """Return the command that resumes a run, to be pasted into a shell."""
     config = OmegaConf.to_container(OmegaConf.load(Path(run_dir) / "config.yaml"), resolve=False)
     trusted = isinstance(config, dict) and config.get("trust") is True
     trust = " trust=true" if trusted or needs_trust(config) else ""
-    return f"python train.py resume={run_dir}{trust}"
+    script = sys.argv[0] if Path(sys.argv[0]).name == "train.py" else "train.py"  # not in a job of joblib
+    return f"python {shlex.quote(script)} {setting('resume', run_dir)}{trust}"
+
+
+@contextmanager
+def resume_hint() -> Iterator[None]:
+    """Print the command that resumes the run, if it is interrupted or fails for a reason outside its settings."""
+    try:
+        yield
+    except BaseException as error:
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException) and not isinstance(
+            error, Failure
+        )
+        if not mistake and (run_dir / "config.yaml").exists():
+            what = "Interrupted. " if isinstance(error, Interrupted) else ""
+            log.info("\n%sTo resume: %s", what, resume_command(run_dir))
+        raise
+
+
+def continues(cfg: DictConfig, run_dir: Path) -> bool:
+    """Return whether a job of a sweep finds its own run directory, of an earlier start of the same sweep."""
+    file = run_dir / "config.yaml"
+    if HydraConfig.get().mode is not RunMode.MULTIRUN or not file.is_file():
+        return False
+    return OmegaConf.to_container(load_config(file, trust=True), resolve=False) == plain_config(cfg)
+
+
+@contextmanager
+def run_lock(run_dir: Path, fabric: Fabric) -> Iterator[None]:
+    """Let one process at a time, with its ranks, work on a run.
+
+    Raises:
+        UserError: if another process works on it.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    try:
+        # Workers of a process that was killed may hold the lock for a few seconds more.
+        with locked(run_dir / ".lock", str(run_dir), timeout=10):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"{run_dir}: another process is working on this run. Wait until it ends, or stop it."
+        ) from error
 
 
 class ResumeCheckpoint(ModelCheckpoint):

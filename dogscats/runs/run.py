@@ -15,16 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from dogscats.callbacks.divergence import StopAtDivergence
 from dogscats.callbacks.history import History
 from dogscats.callbacks.keep_best import KeepBest
-from dogscats.callbacks.lr_finder import LRCurve
+from dogscats.callbacks.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.callbacks.tta import TTA
 from dogscats.classifier import Classifier
 from dogscats.data.check import write_bad_images
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.plots.augmentation import augmentation
 from dogscats.plots.lr import lr_schedule
-from dogscats.plots.publish import publish
+from dogscats.plots.publish import optional, publish
 from dogscats.runs.checkpoint import (
     VerifiedCheckpointIO,
     load_classifier,
@@ -33,16 +34,31 @@ from dogscats.runs.checkpoint import (
 )
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.console import device_name, quiet_libraries, set_progress
-from dogscats.runs.directory import save_config
+from dogscats.runs.directory import plain_config, save_config
 from dogscats.runs.files import read_csv, remove_unfinished
 from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.photos import keep_photos
 from dogscats.runs.ranks import distributed
 from dogscats.runs.report import RunReport, look_up
-from dogscats.runs.resume import ResumeCheckpoint, RunProgress, read_progress, read_whole, resumed_config
+from dogscats.runs.resume import (
+    ResumeCheckpoint,
+    RunProgress,
+    continues,
+    read_progress,
+    read_whole,
+    resumed_config,
+    run_lock,
+)
+from dogscats.runs.settings import check_settings
+from dogscats.runs.text import home_expanded, names_as_text
 from dogscats.runs.trainer import check_trainer, trainer_factory
 from dogscats.stage import Stage, make_stages
 
 log = logging.getLogger(__name__)
+
+
+NOT_NEEDED = ("url", "sha256", "changed")
+"""Settings of the data that a checkpoint does without."""
 
 
 @contextmanager
@@ -61,16 +77,20 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
     quiet_libraries()
     use_own_modules()
     keep_freed_memory()
-    run_dir, resumed = Path(HydraConfig.get().runtime.output_dir), cfg.resume is not None
-    if resumed:
-        run_dir, cfg = Path(cfg.resume), resumed_config(cfg)
+    names_as_text(cfg)
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.resume is None:
+        resumed = continues(cfg, run_dir)
+    else:
+        run_dir, cfg, resumed = home_expanded(cfg.resume), resumed_config(cfg), True
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    settings["model"] = accepted(settings["model"])
+    settings["model"] = accepted(settings.get("model"), "model", ("features", "size"))
+    settings["data"] = accepted(settings.get("data"), "data", ("changed",))
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
     stages = make_stages(settings["recipe"])
-    progress = read_progress(run_dir, stages) if resumed else RunProgress()
-    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, run_lock(run_dir, fabric):
+        progress = read_progress(run_dir, stages) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
         if fabric.is_global_zero and not resumed:
@@ -87,7 +107,7 @@ class Run:
         stages: stages of the recipe.
         fabric: Fabric of all ranks.
         out: run directory; a temporary folder on ranks other than 0.
-        progress: progress so far; empty for a new run.
+        progress: progress so far; `None` for a new run.
         started: start time of the run, by `time.perf_counter`.
     """
 
@@ -98,16 +118,18 @@ class Run:
         stages: list[Stage],
         fabric: Fabric,
         out: Path,
-        progress: RunProgress,
+        progress: RunProgress | None,
         started: float,
     ):
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
-        self.out, self.progress = out, progress
+        self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
         self.report = RunReport(out, started)
         self.lr_finder = build_lr_finder(cfg.callbacks)
         # Built here only to report config errors before any computation.
-        for stage in (*stages, None):
-            build_callbacks(cfg.callbacks, stage)
+        built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
+        n_aug = max((callback.n_aug for callback in built if isinstance(callback, TTA)), default=0)
+        own = any(not type(callback).__module__.startswith("dogscats.") for callback in built)
+        check_settings(settings, stages, n_aug, own)
         build_loggers(cfg.get("logger"), out, "final")
         trainer_factory(settings["trainer"], out, fabric.device)()
 
@@ -122,6 +144,10 @@ class Run:
         hydra = HydraConfig.get()
         named = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
         return self.cfg.resume is None and hydra.runtime.choices.get("recipe") == "lesson1" and not named
+
+    def keep_photos(self, data: DogsCatsDataModule) -> None:
+        """Write the list of photos of a new run; refuse to resume a run with others."""
+        keep_photos(data, self.out, self.resumed)
 
     @property
     def stages_left(self) -> list[Stage]:
@@ -149,7 +175,7 @@ class Run:
             "heads": len(model.heads),
             "size": data.size,
             "augment": self.settings["augment"],
-            "data": {key: value for key, value in self.settings["data"].items() if key not in ("url", "sha256")},
+            "data": {key: value for key, value in plain_config(self.cfg)["data"].items() if key not in NOT_NEEDED},
             "seed": self.cfg.seed,
         }
         if self.checkpoint:
@@ -168,7 +194,8 @@ class Run:
             self.report.resume(self.progress.metrics, self.progress.stages)
         # Saved now, to be looked at while the run trains; loggers get it at the end.
         self.augmentation = augmentation(data.train_dataset("augmentation", augment=True))
-        publish(self.augmentation, self.out / "augmentation.png")
+        with optional("augmentation"):
+            publish(self.augmentation, self.out / "augmentation.png")
 
     def saved_state(self, stage: Stage) -> Mapping[str, Any] | None:
         """Read the state of an interrupted stage after its last complete epoch; `None` if there is none."""
@@ -200,7 +227,7 @@ class Run:
 
     def trainer(self, stage: Stage, loggers: list[Logger]) -> Trainer:
         """Make the Trainer of a stage."""
-        callbacks: list[Callback] = list(build_callbacks(self.cfg.callbacks, stage).values())
+        callbacks: list[Callback] = [StopAtDivergence(), *build_callbacks(self.cfg.callbacks, stage).values()]
         keep_best: dict[str, Any] = {}
         if stage.keep == "best":
             callbacks.insert(0, KeepBest())
@@ -225,14 +252,21 @@ class Run:
         """Save the LR finder's result for a stage."""
         file = self.out / self.lr_file(stage.name)
         curve.write(file)
-        curve.publish(file.with_suffix(".png"), loggers)
-        log.info("LR finder: suggests lr=%.2g, a tenth of the rate at the lowest loss", curve.suggestion)
-        self.report.add_suggestion(stage.name, curve.suggestion)
+        with optional(file.stem):
+            curve.publish(file.with_suffix(".png"), loggers)
+        if curve.has_minimum:
+            log.info("LR finder: suggests lr=%.2g, a tenth of the rate at the lowest loss", curve.suggestion)
+            self.report.add_suggestion(stage.name, curve.suggestion)
+            return
+        kept = f"lr={FALLBACK_LR:g}, the lesson's, is used" if stage.lr == "find" else "the learning rate is kept"
+        log.warning("LR finder: suggests nothing, as the loss has no clear minimum (few photos?); %s", kept)
+        self.report.add_suggestion(stage.name, FALLBACK_LR if stage.lr == "find" else None)
 
     def lrs(self, stage: Stage) -> tuple[float, ...]:
         """Return the peak learning rate of each layer group in a stage."""
         found = self.report.metrics["lr_finder"]
-        return stage.group_lrs(found.get(stage.name, [None, *found.values()][-1]))
+        suggested = [lr for lr in found.values() if lr is not None]
+        return stage.group_lrs(found.get(stage.name) or [None, *suggested][-1])
 
     def finish_stage(
         self, stage: Stage, model: Classifier, trainer: Trainer, loggers: list[Logger], started: float
@@ -269,14 +303,19 @@ class Run:
         """Build the callbacks of the final prediction."""
         return list(build_callbacks(self.cfg.callbacks).values())
 
-    def finish(self, tta: TTA, loggers: list[Logger]) -> float:
-        """Write and print the metrics of the run, and return `optimized_metric`."""
+    def add_predictions(self, tta: TTA) -> None:
+        """Write the predictions and metrics, before anything is drawn."""
+        self.report.finish(tta.plain, tta.averaged)
+
+    def finish(self, loggers: list[Logger]) -> float:
+        """Draw the figures of the run, print its metrics, and return `optimized_metric`."""
         figures = {"augmentation": self.augmentation}
         if (self.out / "lr_trace.csv").exists():
             figures["lr_schedule"] = lr_schedule(read_csv(self.out / "lr_trace.csv"), self.stages)
         for name, figure in figures.items():
-            publish(figure, self.out / f"{name}.png", loggers, name)
-        self.report.finish(tta.plain, tta.averaged)
+            with optional(name):
+                publish(figure, self.out / f"{name}.png", loggers, name)
+        self.report.write()
         for logger in loggers:
             if self.logs_hyperparameters and isinstance(logger, TensorBoardLogger):
                 # Its HParams tab shows the metrics that come with hyperparameters.
@@ -294,7 +333,9 @@ class Run:
         losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
         last = self.stages[-1]
         best = min(losses, key=lambda name: losses[name], default=last.name)
-        if last.name not in losses or best == last.name:
+        if last.name not in losses or best == last.name or rows[last.name].get("kept") == "start":
+            return
+        if losses[best] > 0.999 * losses[last.name]:  # the same weights may differ by rounding
             return
         log.info(
             "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
@@ -303,7 +344,8 @@ class Run:
         saved = next(stage.save for stage in self.stages if stage.name == best)
         if saved:
             log.info("To take it: python evaluate.py ckpt=%s", self.out / "checkpoints" / f"{saved}.ckpt")
-        log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
+        if last.keep != "best":
+            log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
 
     @property
     def metric(self) -> float:

@@ -1,48 +1,74 @@
 """Sweeps: `python train.py -m lr=1e-3,1e-2` runs one job per value, and ends with a table."""
 
+import hashlib
 import logging
 import math
+import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from dogscats.runs.errors import user_errors_exit, user_message
+from dogscats.runs.errors import Diverged, UserError, first_line, user_message
 from dogscats.runs.files import read_json, write_csv, write_json
+from dogscats.runs.locks import locked
+from dogscats.runs.text import setting, shown
 
+# torch and matplotlib are imported where they are used: Hydra loads this module before it shows a help text.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
-FAILED = "failed"
+FINISHED, UNFINISHED, FAILED, DIVERGED = "finished", "unfinished", "failed", "diverged"
+"""How a job ended; `failed` and `diverged` are followed by the reason."""
+
+RECORDS = ".sweep"
+"""Folder in that of a sweep, with a JSON file for each job."""
+
+
+def records_folder() -> Path:
+    """Folder with a record of each job of this sweep, `.sweep` in the folder of the sweep."""
+    hydra = HydraConfig.get()
+    return Path(hydra.runtime.cwd) / hydra.sweep.dir / RECORDS
 
 
 @contextmanager
-def job_errors() -> Iterator[None]:
-    """In a sweep, record an error in the job's `metrics.json` and continue; otherwise exit as usual.
+def sweep_job(cfg: DictConfig) -> Iterator[None]:
+    """Record how a job of a sweep ends, and write the table anew; an error does not stop the sweep.
 
-    Hydra would stop the sweep at the first error, without a table.
+    Outside a sweep, errors are passed on. A job is recorded in the folder of the sweep, by its overrides: a job that is
+    refused writes nothing to a run directory, which may belong to another.
     """
-    if HydraConfig.get().mode is not RunMode.MULTIRUN:
-        with user_errors_exit():
-            yield
+    hydra = HydraConfig.get()
+    if hydra.mode is not RunMode.MULTIRUN:
+        yield
         return
+    folder, overrides = records_folder(), list(hydra.overrides.task)
+    file = folder / f"{hashlib.blake2b(repr(overrides).encode(), digest_size=8).hexdigest()}.json"
+    run_dir = Path(hydra.runtime.output_dir)
+    record = {"number": int(hydra.job.num), "overrides": overrides, "run_dir": str(run_dir), "status": UNFINISHED}
+    write_json(file, record)
     try:
         yield
+        record["status"] = FINISHED
     except Exception as error:
         message = user_message(error)
         # A user error needs no traceback. Anything else is a bug, so log it with one.
         log.error("error: %s", message or error, exc_info=message is None)
-        file = Path(HydraConfig.get().runtime.output_dir) / "metrics.json"
-        write_json(file, {**(read_json(file) or {}), "error": message or repr(error)})
+        kind = DIVERGED if isinstance(error, Diverged) else FAILED
+        record["status"] = f"{kind}: {shown(first_line(Exception(message or repr(error))))}"
+    finally:
+        write_json(file, record)
+        with locked(folder / "lock", "the table of the sweep"):
+            write_table(folder.parent, cfg.optimized_metric)
 
 
 @dataclass(frozen=True)
@@ -52,8 +78,8 @@ class Job:
     Attributes:
         number: job number.
         overrides: overrides of the job, by key.
-        metric: value of the metric; NaN if the job failed.
-        status: `finished`, or `failed: <reason>`.
+        metric: value of the metric; NaN if the job is not finished.
+        status: `finished`, `unfinished`, `failed: <reason>` or `diverged: <reason>`.
         run_dir: run directory of the job.
     """
 
@@ -64,25 +90,25 @@ class Job:
     run_dir: Path
 
     @classmethod
-    def read(cls, run_dir: Path, metric: str) -> "Job":
-        """Read a job from its run directory."""
-        overrides = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
-        pairs = dict(str(override).split("=", 1) for override in overrides if "=" in str(override))
-        metrics: dict[str, Any] = read_json(run_dir / "metrics.json") or {}
-        value: Any = metrics
-        for key in metric.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if "error" in metrics or not isinstance(value, int | float):
-            reason = str(metrics.get("error", f"it did not write {metric}")).split("\n")[0]
-            value, status = math.nan, f"{FAILED}: {reason}"
-        else:
-            status = "finished"
-        return cls(int(run_dir.name), pairs, value, status, run_dir)
+    def read(cls, file: Path, metric: str) -> "Job":
+        """Read a job from its record, and its metric from its run directory."""
+        from dogscats.runs.report import look_up
+
+        record: Any = read_json(file)
+        pairs = dict(str(override).split("=", 1) for override in record["overrides"] if "=" in str(override))
+        run_dir, status, value = Path(record["run_dir"]), record["status"], math.nan
+        if status == FINISHED:
+            try:
+                value = look_up(read_json(run_dir / "metrics.json") or {}, metric)
+            except UserError as error:
+                status = f"{FAILED}: {first_line(error)}"
+        return cls(record["number"], pairs, value, status, run_dir)
 
 
 def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure":
     """Draw the metric against the swept value; against labels if values are not numeric or several keys are swept."""
     from dogscats.plots.publish import new_figure
+    from dogscats.plots.text import as_name, drawable
 
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
@@ -90,71 +116,121 @@ def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure
     try:
         points = sorted((float(name), job.metric) for name, job in zip(names, jobs, strict=True))
     except ValueError:
-        axes.plot(names, [job.metric for job in jobs], "o")
-        axes.tick_params(axis="x", labelrotation=30)
+        places = range(len(names))
+        axes.plot(places, [job.metric for job in jobs], "o")
+        axes.set_xticks(places, [drawable(name) for name in names], rotation=30)
+        as_name(axes.get_xticklabels(), names)
     else:
         axes.plot(*zip(*points, strict=True), "o-")
         if points[0][0] > 0 and points[-1][0] / points[0][0] >= 10:
             axes.set_xscale("log")
-    axes.set(xlabel=", ".join(keys), ylabel=metric)
+    axes.set(xlabel=drawable(", ".join(keys)), ylabel=metric)
     axes.grid(alpha=0.3)
     return figure
+
+
+def read_jobs(folder: Path, metric: str) -> list[Job]:
+    """Read all jobs of a sweep, best first."""
+    jobs = [Job.read(file, metric) for file in sorted((folder / RECORDS).glob("*.json")) if file.stem != "command"]
+    sign = 1 if "loss" in metric else -1
+    return sorted(jobs, key=lambda job: (*((1, 0.0) if math.isnan(job.metric) else (0, sign * job.metric)), job.number))
+
+
+def swept_keys(jobs: Sequence[Job]) -> list[str]:
+    """Keys whose values differ between jobs; all keys if there is only one job."""
+    every = dict.fromkeys(key for job in jobs for key in job.overrides)
+    return [key for key in every if len({job.overrides.get(key) for job in jobs}) > 1] or list(every)
+
+
+def write_table(folder: Path, metric: str) -> None:
+    """Write `sweep.csv` with the jobs so far, best first."""
+    jobs = read_jobs(folder, metric)
+    keys = swept_keys(jobs)
+    rows = (
+        [job.number, *(job.overrides.get(key, "") for key in keys), job.metric, job.status, job.run_dir] for job in jobs
+    )
+    write_csv(folder / "sweep.csv", ["job", *keys, "metric", "status", "run_dir"], rows)
+
+
+def print_table(folder: Path, metric: str) -> None:
+    """Write and print the jobs so far, best first, and draw `sweep.png`."""
+    from dogscats.plots.publish import publish
+    from dogscats.runs.console import text_table
+
+    write_table(folder, metric)
+    jobs = read_jobs(folder, metric)
+    keys = swept_keys(jobs)
+    rows = [["job", *keys, metric, "status"]]
+    for job in jobs:
+        values = (job.overrides.get(key, "") for key in keys)
+        rows.append([str(job.number), *values, f"{job.metric:.5f}", shorten(job.status, 60)])
+    print("\n".join(text_table(rows, left=len(rows[0]))))
+    publish(draw_sweep(sorted(jobs, key=lambda job: job.number), keys, metric), folder / "sweep.png")
+    print(f"Written to {folder}: sweep.csv, sweep.png")
+    print(f"Compare the runs: tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 class SweepReport(Callback):
     """Ends a sweep with a table sorted by the metric, `sweep.csv` and `sweep.png`.
 
-    Raises:
-        SystemExit: with code 1, if a job failed.
+    The same command with the same `hydra.sweep.dir` continues a sweep: finished jobs are skipped, interrupted ones are
+    resumed.
     """
 
+    current: ClassVar[tuple[Path, str] | None] = None
+    """Folder and metric of the sweep that this process runs."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a folder that holds another sweep.
+
+        Raises:
+            SystemExit: with a message for the user.
+        """
+        folder = Path(config.hydra.sweep.dir).expanduser()
+        file, command = folder / RECORDS / "command.json", sorted(config.hydra.overrides.task)
+        before = read_json(file)
+        if before not in (None, command):
+            raise SystemExit(
+                f"error: hydra.sweep.dir={folder}: it holds another sweep, of {' '.join(before)}. Choose another "
+                "folder, or give the same command to continue that sweep."
+            )
+        try:
+            write_json(file, command)
+        except UserError as error:
+            raise SystemExit(f"error: hydra.sweep.dir={folder}: {error}") from error
+        SweepReport.current = folder, config.optimized_metric
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Read the results of the jobs, and report them."""
-        # Imported here, because Hydra loads this class before it shows a help text or an error.
-        from dogscats.data.images import natural_key
-        from dogscats.plots.publish import publish
-        from dogscats.runs.console import text_table
+        """Print the table.
 
-        folder = Path(config.hydra.sweep.dir)
-        metric = config.optimized_metric
-        found = [file.parent.parent for file in folder.glob("*/.hydra/overrides.yaml")]
-        jobs = [Job.read(path, metric) for path in sorted(found, key=natural_key)]
-        if not jobs:
-            return
-        every = dict.fromkeys(key for job in jobs for key in job.overrides)
-        swept = [key for key in every if len({job.overrides.get(key) for job in jobs}) > 1] or list(every)
-        sign = 1 if "loss" in metric else -1
-        best_first = sorted(jobs, key=lambda job: (math.isnan(job.metric), sign * job.metric))
-
-        write_csv(
-            folder / "sweep.csv",
-            ["job", *swept, "metric", "status", "run_dir"],
-            (
-                [
-                    job.number,
-                    *(job.overrides.get(key, "") for key in swept),
-                    job.metric,
-                    job.status,
-                    job.run_dir,
-                ]
-                for job in best_first
-            ),
-        )
-        publish(draw_sweep(jobs, swept, metric), folder / "sweep.png")
-
-        rows = [["job", *swept, metric, "status"]]
-        rows += [
-            [
-                str(job.number),
-                *(job.overrides.get(k, "") for k in swept),
-                f"{job.metric:.5f}",
-                shorten(job.status, 60),
-            ]
-            for job in best_first
-        ]
-        print("\n".join(text_table(rows, left=len(rows[0]))))
-        print(f"Written to {folder}: sweep.csv, sweep.png")
-        print(f"Compare the runs: tensorboard --logdir {folder}")
-        failed = sum(job.status.startswith(FAILED) for job in jobs)
-        if failed:
+        Raises:
+            SystemExit: with code 1, if a job is not finished. It is raised even if the table cannot be made: Hydra
+                would report an error here as a warning.
+        """
+        folder, metric = SweepReport.current or (Path(config.hydra.sweep.dir), config.optimized_metric)
+        SweepReport.current = None
+        try:
+            jobs = read_jobs(folder, metric)
+            print_table(folder, metric)
+        except Exception as error:
+            reason = user_message(error) or repr(error)
+            raise SystemExit(f"error: the table of the sweep cannot be made: {reason}") from error
+        failed = sum(job.status != FINISHED for job in jobs)
+        if failed or not jobs:
             raise SystemExit(f"error: {failed} of {len(jobs)} jobs failed; the table says why.")
+
+
+@contextmanager
+def sweep_table() -> Iterator[None]:
+    """Print the table of the jobs so far, if a sweep is interrupted or stops at an error."""
+    try:
+        yield
+    except BaseException:
+        if SweepReport.current is not None:
+            folder, metric = SweepReport.current
+            SweepReport.current = None
+            with suppress(Exception):
+                print_table(folder, metric)
+                print("The same command with the same hydra.sweep.dir continues the sweep:")
+                print(f"  {setting('hydra.sweep.dir', str(folder))}")
+        raise

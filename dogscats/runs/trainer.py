@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dogscats.callbacks.progress import Progress
 from dogscats.runs.errors import UserError, first_line
+from dogscats.runs.signals import OwnSignalHandlers
 
 INSTEAD = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
@@ -181,6 +182,7 @@ def trainer_factory(
             isinstance(callback, ProgressBar) for callback in callbacks
         ):
             callbacks = [Progress(), *callbacks]
+        callbacks = [*callbacks, OwnSignalHandlers()]
         try:
             trainer: Trainer = trainer_class(**arguments, callbacks=list(callbacks), plugins=[*own_plugins, *plugins])
         except REFUSALS as error:

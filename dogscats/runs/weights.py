@@ -1,6 +1,7 @@
 """Pretrained weights from files, loaded without executing code."""
 
 import importlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,20 @@ import torch
 from torch import nn
 
 from dogscats.runs.errors import ArgumentError, UserError, first_line
+
+
+def check_stored(path: Path) -> None:
+    """Refuse a file of `torch.save` that would unpack to more than its own size: PyTorch does not compress.
+
+    Raises:
+        UserError: with the sizes.
+    """
+    if zipfile.is_zipfile(path):  # else of PyTorch before 1.6
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        size = path.stat().st_size
+        if unpacked > size:
+            raise UserError(f"{path}: refused, as its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB.")
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -25,7 +40,10 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
+        check_stored(file)
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise ArgumentError("model", f"weights={error}") from error
     except ImportError as error:
         raise ArgumentError("model", f"weights={path}: reading it needs 'pip install safetensors'.") from error
     except Exception as error:  # a damaged file can raise almost anything

@@ -1,0 +1,53 @@
+"""The photos of a run, `photos.csv`: a run is not resumed with others unnoticed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.runs.cache import content_sample
+from dogscats.runs.errors import UserError
+from dogscats.runs.files import read_csv, write_csv
+from dogscats.runs.text import listed, shown
+
+FILE = "photos.csv"
+
+
+def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
+    """Write `photos.csv` (split, path, size in bytes, hash of samples), or compare it with the photos of a resumed run.
+
+    Args:
+        data: data module after `setup`.
+        run_dir: run directory.
+        resumed: whether the run is resumed.
+
+    Raises:
+        UserError: if photos were added, removed, changed or moved between splits, and not accepted by `data.changed`.
+    """
+    now = {
+        shown(path): (split, *content_sample(photos.root / path).split("\0"))
+        for split, photos in (("train", data.train), ("valid", data.valid))
+        for path in photos.paths
+    }
+    file = run_dir / FILE
+    if resumed and data.changed == "refuse" and file.is_file():
+        before = {row["path"]: (row["split"], row["bytes"], row["sample"]) for row in read_csv(file)}
+        if changes := differences(before, now):
+            raise UserError(
+                f"data.root={data.root}: the photos have changed since the run in {run_dir} began: {changes}. Put them "
+                "back as they were, or go on with the photos of now: data.changed=accept."
+            )
+    write_csv(
+        file, ["split", "path", "bytes", "sample"], ([split, path, *rest] for path, (split, *rest) in now.items())
+    )
+
+
+def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]) -> str:
+    """Name what differs between two lists of photos; empty if nothing does."""
+    both = before.keys() & now.keys()
+    kinds = {
+        "added": [path for path in now if path not in before],
+        "removed": [path for path in before if path not in now],
+        "changed": [path for path in now if path in both and now[path][1:] != before[path][1:]],
+        "moved between train and valid": [path for path in now if path in both and now[path][0] != before[path][0]],
+    }
+    return "; ".join(f"{len(paths)} {kind} ({listed(paths, 3)})" for kind, paths in kinds.items() if paths)

@@ -1,0 +1,70 @@
+"""Names and paths as text: on a terminal, in commands to be pasted, and without passwords."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+TEXT = (
+    *("data.root", "data.cache_dir", "data.url", "activations.dir", "model.weights", "model.name", "load", "resume"),
+    *("run", "ckpt", "predict", "split", "optimized_metric"),
+)
+"""Settings that are names or paths, even if they look like a number: `data.root=2024`."""
+
+
+def shown(text: object) -> str:
+    """Escape what a terminal would not show as one line of text: control characters, line breaks, lone surrogates.
+
+    The names of files and classes can contain anything, such as escape sequences that change the terminal.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
+    )
+
+
+def shown_lines(text: object) -> str:
+    """Escape each line of a text like `shown`."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """List names, at most the first `most`."""
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more
+
+
+def setting(key: str, value: object) -> str:
+    """Return `key=value`, quoted for Hydra and for the shell."""
+    text = str(value)
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", text, re.ASCII)
+    if not plain or text.lower() in ("true", "false", "null", "nan", "inf"):
+        quoted = re.sub(r'(\\*)(")', r"\1\1\\\2", text)
+        quoted = re.sub(r"(\\*)$", r"\1\1", quoted)
+        text = '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", quoted) + '"'
+    return shlex.quote(f"{key}={text}")
+
+
+def names_as_text(cfg: DictConfig) -> None:
+    """Turn the settings `TEXT`, which Hydra may have read as numbers, back into what was typed."""
+    typed = dict(str(override).split("=", 1) for override in HydraConfig.get().overrides.task if "=" in str(override))
+    for key in TEXT:
+        *groups, name = key.split(".")
+        node = cfg
+        for group in groups:
+            node = node.get(group) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and not isinstance(node.get(name), str | None):
+            with open_dict(node):
+                node[name] = typed.get(key, typed.get(f"+{key}", str(node[name]))).strip()
+
+
+def home_expanded(path: str | Path) -> Path:
+    """Expand `~`, and make the path absolute: a run may be resumed from another folder."""
+    return Path(path).expanduser().absolute()
+
+
+def without_password(url: str) -> str:
+    """Mask the password in a URL, `https://user:password@host`, if there is one."""
+    return re.sub(r"(?<=//)([^/@:]*):[^/]*@", r"\1:***@", url)
