@@ -78,9 +78,8 @@ class Predictor:
             checked(saved, file, trust)
             size, heads, seed, data = saved["size"], saved["heads"], saved.get("seed", 0), saved.get("data")
             # Each head has tensors of its own, so larger numbers are made up, to fill the memory.
-            for name, value, most in (("size", size, MOST["size"]), ("heads", heads, len(state))):
-                if not isinstance(value, int) or not 1 <= value <= most:
-                    raise ValueError(f"{name}={value}")
+            if not (isinstance(size, int) and 1 <= size <= MOST["size"] and 1 <= heads <= len(state)):
+                raise ValueError(f"size={size}, heads={heads}")
             config_file = file.resolve().parent.parent / "config.yaml"
             if data is None and config_file.is_file():  # an older checkpoint without these keys
                 config = load_config(config_file, trust)

@@ -12,7 +12,6 @@ from dogscats.schedules import SCHEDULES
 GROUPS = ("early", "late", "head")
 """The layer groups, from the input to the output."""
 
-
 OPTIMIZERS = ("sgd", "adamw")
 
 
