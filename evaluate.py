@@ -64,6 +64,8 @@ def evaluate(cfg: DictConfig) -> None:
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'neither' if cfg.run is None else 'both'}."
         )
+    if not cfg.split:
+        raise UserError(f"split={cfg.split}: expected the name of a folder in data.root, such as valid.")
     if cfg.export not in (None, "onnx"):
         raise UserError(f"export={cfg.export}: the only format is onnx.")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]

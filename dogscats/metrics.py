@@ -71,8 +71,8 @@ class Predictions:
     @property
     def confusion_matrix(self) -> list[list[int]]:
         """Counts by actual class (row) and predicted class (column)."""
-        counts = multiclass_confusion_matrix(self.predicted, self.labels, len(self.classes))
-        return [[int(count) for count in row] for row in counts]
+        counts: list[list[int]] = multiclass_confusion_matrix(self.predicted, self.labels, len(self.classes)).tolist()
+        return counts
 
     def write(self, path: Path) -> None:
         """Write a CSV file: path, label (if labelled), predicted, and prob_<class> for each class."""

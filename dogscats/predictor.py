@@ -14,12 +14,12 @@ from dogscats import transforms
 from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.classifier import Classifier
 from dogscats.data.check import examine
-from dogscats.data.datamodule import MOST, DogsCatsDataModule
+from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.layouts import Photos
 from dogscats.metrics import Predictions
-from dogscats.runs.checkpoint import read_checkpoint
+from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
-from dogscats.runs.errors import UserError, first_line
+from dogscats.runs.errors import ArgumentError, UserError, first_line
 from dogscats.runs.trainer import trainer_factory
 from dogscats.runs.trust import build, build_body, checked, load_config
 
@@ -77,9 +77,7 @@ class Predictor:
             saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
             checked(saved, file, trust)
             size, heads, seed, data = saved["size"], saved["heads"], saved.get("seed", 0), saved.get("data")
-            # Each head has tensors of its own, so larger numbers are made up, to fill the memory.
-            if not (isinstance(size, int) and 1 <= size <= MOST["size"] and 1 <= heads <= len(state)):
-                raise ValueError(f"size={size}, heads={heads}")
+            check_description(saved, state)
             config_file = file.resolve().parent.parent / "config.yaml"
             if data is None and config_file.is_file():  # an older checkpoint without these keys
                 config = load_config(config_file, trust)
@@ -88,6 +86,8 @@ class Predictor:
             model = Classifier(body, saved["classes"], heads)
             model.load_state_dict(state)
             return cls(model, size, build(saved["augment"], file, trust), seed, data)
+        except ArgumentError as error:
+            raise UserError(f"{file}: {error}") from error
         except UserError:
             raise
         except Exception as error:  # odd content can raise almost anything

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from conftest import REPOSITORY, TINY, command_runner
 
+SCRIPT = REPOSITORY / "train.py"
+
 # Cached, frozen and unfrozen stages of several epochs, small enough to be killed in.
 RECIPE = [
     "recipe.precompute.epochs=3",
@@ -25,20 +27,23 @@ def settings(root: Path, run_dir: Path, *arguments: str) -> list[str]:
     """Settings of a new run, of `RECIPE` unless others are given, or of one to resume."""
     if any(argument.startswith("resume=") for argument in arguments):
         return list(arguments)
+    if "-m" in arguments:
+        return ["-m", f"data.root={root}", *TINY, *(argument for argument in arguments if argument != "-m")]
     return [f"data.root={root}", f"hydra.run.dir={run_dir}", *TINY, *(arguments or RECIPE)]
 
 
 def start(
-    root: Path, run_dir: Path, *arguments: str, before: Callable[[], object] | None = None
+    root: Path, run_dir: Path, *arguments: str, before: Callable[[], object] | None = None, group: bool = False
 ) -> subprocess.Popen[str]:
-    """Start or resume a run in a process of its own, which can be killed."""
+    """Start or resume a run in a process, and with `group` a process group, of its own, which can be killed."""
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *settings(root, run_dir, *arguments)],
+        [sys.executable, str(SCRIPT), *settings(root, run_dir, *arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=run_dir.parent,
         preexec_fn=before,
+        start_new_session=group,
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         self.content_type: str = "application/zip"
         self.requests: list[str | None] = []
+        self.users: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_port}/dogscats.zip"
 
 
@@ -51,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         server, content = self.server, self.server.content
         wanted = self.headers.get("Range")
         server.requests.append(wanted)
+        server.users.append(self.headers.get("Authorization"))
         fault = server.faults.pop(0) if server.faults else ""
         if fault.isdecimal():
             self.send_error(int(fault))
@@ -59,6 +62,11 @@ class Handler(BaseHTTPRequestHandler):
         if start and start >= len(content):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
+        if fault.startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", fault.removeprefix("to "))
             self.end_headers()
             return
         self.send_response(206 if start else 200)
@@ -70,6 +78,11 @@ class Handler(BaseHTTPRequestHandler):
         if fault != "no length":
             self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
+        if fault == "slow":
+            for byte in rest[:50]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+            return
         self.wfile.write(rest[: len(rest) // 2] if fault in ("cut", "no length") else rest)
 
 
@@ -392,3 +405,63 @@ def test_train_downloads(run_command: Run, server: Server, tmp_path: Path) -> No
     assert "new/photos/train/cats/cat.0.jpg: it is not a picture" in result.stderr
     assert "Traceback" not in result.stderr
     assert Image.open(tmp_path / "new/photos/train/cats/cat.1.jpg").size == (60, 48)
+
+
+LIMITS = pytest.mark.fault("download of unknown size, very slow, redirected to ftp, of 300,000 entries: refused")
+
+
+@LIMITS
+def test_a_download_of_unknown_size_does_not_fill_the_disk(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.content, server.faults = made_of(("train/cats/a.jpg", bytes(100_000))), ["no length"]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match="of unknown size, fills the disk"):
+        download_dataset(server.url, tmp_path / "data")
+    assert left_in(tmp_path) == set()
+
+
+@LIMITS
+def test_a_very_slow_server_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SLOWEST", 1000), ("WINDOW", 0.2), ("ATTEMPTS", 2)):
+        monkeypatch.setattr(dogscats.data.download, name, value)
+    server.content, server.faults = made_of(("train/cats/a.jpg", os.urandom(3000))), ["slow", "slow"]
+    with pytest.raises(UserError, match="the server is too slow"):
+        download_dataset(server.url, tmp_path / "data")
+    assert len(server.requests) == 2
+
+
+@LIMITS
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/x.zip", "file:///etc/passwd"])
+def test_a_redirect_elsewhere_is_refused(server: Server, tmp_path: Path, target: str) -> None:
+    server.faults = [f"to {target}"]
+    with pytest.raises(UserError, match="(?i)redirect.* (refused|not allowed)"):
+        download_dataset(server.url, tmp_path / "data")
+    assert left_in(tmp_path) == set()
+
+
+def test_a_redirect_to_another_web_address_is_followed(server: Server, tmp_path: Path) -> None:
+    server.content = made_of(*((f"train/{name}/a.jpg", os.urandom(3000)) for name in ("cats", "dogs")))
+    server.faults = [f"to {server.url}?again"]
+    download_dataset(server.url, tmp_path / "data")
+    assert (tmp_path / "data" / "train" / "dogs" / "a.jpg").exists()
+
+
+@LIMITS
+def test_an_archive_of_very_many_empty_entries_is_refused(server: Server, tmp_path: Path) -> None:
+    server.content = made_of(*((f"train/cats/{number}.jpg", b"") for number in range(5000)))
+    with pytest.raises(UserError, match="5,000 entries, too small for photos"):
+        download_dataset(server.url, tmp_path / "data")
+    assert left_in(tmp_path) == set()
+
+
+def test_user_and_password_of_the_address_are_sent_but_not_shown(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    server.faults = ["403"]
+    with pytest.raises(UserError, match=r"http://me:\*\*\*@127") as error:
+        download_dataset(server.url.replace("//", "//me:s%20cret@"), tmp_path / "data")
+    assert server.users == ["Basic bWU6cyBjcmV0"]
+    assert "cret" not in str(error.value) + caplog.text

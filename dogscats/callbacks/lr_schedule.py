@@ -58,6 +58,8 @@ class SGDR(LRSchedule):
         for key, value in (("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ArgumentError("callbacks.sgdr", f"{key}={value}: expected a whole number of at least 1.")
+        if not isinstance(fastai_start, bool):
+            raise ArgumentError("callbacks.sgdr", f"fastai_start={fastai_start}: expected true or false.")
         super().__init__("sgdr", cycle_len=cycle_len, cycle_mult=cycle_mult, fastai_start=fastai_start)
 
 

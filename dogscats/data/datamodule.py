@@ -31,7 +31,7 @@ from dogscats.data.seed import stable_seed
 from dogscats.data.workers import TIMEOUT, default_num_workers, fitting_workers
 from dogscats.runs.cache import cache_folder
 from dogscats.runs.errors import ArgumentError, UserError
-from dogscats.runs.signals import leave_signals_to_main_process
+from dogscats.runs.signals import handle_signals_in_worker
 from dogscats.runs.text import listed, shown
 
 MOST = {"size": 4096, "num_workers": 512}
@@ -114,6 +114,12 @@ class DogsCatsDataModule(LightningDataModule):
             raise ArgumentError("data", f"valid_fraction={valid_fraction}: expected a number between 0 and 1.")
         if fit not in FITS:
             raise ArgumentError("data", f"fit={fit}: expected {', '.join(FITS[:-1])} or {FITS[-1]}.")
+        if not isinstance(root, str | Path):
+            raise ArgumentError("data", f"root={root}: expected a folder.")
+        if not isinstance(download, bool):
+            raise ArgumentError("data", f"download={download}: expected true or false.")
+        if not callable(augment):
+            raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
         if changed not in ("refuse", "accept"):
             raise ArgumentError("data", f"changed={changed}: expected refuse or accept.")
         if on_bad_image not in ("error", "skip"):
@@ -287,7 +293,7 @@ class DogsCatsDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=persistent and workers > 0,
             timeout=TIMEOUT if workers else 0,
-            worker_init_fn=leave_signals_to_main_process,
+            worker_init_fn=handle_signals_in_worker,
             # A DataLoader draws a seed every epoch, even if unused. Its own generator leaves the global one alone.
             generator=torch.Generator().manual_seed(dataset.seed),
         )

@@ -11,6 +11,7 @@ from dogscats.data.images import UnreadableImageError, read_image, stack_images
 from dogscats.data.layouts import Photos
 from dogscats.data.seed import stable_seed
 from dogscats.runs.errors import UserError
+from dogscats.runs.signals import signals_blocked
 from dogscats.runs.text import shown
 
 
@@ -90,7 +91,9 @@ class LazyDataLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         """Iterate over the batches of the epoch that is set when the first batch is requested."""
         try:
-            yield from super().__iter__()
+            with signals_blocked():
+                batches = super().__iter__()
+            yield from batches
         except UserError as error:
             # An error from a worker has its traceback in the message.
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

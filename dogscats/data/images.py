@@ -131,7 +131,7 @@ def _has_heif() -> bool:
     return True
 
 
-def read_image(path: Path, quietly: bool = False) -> torch.Tensor:
+def read_image(path: Path, quietly: bool = False, least: int | None = None) -> torch.Tensor:
     """Decode an image and apply its EXIF orientation.
 
     JPEGs are decoded by torchcodec, the successor of torchvision's decoders. To a 224-pixel tensor it takes 0.70 ms per
@@ -144,6 +144,7 @@ def read_image(path: Path, quietly: bool = False) -> torch.Tensor:
     Args:
         path: image file.
         quietly: decode by Pillow in any case: the JPEG library of torchcodec prints what it finds odd in a file.
+        least: decode a JPEG, quietly, at a fraction of its size, but with sides of at least so many pixels; faster.
 
     Returns:
         RGB, uint8, `(3, H, W)`.
@@ -159,10 +160,12 @@ def read_image(path: Path, quietly: bool = False) -> torch.Tensor:
             size = JpegImageFile(io.BytesIO(data)).size
             _check_size(size)
             _check_scans(data, size)
-            if not quietly:
+            if not quietly and least is None:
                 return cast(torch.Tensor, decode_jpeg(data))
         with Image.open(io.BytesIO(data), formats=("JPEG", *_formats())) as picture:
             _check_size(picture.size)
+            if least is not None:
+                picture.draft("RGB", (least, least))
             ImageOps.exif_transpose(picture, in_place=True)
             pixels = np.array(_to_rgb(picture))
         return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,11 +1,16 @@
 """Worker processes that decode photos, and the shared memory through which their batches come."""
 
+import atexit
 import logging
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import torch
+
+# When the process exits, it ends workers that are still there. PyTorch's handler would take that for a failure.
+atexit.register(signal.signal, signal.SIGCHLD, signal.SIG_DFL)
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dogscats.classifier import Classifier
+from dogscats.data.datamodule import MOST
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path, cannot_write, digest, write_text
 from dogscats.runs.text import shown
@@ -143,6 +144,21 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         classifier.load_state_dict(state)
     except Exception as error:
         raise UserError(f"{path}: its weights do not fit the model ({first_line(error)}).") from error
+
+
+def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Check the numbers and names of a description that is to be built; see `save_classifier`.
+
+    Raises:
+        ValueError: for odd ones. Numbers that are made up could fill the memory: each head has tensors in `state`.
+    """
+    size, heads, classes = (description[key] for key in ("size", "heads", "classes"))
+    if not (
+        isinstance(size, int) and 1 <= size <= MOST["size"] and isinstance(heads, int) and 1 <= heads <= len(state)
+    ):
+        raise ValueError(f"size={size}, heads={heads}")
+    if not all(isinstance(name, str) for name in classes):
+        raise ValueError("its classes are not names")
 
 
 def comparable(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,9 +61,11 @@ def accepted(node: Any, group: str, optional: Sequence[str]) -> dict[str, Any]:
     if missing := next((key for key, value in node.items() if value == "???"), None):
         raise UserError(f"{group}.{missing}: it is missing. Set {group}.{missing}=<value>.")
     try:
-        known = inspect.signature(get_object(node["_target_"])).parameters
-    except Exception:  # reported when it is built
-        return node
+        target = get_object(node["_target_"])
+        known = inspect.signature(target).parameters
+    except Exception as error:  # importing a module can raise anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"{group}._target_={node['_target_']}: {reason or type(error).__name__}") from error
     # A data module with **kwargs passes them on to DogsCatsDataModule; a builder of models may not.
     any_key = group == "data" and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     dropped = [] if any_key else [key for key in optional if key in node and key not in known]
@@ -206,7 +208,10 @@ def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None
                 arguments = {"purge_step": resumed_at}
             else:
                 name = f"{stage}_from_step_{resumed_at}"
-        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        plain = plain | {
+            k: str(plain[k]) for k in ("save_dir", "name") if plain.get(k) is not None
+        }  # may look like numbers
         try:
             logger = instantiate(_fill(plain, {"{run_dir}": str(run_dir), "{stage}": name}), **arguments)
         except InstantiationException as error:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ from dogscats.runs.text import setting, shown_lines
 
 ASKED = "DOGSCATS_HYDRA_FULL_ERROR"
 """Environment variable with the user's own HYDRA_FULL_ERROR, while `hydra_errors_exit` sets another."""
+
+LIBRARIES = {
+    **dict.fromkeys(("pytorch_lightning", "lightning_fabric"), "Lightning"),
+    **dict.fromkeys(("hydra", "omegaconf"), "Hydra"),
+}
+"""Packages whose own errors are about settings, and their names."""
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 UNUSABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTDIR}
@@ -105,11 +112,14 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, UserError | OmegaConfBaseException | HydraException):
         return str(error)
     # Compared by name, to avoid importing Lightning where it is not needed.
-    kinds = ValueError | TypeError | RuntimeError | ImportError | AttributeError
-    if type(error).__name__ == "MisconfigurationException" or (
-        isinstance(error, kinds) and _raised_in_lightning(error)
-    ):
+    kinds = ValueError | TypeError | RuntimeError | ImportError | AttributeError | OverflowError
+    library = _raised_in(error)
+    if type(error).__name__ == "MisconfigurationException" or (isinstance(error, kinds) and library == "Lightning"):
         return f"Lightning: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where.)"
+    if isinstance(error, kinds) and library == "Hydra":
+        groups = [argument for argument in sys.argv[1:] if "." not in argument.partition("=")[0]]
+        hint = f" Is it one of {', '.join(groups)}?" if "group" in str(error) else ""
+        return f"Hydra: {' '.join(str(error).split())}.{hint} (HYDRA_FULL_ERROR=1 shows where.)"
     return None
 
 
@@ -124,11 +134,17 @@ def _how_to_quote(error: OverrideParseException) -> str:
     )
 
 
-def _raised_in_lightning(error: BaseException) -> bool:
-    """Return whether Lightning itself raised the error, as it does for invalid settings."""
+def _raised_in(error: BaseException) -> str | None:
+    """Return the library that itself raised the error, as it does for invalid settings."""
     frames = traceback.extract_tb(error.__traceback__)
     parts = Path(frames[-1].filename).parts if frames else ()
-    return "pytorch_lightning" in parts or "lightning_fabric" in parts
+    libraries = {
+        "pytorch_lightning": "Lightning",
+        "lightning_fabric": "Lightning",
+        "hydra": "Hydra",
+        "omegaconf": "Hydra",
+    }
+    return next((libraries[part] for part in parts if part in libraries), None)
 
 
 @contextmanager

@@ -99,11 +99,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer.writerows(map(_cell, row) for row in rows)
 
 
+FORMULA = ("=", "+", "-", "@")
+"""What begins a formula in a spreadsheet."""
+
+
 def _cell(value: object) -> object:
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+    return f"'{text}" if text[:1] in FORMULA and text and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

@@ -47,8 +47,9 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
             num_nodes=trainer.num_nodes,
             strategy=trainer.strategy,
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(f"trainer: {error}") from error
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, ArithmeticError) as error:
+        chosen = ", ".join(f"{key}={trainer[key]}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
+        raise UserError(f"trainer: {error} (trainer has {chosen})") from error
     environment = getattr(fabric.strategy, "cluster_environment", None)
     starts_others = fabric.world_size > 1 and not getattr(environment, "creates_processes_externally", False)
     if starts_others and HydraConfig.get().mode is RunMode.MULTIRUN:

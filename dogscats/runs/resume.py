@@ -24,7 +24,7 @@ from dogscats.runs.directory import plain_config
 from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_json
 from dogscats.runs.locks import locked
-from dogscats.runs.signals import Interrupted
+from dogscats.runs.signals import Interrupt, Interrupted
 from dogscats.runs.text import home_expanded, setting
 from dogscats.runs.trust import load_config, needs_trust
 from dogscats.stage import Stage
@@ -80,17 +80,22 @@ def resume_command(run_dir: str | Path) -> str:
 @contextmanager
 def resume_hint() -> Iterator[None]:
     """Print the command that resumes the run, if it is interrupted or fails for a reason outside its settings."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+
+    def say(what: str = "Interrupted. ") -> None:
+        if (run_dir / "config.yaml").exists():
+            log.info("\n%sTo resume: %s", what, resume_command(run_dir))
+
+    Interrupt.farewell = say
     try:
         yield
     except BaseException as error:
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
-        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException) and not isinstance(
-            error, Failure
-        )
-        if not mistake and (run_dir / "config.yaml").exists():
-            what = "Interrupted. " if isinstance(error, Interrupted) else ""
-            log.info("\n%sTo resume: %s", what, resume_command(run_dir))
+        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        if isinstance(error, Failure) or not mistake:
+            say("Interrupted. " if isinstance(error, Interrupted) else "")
         raise
+    finally:
+        Interrupt.farewell = None
 
 
 def continues(cfg: DictConfig, run_dir: Path) -> bool:

@@ -13,10 +13,15 @@ def _whole(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def _weights(value: Any) -> bool:
+    return value in (None, "none", "balanced") or isinstance(value, list)
+
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (_whole(0, 2**32 - 1), "a whole number of at least 0, and at most 4294967295"),
     "heads": (_whole(1, 1000), "a whole number of at least 1, and at most 1000"),
     "activations.views": (_whole(0, 10_000), "a whole number of at least 0"),
+    "class_weights": (_weights, "none, balanced, or a list of positive numbers in the order of the classes"),
     "trust": (lambda value: isinstance(value, bool), "true or false"),
 }
 """Settings with what is expected of them. Groups check their own when they are built."""
@@ -37,6 +42,8 @@ def check_settings(settings: Mapping[str, Any], stages: Sequence[Stage], n_aug: 
     for group in ("data", "model", "augment", "activations"):
         if not isinstance(settings.get(group), Mapping):
             raise UserError(f"{group}: the config group is missing. Run python train.py --help for the choices.")
+    if not isinstance(settings["model"].get("weights", "none"), str):
+        raise UserError(f"model.weights={settings['model']['weights']}: expected imagenet, none or a file.")
     for key, (good, expected) in RULES.items():
         group, _, name = key.rpartition(".")
         value = (settings[group] if group else settings).get(name)

@@ -1,12 +1,26 @@
 """Handling of Ctrl-C and SIGTERM, in the main process and its workers."""
 
+import atexit
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+PATIENCE = 3
+"""Seconds that the main process has to end its workers after a signal."""
+
+MOMENT = 0.5
+"""Seconds after which `Interrupted` is raised wherever the process is, and again if it was lost."""
+
+STUCK = 10
+"""Seconds after which a process that is still there is ended."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,44 +39,123 @@ class Interrupted(SystemExit):
 class Interrupt:
     """Signal handler that raises `Interrupted` in the process that installed it.
 
-    Forked processes inherit the handler, but ignore the signal: a terminal sends Ctrl-C to all of them, and the main
-    process ends them.
+    An exception in the midst of a library, as it takes a lock for example, can leave it stuck. It is therefore raised
+    between two batches, or else after a moment, wherever the process is then. Python ignores an exception in a
+    destructor, or while a process forks. It is therefore raised again, as long as the last one was lost: it no longer
+    exists, while one on its way out does. If the process is stuck all the same, it ends without clean-up, which does no
+    harm: all files are written atomically.
+
+    Forked processes inherit the handler; see `leave_signal_to_main_process`.
     """
+
+    pending: ClassVar["Interrupt | None"] = None
+    """Handler of a signal that has come."""
+
+    farewell: ClassVar[Callable[[], None] | None] = None
+    """Called before a process that is stuck is ended."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        self.last: weakref.ref[Interrupted] | None = None
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Raise `Interrupted`, unless this is a forked process."""
-        if os.getpid() == self.process:
-            # A second signal must not interrupt the clean-up after the first.
-            signal.signal(signum, signal.SIG_IGN)
-            raise Interrupted(signum)
+        """Arrange for `Interrupted` to be raised, unless this is a forked process."""
+        if os.getpid() != self.process:
+            leave_signal_to_main_process(signum, frame)
+            return
+        # A second signal must not interrupt the clean-up after the first.
+        signal.signal(signum, signal.SIG_IGN)
+        # Nor the end of a worker: PyTorch's handler raises an error then.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.signum, self.last = signum, None
+        Interrupt.pending = self
+        signal.signal(signal.SIGALRM, lambda *_: self.raise_unless_raised())
+        signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)
+        self.end = threading.Timer(STUCK, self._end)
+        self.end.daemon = True
+        self.end.start()
+        atexit.register(_end_with_alarm)
+
+    def raise_unless_raised(self) -> None:
+        """Raise `Interrupted`, unless the last one is on its way out."""
+        if self.last is None or self.last() is None:
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        error = Interrupted(self.signum)
+        self.last = weakref.ref(error)
+        return error
+
+    def _end(self) -> None:
+        if Interrupt.farewell is not None:
+            Interrupt.farewell()
+        os._exit(128 + self.signum)
+
+
+def _end_with_alarm() -> None:
+    """End a process that is stuck as Python exits, when there are no threads any more."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(STUCK)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` in the block as soon as a signal arrives.
+    """Raise `Interrupted` in the block soon after a signal arrives.
 
     Lightning would turn KeyboardInterrupt into exit code 1 and SIGTERM into a normal exit; it passes this exception on.
     All files are written atomically, so there is no need to wait for a safe point.
     """
     before = {number: signal.signal(number, Interrupt()) for number in SIGNALS}
+    alarm, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+
+    def unraisable(lost: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(lost.exc_type, Interrupted):  # it is raised again
+            hook(lost)
+
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
-        for number, handler in before.items():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
+        if Interrupt.pending is not None:
+            Interrupt.pending.end.cancel()
+            Interrupt.pending = None
+        for number, handler in (before | {signal.SIGALRM: alarm}).items():
             signal.signal(number, handler)
 
 
-def leave_signals_to_main_process(worker: int = 0) -> None:
-    """Ignore signals in a loader worker: the main process ends its workers."""
+def leave_signal_to_main_process(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal in a worker, which a terminal sends to all processes: the main process ends its workers.
+
+    A worker that died first would look like a failure. After SIGTERM, one that is stuck dies of the alarm.
+    """
+    if signum == signal.SIGTERM:
+        signal.alarm(PATIENCE)
+
+
+def handle_signals_in_worker(worker: int = 0) -> None:
+    """Install the handler in a loader worker, started with `signals_blocked`.
+
+    PyTorch has installed its own handler, which ends the worker at once. A lock that it holds would never be released.
+    """
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, leave_signal_to_main_process)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let signals wait while processes are started; these begin with the signals blocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class OwnSignalHandlers(Callback):
-    """Puts back the signal handlers that the Trainer replaces.
+    """Puts back the signal handlers that the Trainer replaces, and is interrupted between two batches.
 
     Lightning's handler of SIGTERM waits for all ranks in a collective operation, for ever if they do something else.
     """
@@ -87,3 +180,21 @@ class OwnSignalHandlers(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the handlers back."""
         self._restore()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+
+def stop_if_interrupted() -> None:
+    """Raise `Interrupted`, if a signal has come."""
+    if Interrupt.pending is not None:
+        Interrupt.pending.raise_unless_raised()

@@ -20,6 +20,8 @@ def shown(text: object) -> str:
 
     The names of files and classes can contain anything, such as escape sequences that change the terminal.
     """
+    if str(text).isprintable():
+        return str(text)
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
     )

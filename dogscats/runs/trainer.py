@@ -65,9 +65,11 @@ def _switch(value: Any) -> bool:
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
-        ("accumulate_grad_batches", "check_val_every_n_epoch", "min_epochs", "min_steps", "log_every_n_steps"),
+        ("accumulate_grad_batches", "check_val_every_n_epoch", "min_epochs", "min_steps", "num_nodes"),
         (_whole, "a whole number of at least 1"),
     ),
+    "log_every_n_steps": (_whole, "a whole number of at least 1"),
+    "num_sanity_val_steps": (lambda value: _whole(value, -1), "a whole number, 0 or more, or -1 for all"),
     **dict.fromkeys(("limit_train_batches", "limit_predict_batches", "gradient_clip_val"), (_positive, "more than 0")),
     **dict.fromkeys(
         (

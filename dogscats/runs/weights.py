@@ -32,6 +32,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: if the file does not exist, or contains anything but named tensors.
     """
+    if not isinstance(path, str | Path):
+        raise ArgumentError("model", f"weights={path}: expected imagenet, none or a file.")
     file = Path(path).expanduser()
     if not file.is_file():
         raise ArgumentError("model", f"weights={path}: there is no such file; 'imagenet' and 'none' need no file.")
