@@ -55,6 +55,7 @@ def load_data(run: Run) -> DogsCatsDataModule:
     """Find the photos and check that they can be decoded."""
     data: DogsCatsDataModule = instantiate(run.settings["data"])
     data.prepare_data()
+    data.check_class_weights(run.settings.get("class_weights", "none"))
     data.setup()
     run.keep_photos(data)
     log.info("Data      %s: %s", data.root, data.summary)

@@ -436,7 +436,7 @@ def test_a_very_slow_server_is_given_up(server: Server, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/x.zip", "file:///etc/passwd"])
 def test_a_redirect_elsewhere_is_refused(server: Server, tmp_path: Path, target: str) -> None:
     server.faults = [f"to {target}"]
-    with pytest.raises(UserError, match="(?i)redirect.* (refused|not allowed)"):
+    with pytest.raises(UserError, match=r"(?i)redirect.* (refused|not allowed)"):
         download_dataset(server.url, tmp_path / "data")
     assert left_in(tmp_path) == set()
 

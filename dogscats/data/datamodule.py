@@ -220,21 +220,14 @@ class DogsCatsDataModule(LightningDataModule):
     def _bad_listed(self) -> str:
         return "\n".join(f"  {shown(self.root / path)}: {reason}" for path, reason in self.bad.items())
 
-    def class_weights(self, weights: str | Sequence[float] | None) -> list[float] | None:
-        """Return the weight of each class in the training loss.
-
-        Args:
-            weights: `none`; `balanced` for weights inversely proportional to the number of training photos, with a
-                mean of 1 over all photos; or one weight for each class, in the order of `classes`.
+    def check_class_weights(self, weights: str | Sequence[float]) -> None:
+        """Refuse bad class weights; available before `setup` checks the photos.
 
         Raises:
-            ArgumentError: for anything else.
+            ArgumentError: for anything but what `class_weights` takes.
         """
-        if weights is None or weights == "none":
-            return None
-        if weights == "balanced":
-            counts = torch.bincount(torch.tensor(self.train.labels), minlength=len(self.classes))
-            return [len(self.train.labels) / (len(self.classes) * count) for count in counts.tolist()]
+        if weights in ("none", "balanced"):
+            return
         numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
         if len(numbers) != len(self.classes) or not all(
             isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < float("inf")
@@ -242,10 +235,27 @@ class DogsCatsDataModule(LightningDataModule):
         ):
             raise ArgumentError(
                 "",
-                f"class_weights={weights}: expected none, balanced, or a list of {len(self.classes)} positive numbers, "
-                f"for {', '.join(self.classes)}.",
+                f"class_weights={'null' if weights is None else weights}: expected none, balanced, or a list of "
+                f"{len(self.classes)} positive numbers, for {listed(self.classes)}.",
             )
-        return [float(number) for number in numbers]
+
+    def class_weights(self, weights: str | Sequence[float]) -> list[float] | None:
+        """Return the weight of each class in the training loss.
+
+        Args:
+            weights: `none`; `balanced` for weights inversely proportional to the number of training
+                photos, with a mean of 1 over all photos; or one weight for each class, in the order of `classes`.
+
+        Raises:
+            ArgumentError: for anything else.
+        """
+        self.check_class_weights(weights)
+        if weights == "none":
+            return None
+        if weights == "balanced":
+            counts = torch.bincount(torch.tensor(self.train.labels), minlength=len(self.classes))
+            return [len(self.train.labels) / (len(self.classes) * count) for count in counts.tolist()]
+        return [float(number) for number in weights]
 
     @property
     def summary(self) -> str:

@@ -72,7 +72,7 @@ def user_message(error: BaseException) -> str | None:
     """
     if isinstance(error, InstantiationException):
         cause = error.__cause__
-        if cause is not None and user_message(cause):
+        if cause is not None and _raised_in(cause) != "Hydra" and user_message(cause):
             return user_message(cause)
         lines = [line for line in str(error).splitlines() if line.strip()]
         key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")

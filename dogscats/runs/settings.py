@@ -13,15 +13,10 @@ def _whole(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _weights(value: Any) -> bool:
-    return value in (None, "none", "balanced") or isinstance(value, list)
-
-
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (_whole(0, 2**32 - 1), "a whole number of at least 0, and at most 4294967295"),
     "heads": (_whole(1, 1000), "a whole number of at least 1, and at most 1000"),
     "activations.views": (_whole(0, 10_000), "a whole number of at least 0"),
-    "class_weights": (_weights, "none, balanced, or a list of positive numbers in the order of the classes"),
     "trust": (lambda value: isinstance(value, bool), "true or false"),
 }
 """Settings with what is expected of them. Groups check their own when they are built."""

@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 PATIENCE = 3
 """Seconds that the main process has to end its workers after a signal."""
 
-MOMENT = 0.5
+MOMENT = 0.2
 """Seconds after which `Interrupted` is raised wherever the process is, and again if it was lost."""
 
 STUCK = 10
@@ -40,10 +40,10 @@ class Interrupt:
     """Signal handler that raises `Interrupted` in the process that installed it.
 
     An exception in the midst of a library, as it takes a lock for example, can leave it stuck. It is therefore raised
-    between two batches, or else after a moment, wherever the process is then. Python ignores an exception in a
-    destructor, or while a process forks. It is therefore raised again, as long as the last one was lost: it no longer
-    exists, while one on its way out does. If the process is stuck all the same, it ends without clean-up, which does no
-    harm: all files are written atomically.
+    between two steps of the Trainer, or else after a moment, wherever the process is then. Python ignores an exception
+    in a destructor, or while a process forks. It is therefore raised again, as long as the last one was lost: it no
+    longer exists, while one on its way out does. If the process is stuck all the same, it ends without clean-up, which
+    does no harm: all files are written atomically.
 
     Forked processes inherit the handler; see `leave_signal_to_main_process`.
     """
@@ -155,7 +155,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 class OwnSignalHandlers(Callback):
-    """Puts back the signal handlers that the Trainer replaces, and is interrupted between two batches.
+    """Puts back the signal handlers that the Trainer replaces, and is interrupted between its steps.
 
     Lightning's handler of SIGTERM waits for all ranks in a collective operation, for ever if they do something else.
     """
@@ -181,7 +181,19 @@ class OwnSignalHandlers(Callback):
         """Put the handlers back."""
         self._restore()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_epoch_start(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+    def on_train_epoch_end(self, *args: Any) -> None:
         """Stop here, if a signal has come."""
         stop_if_interrupted()
 
@@ -189,7 +201,15 @@ class OwnSignalHandlers(Callback):
         """Stop here, if a signal has come."""
         stop_if_interrupted()
 
+    def on_validation_end(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
     def on_predict_batch_start(self, *args: Any) -> None:
+        """Stop here, if a signal has come."""
+        stop_if_interrupted()
+
+    def on_predict_batch_end(self, *args: Any) -> None:
         """Stop here, if a signal has come."""
         stop_if_interrupted()
 
