@@ -12,11 +12,11 @@ test: .venv/installed
 
 # Tests that take over 10 seconds each; run before a release.
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 # All fault-injection tests, including the slow ones. Ends with a table of the results.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest -m fault
+	$(BIN)/python -m pytest -m fault -n 2
 
 # Tests with the lowest version of each dependency that pyproject.toml allows.
 test-lowest:

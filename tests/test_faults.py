@@ -265,3 +265,13 @@ def test_two_builds_of_the_same_cache(shared_root: Path, tmp_path: Path) -> None
     reference = expected(shared_root, tmp_path / "reference")
     assert torch.equal(expected(shared_root, tmp_path / "cache"), reference)
     assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.fault("disk full as the run directory is begun: exit 1 naming it")
+def test_disk_full_at_the_start_of_a_run(shared_root: Path, tmp_path: Path) -> None:
+    process = start(shared_root, tmp_path / "run", before=limited(500))
+    output, errors = process.communicate()
+    assert process.returncode == 1
+    assert "error: " in errors
+    assert "it cannot be written" in errors
+    assert "Traceback" not in output + errors

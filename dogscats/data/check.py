@@ -40,7 +40,7 @@ class Findings:
 
     Attributes:
         bad: the reason for each unreadable photo.
-        odd: what the JPEG library printed about each photo that it decoded all the same.
+        odd: warning of the JPEG library about each photo that it could still decode.
     """
 
     bad: dict[str, str]
@@ -129,7 +129,7 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> Findings:
     found = examine(root, paths if before is None else list(before.bad))
     if before is None:
         for path, text in found.odd.items():
-            log.warning("%s: %s; it is used all the same", shown(root / path), text)
+            log.warning("%s: %s (the photo is still used)", shown(root / path), text)
     elif found.bad == before.bad:
         return before
     found = Findings(found.bad, found.odd if before is None else before.odd | found.odd)

@@ -75,7 +75,7 @@ class PhotoBatches(Dataset[Batch]):
         batch = collate([self.dataset[key] for key in keys])
         if get_worker_info() is not None:
             # Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and
-            # the batch waited for for ever.
+            # the loader would wait forever.
             for tensor in batch:
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
         return batch

@@ -36,7 +36,7 @@ LEFTOVERS = {
     *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@recycle", "@recently-snapshot"),  # Synology, QNAP
     *("@__thumb", "lost.dir", "captureone"),
 }
-"""Names, in lower case, of files and folders that are no one's photos, though some contain small copies of photos."""
+"""Names, in lower case, of files and folders to skip; some contain thumbnails."""
 
 LEFTOVER_ENDINGS = (".thm", ".ctg", ".lrdata", ".photoslibrary", "@synoresource", "@synoeastream")
 """Endings of such names: thumbnails and catalogues of cameras, caches of Lightroom and Photos."""

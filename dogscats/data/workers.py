@@ -24,7 +24,7 @@ LOADERS = 2
 """Loaders at once: training and validation."""
 
 TIMEOUT = 900
-"""Seconds without a batch after which loading counts as stuck. Without a limit, a lost batch is waited for for ever."""
+"""Seconds without a batch after which loading counts as stuck. Without a limit, the loader would wait forever."""
 
 
 def default_num_workers() -> int:

@@ -85,7 +85,7 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL | UNUSABLE:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
         what, advice = (
-            ("written", "Free some space, or choose") if error.errno in FULL else ("used", "Mend it, or choose")
+            ("written", "Free some space, or choose") if error.errno in FULL else ("used", "Fix it, or choose")
         )
         return f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice} another folder."
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|bad alloc", str(error)):

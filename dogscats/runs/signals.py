@@ -42,8 +42,8 @@ class Interrupt:
     An exception in the midst of a library, as it takes a lock for example, can leave it stuck. It is therefore raised
     between two steps of the Trainer, or else after a moment, wherever the process is then. Python ignores an exception
     in a destructor, or while a process forks. It is therefore raised again, as long as the last one was lost: it no
-    longer exists, while one on its way out does. If the process is stuck all the same, it ends without clean-up, which
-    does no harm: all files are written atomically.
+    longer exists, while one on its way out does. If the process is still stuck, it ends without clean-up, which does
+    no harm: all files are written atomically.
 
     Forked processes inherit the handler; see `leave_signal_to_main_process`.
     """
@@ -157,7 +157,7 @@ def signals_blocked() -> Iterator[None]:
 class OwnSignalHandlers(Callback):
     """Puts back the signal handlers that the Trainer replaces, and is interrupted between its steps.
 
-    Lightning's handler of SIGTERM waits for all ranks in a collective operation, for ever if they do something else.
+    Lightning's handler of SIGTERM waits for all ranks in a collective operation, forever if they do something else.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

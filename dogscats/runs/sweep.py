@@ -42,7 +42,7 @@ def records_folder() -> Path:
 
 @contextmanager
 def sweep_job(cfg: DictConfig) -> Iterator[None]:
-    """Record how a job of a sweep ends, and write the table anew; an error does not stop the sweep.
+    """Record how a job of a sweep ends, and rewrite the table; an error does not stop the sweep.
 
     Outside a sweep, errors are passed on. A job is recorded in the folder of the sweep, by its overrides: a job that is
     refused writes nothing to a run directory, which may belong to another.

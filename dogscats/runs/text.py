@@ -1,5 +1,6 @@
 """Names and paths as text: on a terminal, in commands to be pasted, and without passwords."""
 
+import logging
 import re
 import shlex
 from collections.abc import Sequence
@@ -30,6 +31,14 @@ def shown(text: object) -> str:
 def shown_lines(text: object) -> str:
     """Escape each line of a text like `shown`."""
     return "\n".join(map(shown, str(text).split("\n")))
+
+
+class LogFormatter(logging.Formatter):
+    """Escapes control characters in log messages, on the terminal and in the log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return shown_lines(super().format(record))
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
