@@ -5,6 +5,12 @@ Reads top to bottom: load the run, then evaluate labelled photos (the default), 
 settings. Each run writes to its own directory under `outputs/evaluate/`.
 """
 
+import os
+import signal
+
+for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports below take their seconds
+    signal.signal(number, lambda signum, frame: os._exit(128 + signum))
+
 import glob
 import logging
 import tempfile
@@ -64,6 +70,8 @@ def evaluate(cfg: DictConfig) -> None:
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'neither' if cfg.run is None else 'both'}."
         )
+    if cfg.predict == "":
+        raise UserError("predict=: expected a file, a folder or a glob.")
     if not cfg.split:
         raise UserError(f"split={cfg.split}: expected the name of a folder in data.root, such as valid.")
     if cfg.export not in (None, "onnx"):

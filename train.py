@@ -5,6 +5,12 @@ Reads top to bottom: data, model, one `fit` per stage of the recipe, test-time a
 directories, checkpoints, resuming and error handling are in `dogscats/runs/`.
 """
 
+import os
+import signal
+
+for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports below take their seconds
+    signal.signal(number, lambda signum, frame: os._exit(128 + signum))
+
 import logging
 import math
 import time

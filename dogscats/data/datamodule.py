@@ -114,7 +114,7 @@ class DogsCatsDataModule(LightningDataModule):
             raise ArgumentError("data", f"valid_fraction={valid_fraction}: expected a number between 0 and 1.")
         if fit not in FITS:
             raise ArgumentError("data", f"fit={fit}: expected {', '.join(FITS[:-1])} or {FITS[-1]}.")
-        if not isinstance(root, str | Path):
+        if not isinstance(root, str | Path) or root == "":
             raise ArgumentError("data", f"root={root}: expected a folder.")
         if not isinstance(download, bool):
             raise ArgumentError("data", f"download={download}: expected true or false.")

@@ -25,7 +25,17 @@ LIBRARIES = {
 """Packages whose own errors are about settings, and their names."""
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-UNUSABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTDIR}
+UNUSABLE = {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 """Error numbers of a full disk, and of other causes outside the program."""
 
 

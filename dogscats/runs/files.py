@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dogscats.runs.errors import Failure
+from dogscats.runs.errors import Failure, UserError, first_line
 from dogscats.runs.text import shown
 
 CANNOT_WRITE = {
@@ -80,8 +80,15 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; `None` if it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """Read a JSON file; `None` if it does not exist.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -119,9 +126,16 @@ def _is_number(text: str) -> bool:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV file as dicts."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """Read the rows of a CSV file as dicts.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
 
 
 def digest(path: Path, algorithm: str | Callable[[], Any] = "sha256") -> str:

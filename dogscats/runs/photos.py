@@ -30,7 +30,10 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
     }
     file = run_dir / FILE
     if resumed and data.changed == "refuse" and file.is_file():
-        before = {row["path"]: (row["split"], row["bytes"], row["sample"]) for row in read_csv(file)}
+        try:
+            before = {row["path"]: (row["split"], row["bytes"], row["sample"]) for row in read_csv(file)}
+        except KeyError as error:
+            raise UserError(f"{file}: it is damaged. Restore it, or go on: data.changed=accept.") from error
         if changes := differences(before, now):
             raise UserError(
                 f"data.root={data.root}: the photos have changed since the run in {run_dir} began: {changes}. Put them "

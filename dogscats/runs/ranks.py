@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from dogscats.runs.errors import Failure, UserError, user_message
-from dogscats.runs.signals import Interrupted
+from dogscats.runs.signals import Interrupt, Interrupted
+
+WAIT = 4
+"""Seconds after the death of a rank until this process is ended, if it waits in a call that cannot be interrupted."""
 
 DISCONNECTED = "Connection (closed|reset)|[Bb]roken pipe|failed to recv|Socket|NCCL"
 """What PyTorch reports if the process of another rank is gone."""
@@ -91,13 +95,31 @@ class Watch(threading.Thread):
         self.processes, self.stopped, self.interrupted = processes, threading.Event(), False
 
     def run(self) -> None:
-        """Look for dead ranks until stopped."""
+        """Look for dead ranks until stopped. A process that waits for one, and cannot be interrupted, is ended."""
         while not self.stopped.wait(0.5):
+            for thread in threading.enumerate():
+                if thread.name == "child-process-observer":  # Lightning's, which kills this process without a message
+                    thread._child_processes = []  # type: ignore[attr-defined]
             if any(process.poll() for process in self.processes):
                 # A process that is being interrupted already ignores a second signal.
                 self.interrupted = callable(signal.getsignal(signal.SIGTERM))
                 os.kill(os.getpid(), signal.SIGTERM)
+                if not self.stopped.wait(WAIT):
+                    self._end()
                 return
+
+    def _end(self) -> None:
+        for process in self.processes:
+            process.kill()
+        codes = [process.poll() or 0 for process in self.processes]
+        signalled = next(
+            (abs(code) % 128 for code in codes if abs(code) % 128 in (signal.SIGINT, signal.SIGTERM)), None
+        )
+        if Interrupt.farewell is not None:
+            Interrupt.farewell()
+        if signalled is None:
+            print(f"error: {self.lost(RuntimeError())}", file=sys.stderr, flush=True)
+        os._exit(1 if signalled is None else 128 + signalled)
 
     def lost(self, error: BaseException) -> str | None:
         """Say which rank died, if that is why `error` was raised."""

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,18 +171,30 @@ def read_progress(run_dir: Path, stages: Sequence[Stage]) -> RunProgress:
     A stage is finished once its metrics are in `metrics.json`. If its checkpoint is damaged, the newest intact one
     before it is used, and later stages are repeated.
     """
-    metrics = read_json(run_dir / "metrics.json")
+    file = run_dir / "metrics.json"
+    metrics = read_json(file)
     if not isinstance(metrics, dict) or "stages" not in metrics:  # a failed job of a sweep has an error alone
         return RunProgress()
+    if not _is_progress(metrics):
+        raise UserError(f"{file}: it is not the metrics.json of a run. Remove it to repeat the stages, or restore it.")
     finished = [stage for stage in stages if stage.name in metrics["stages"]]
     for number in range(len(finished), 0, -1):
         stage = finished[number - 1]
         for name in ("last", *([stage.save] if stage.save else [])):
-            file = run_dir / "checkpoints" / f"{name}.ckpt"
-            checkpoint = read_whole(file)
-            if checkpoint is not None and checkpoint["stage"] == stage.name:
-                return RunProgress(metrics, [stage.name for stage in finished[:number]], file)
+            saved = run_dir / "checkpoints" / f"{name}.ckpt"
+            checkpoint = read_whole(saved)
+            if checkpoint is not None and checkpoint.get("stage") == stage.name:
+                return RunProgress(metrics, [stage.name for stage in finished[:number]], saved)
     return RunProgress(metrics)
+
+
+def _is_progress(metrics: Mapping[str, Any]) -> bool:
+    """Check the types of what is used of a `metrics.json`."""
+    stages, final, found = metrics["stages"], metrics.get("final", {}), metrics.get("lr_finder")
+    rows = isinstance(stages, dict) and all(isinstance(row, dict) and "seconds" in row for row in stages.values())
+    return (
+        rows and isinstance(final, dict) and isinstance(found, dict) and isinstance(metrics.get("seconds"), int | float)
+    )
 
 
 def read_whole(file: Path) -> dict[str, Any] | None:

@@ -199,7 +199,8 @@ class Run:
 
     def saved_state(self, stage: Stage) -> Mapping[str, Any] | None:
         """Read the state of an interrupted stage after its last complete epoch; `None` if there is none."""
-        return read_whole(self.state_file(stage))
+        state = read_whole(self.state_file(stage))
+        return state if state and {"epoch", "global_step", "loops", "optimizer_states"} <= state.keys() else None
 
     def state_file(self, stage: Stage) -> Path:
         """Return the path of the checkpoint from which an interrupted stage is resumed."""

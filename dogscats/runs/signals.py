@@ -115,6 +115,10 @@ def interruptible() -> Iterator[None]:
     sys.unraisablehook = unraisable
     try:
         yield
+    except Exception as error:
+        if Interrupt.pending is not None:  # such as the death of a worker that got the same signal
+            raise Interrupted(Interrupt.pending.signum) from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook

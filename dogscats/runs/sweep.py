@@ -5,12 +5,13 @@ import logging
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -52,7 +53,7 @@ def sweep_job(cfg: DictConfig) -> Iterator[None]:
         yield
         return
     folder, overrides = records_folder(), list(hydra.overrides.task)
-    file = folder / f"{hashlib.blake2b(repr(overrides).encode(), digest_size=8).hexdigest()}.json"
+    file = folder / f"{hydra.job.num}-{hashlib.blake2b(repr(overrides).encode(), digest_size=8).hexdigest()}.json"
     run_dir = Path(hydra.runtime.output_dir)
     record = {"number": int(hydra.job.num), "overrides": overrides, "run_dir": str(run_dir), "status": UNFINISHED}
     write_json(file, record)
@@ -180,6 +181,9 @@ class SweepReport(Callback):
     current: ClassVar[tuple[Path, str] | None] = None
     """Folder and metric of the sweep that this process runs."""
 
+    running: ClassVar[ExitStack] = ExitStack()
+    """Holds the lock of that sweep."""
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a folder that holds another sweep.
 
@@ -187,7 +191,7 @@ class SweepReport(Callback):
             SystemExit: with a message for the user.
         """
         folder = Path(config.hydra.sweep.dir).expanduser()
-        file, command = folder / RECORDS / "command.json", sorted(config.hydra.overrides.task)
+        file, command = folder / RECORDS / "command.json", list(config.hydra.overrides.task)
         before = read_json(file)
         if before not in (None, command):
             raise SystemExit(
@@ -198,6 +202,11 @@ class SweepReport(Callback):
             write_json(file, command)
         except UserError as error:
             raise SystemExit(f"error: hydra.sweep.dir={folder}: {error}") from error
+        try:
+            # Workers of a process that was killed may hold the lock for a few seconds more.
+            self.running.enter_context(locked(folder / RECORDS / "running.lock", f"{folder}", timeout=10))
+        except Timeout as error:
+            raise SystemExit(f"error: hydra.sweep.dir={folder}: another process is running this sweep.") from error
         SweepReport.current = folder, config.optimized_metric
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -209,6 +218,7 @@ class SweepReport(Callback):
         """
         folder, metric = SweepReport.current or (Path(config.hydra.sweep.dir), config.optimized_metric)
         SweepReport.current = None
+        self.running.close()
         try:
             jobs = read_jobs(folder, metric)
             print_table(folder, metric)
@@ -229,6 +239,7 @@ def sweep_table() -> Iterator[None]:
         if SweepReport.current is not None:
             folder, metric = SweepReport.current
             SweepReport.current = None
+            SweepReport.running.close()
             with suppress(Exception):
                 print_table(folder, metric)
                 print("The same command with the same hydra.sweep.dir continues the sweep:")

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from dogscats.backbone import Backbone
 from dogscats.runs.errors import UserError, first_line
@@ -97,7 +97,9 @@ def checked(
             f"{source}: it names {', '.join(untrusted)}, which is code that does not belong to dogscats. If you trust "
             "the origin of this file, add trust=true (in Python trust=True)."
         )
-    if interpolation := next(_interpolations(config), None):
+    # The names of classes are text: a class may be named ${x}.
+    built = config if "_target_" in config else {key: value for key, value in config.items() if key != "classes"}
+    if interpolation := next(_interpolations(built), None):
         raise UserError(
             f"{source}: it has the interpolation {interpolation}, which is not resolved in a saved config. Replace it "
             "by its value."
@@ -113,8 +115,12 @@ def load_config(path: Path, trust: bool = False) -> DictConfig:
         UserError: if it cannot be read, or names a target that needs trust.
     """
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, YAMLError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        # Nested aliases could unpack to any size; a saved config has none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has YAML aliases")
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: it cannot be read ({first_line(error)}).") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: it is not the config of a run.")
