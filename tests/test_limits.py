@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,44 @@ def test_a_test_set_without_a_class_is_evaluated(
     (tmp_path / "others" / "train").symlink_to(shared_root / "train")
     result = run_command("evaluate.py", f"ckpt={trained}", "data.root=others", "split=train", "callbacks.tta.n_aug=0")
     assert "train/ without the part that is held out (0.2 of it)" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def run_dir(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interrupted run, with a finished stage and the state of another."""
+    from conftest import command_runner
+
+    folder = tmp_path_factory.mktemp("interrupted")
+    mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
+    settings = [*TINY, "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none", "callbacks.reports=null", mine]
+    command = ["train.py", f"data.root={shared_root}", *settings, "hydra.run.dir=run"]
+    assert command_runner(folder)(*command, INTERRUPT="augmented 2").returncode == 143
+    return folder / "run"
+
+
+BOMB = "a: &a [1, 1]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.fault("file of a run directory damaged before `resume=`: named in one message, or repaired")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("metrics.json", text) for text in ("[1,2", '{"stages": 5}', '{"stages": {"precompute": 5}}', "\x00")),
+        *(("photos.csv", text) for text in ("a,b\n1,2\n", "\xff\xfe")),
+        *(("config.yaml", text) for text in (BOMB, "a: [", "5", "data: 5")),
+        *((name, "\xff\xfe") for name in ("history.csv", "checkpoints/resume_augmented.ckpt", "checkpoints/last.ckpt")),
+    ],
+)
+def test_damaged_run_directories(run_dir: Path, run_command: Run, tmp_path: Path, name: str, content: str) -> None:
+    shutil.copytree(run_dir, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content.encode("latin-1"))
+    result = run_command("train.py", f"resume={tmp_path / 'run'}", "trust=true")
+    assert "Traceback" not in result.stderr + result.stdout
+    if name.startswith("checkpoints"):
+        assert result.returncode == 0, result.stderr
+        assert "it is damaged" in result.stdout
+    else:
+        assert result.returncode == 1
+        assert str(tmp_path / "run" / name) in result.stderr

@@ -17,7 +17,7 @@ from dogscats.runs.files import read_csv, write_csv
 from dogscats.runs.text import setting, shown, without_password
 
 FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-ODD = ("$5_$", "=HYPERLINK(1)", "a\x1b[31mb\nc", "猫")
+ODD = ("$5_$", "${oc.env:HOME}", "=HYPERLINK(1)", "a\x1b[31mb\nc", "猫")
 
 
 @pytest.fixture
@@ -50,7 +50,13 @@ def test_a_run_and_an_evaluation_with_odd_names(
     assert json.loads((run_dir / "metrics.json").read_text())["classes"] == sorted(ODD)
     with (run_dir / "predictions_valid.csv").open(newline="") as file:
         predictions = list(csv.DictReader(file))
-    assert {row["label"] for row in predictions} == {"$5_$", "'=HYPERLINK(1)", "a\\x1b[31mb\\nc", "猫"}
+    assert {row["label"] for row in predictions} == {
+        "$5_$",
+        "${oc.env:HOME}",
+        "'=HYPERLINK(1)",
+        "a\\x1b[31mb\\nc",
+        "猫",
+    }
 
 
 def test_a_picture_that_fails_is_named_and_costs_nothing_else(

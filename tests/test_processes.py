@@ -70,6 +70,22 @@ def test_sigterm_ends_all_ranks(photos: Path, tmp_path: Path, epochs: int, pause
 
 
 @pytest.mark.slow
+@pytest.mark.fault("Ctrl-C, SIGTERM to the process group while ranks start: exit 130 and 143, and how to go on")
+@pytest.mark.parametrize(("signum", "pause"), [(signal.SIGINT, 0.5), (signal.SIGTERM, 1.5), (signal.SIGINT, 2.5)])
+def test_a_signal_while_ranks_start(photos: Path, tmp_path: Path, signum: int, pause: float) -> None:
+    run_dir = tmp_path / "run"
+    process = start(photos, run_dir, *RECIPE, *RANKS, group=True)
+    while not (run_dir / "photos.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(pause)
+    os.killpg(process.pid, signum)
+    code, output = ended(process)
+    assert code == 128 + signum
+    assert f"train.py resume={run_dir}" in output
+
+
+@pytest.mark.slow
 @pytest.mark.fault("a rank is killed: exit 1 naming it, and how to go on")
 def test_a_killed_rank_is_named(photos: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Run
+from filelock import FileLock
 from PIL import Image
 
 FAST = [*TINY, "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null"]
@@ -110,6 +111,16 @@ def test_a_refused_sweep_or_run_writes_nothing(run_command: Run, shared_root: Pa
     assert again.returncode == 0
     assert "Stage precompute" not in again.stdout
     assert {row["status"] for row in sweep_rows(tmp_path / "sweep")} == {"finished"}
+
+
+def test_one_process_at_a_time_runs_a_sweep(run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dogscats.runs.locks.PATIENCE", 0.01)
+    (tmp_path / "sweep" / ".sweep").mkdir(parents=True)
+    with FileLock(tmp_path / "sweep" / ".sweep" / "running.lock"):
+        result = run_command("train.py", "-m", "data.root=/no1,/no2", "hydra.sweep.dir=sweep")
+    assert result.returncode == 1
+    assert "another process is running this sweep" in result.stderr
+    assert not list((tmp_path / "sweep").glob("[0-9]*"))
 
 
 def test_a_job_that_diverges_says_so(run_command: Run, shared_root: Path, tmp_path: Path) -> None:

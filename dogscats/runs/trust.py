@@ -119,8 +119,9 @@ def load_config(path: Path, trust: bool = False) -> DictConfig:
         # Nested aliases could unpack to any size; a saved config has none.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it has YAML aliases")
-        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        created: Any = OmegaConf.create(text)
+        config = OmegaConf.to_container(created, resolve=False)
+    except (OSError, ValueError, AssertionError, TypeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: it cannot be read ({first_line(error)}).") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: it is not the config of a run.")
