@@ -70,6 +70,8 @@ def evaluate(cfg: DictConfig) -> None:
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'neither' if cfg.run is None else 'both'}."
         )
+    if cfg.predict is not None and cfg.export is not None:
+        raise UserError("predict= and export= are separate runs: give one of them.")
     if cfg.predict == "":
         raise UserError("predict=: expected a file, a folder or a glob.")
     if not cfg.split:
@@ -115,10 +117,8 @@ def report(
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
     if cfg.split in ("train", "valid") and not (data.root / "valid").is_dir():
-        part = "without" if cfg.split == "train" else "only"
-        log.info(
-            "There is no valid/: this is train/ %s the part that is held out (%g of it)", part, data.valid_fraction
-        )
+        share = data.valid_fraction if cfg.split == "valid" else 1 - data.valid_fraction
+        log.info("There is no valid/: these are %g of the photos in train/; the rest is the other split", share)
     if data.bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(data.bad))
         write_bad_images(run_dir / "bad_images.csv", data.bad)

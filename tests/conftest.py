@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import traceback
@@ -103,6 +104,7 @@ def command_runner(folder: Path) -> Run:
         deterministic, hydra_config = torch.are_deterministic_algorithms_enabled(), HydraConfig.instance().cfg
         root, raises, path = logging.getLogger(), logging.raiseExceptions, [*sys.path]
         handlers, level = [*root.handlers], root.level
+        signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with (
             mock.patch.object(sys, "argv", command),
             mock.patch.dict(os.environ, offline(folder) | environment),
@@ -122,6 +124,8 @@ def command_runner(folder: Path) -> Run:
                 code = 1
             finally:
                 sys.path[:] = path
+                for number, handler in signals.items():
+                    signal.signal(number, handler)
                 root.handlers[:], logging.raiseExceptions = handlers, raises
                 root.setLevel(level)
                 logging.disable(logging.NOTSET)

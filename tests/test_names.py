@@ -80,6 +80,10 @@ def test_predictions_and_metrics_are_written_before_any_picture(
     assert run_command("train.py", f"data.root={shared_root}", *FAST, "hydra.run.dir=run").returncode == 1
     assert len(read_csv(tmp_path / "run" / "predictions_valid.csv")) == 10
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]["n"] == 10
+    monkeypatch.undo()
+    assert run_command("train.py", "resume=run").returncode == 0  # draws them
+    assert (tmp_path / "run" / "most_wrong.png").exists()
+    assert "is finished" in run_command("train.py", "resume=run").stdout
 
 
 @pytest.mark.parametrize("name", ["2024", "1e3", "007", "true", "1_000"])

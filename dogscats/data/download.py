@@ -5,7 +5,6 @@ import errno
 import http.client
 import logging
 import os
-import re
 import shutil
 import stat
 import time
@@ -104,7 +103,7 @@ def fetch(url: str, file: Path) -> None:
         UserError: if the server refuses, is unreachable in `ATTEMPTS` attempts, or returns a web page instead.
         OSError: if `file` cannot be written, or disk space is insufficient for the archive and its content.
     """
-    if not re.match("https?://", url):
+    if not _is_web_address(url):
         raise UserError(f"{_named(url)}: expected an address that begins with http:// or https://.")
     pause = PAUSE
     for attempt in range(1, ATTEMPTS + 1):
@@ -158,6 +157,14 @@ def _request(url: str, done: int) -> urllib.request.Request:
         headers["Authorization"] = f"Basic {base64.b64encode(user).decode()}"
         url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     return urllib.request.Request(url, headers=headers)
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # may raise
+    except ValueError:
+        return False
 
 
 def _fetch_rest(url: str, file: Path) -> None:

@@ -1,6 +1,7 @@
 """Dataset layouts: photos, classes and splits."""
 
 import hashlib
+import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,6 +154,8 @@ def left_out_summary(files: Sequence[str]) -> str:
     names = ", ".join(map(shown, files[:5])) + (", ..." if len(files) > 5 else "")
     heic = any(file.lower().endswith((".heic", ".heif")) for file in files)
     hint = " HEIC photos need the extra heif: pip install pillow-heif." if heic else ""
+    if other := next((file.split("/")[0] for file in files if re.match("(val|validation|dev)/", file)), None):
+        hint += f" If {other}/ has your validation photos, rename it to valid/."
     return f"{len(files)} file{'s' if len(files) > 1 else ''} left out: {names}.{hint}"
 
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from dogscats.confusion import confused_pairs
 from dogscats.metrics import Predictions
 from dogscats.plots.publish import new_figure
-from dogscats.plots.text import as_name, drawable
+from dogscats.plots.text import as_name, drawable, shortened
 
 MOST_NUMBERS = 20
 """With more classes, the counts are drawn as colours alone: their numbers would be too small to read."""
@@ -34,13 +34,15 @@ def confusion_matrix(predictions: Predictions) -> Figure:
                 axes.text(column, row, str(number), ha="center", va="center", color=color)
     # Only some of the names, if there are too many to be read.
     places = range(0, len(classes), -(-len(classes) // (2 * MOST_NUMBERS)))
-    names = [drawable(classes[place]) for place in places]
+    names = [drawable(shortened(classes[place])) for place in places]
     axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, names)
     as_name([*axes.get_xticklabels(), *axes.get_yticklabels()], classes)
     for column in beside:
         column.set_axis_off()
-        lines = [f"{number:5d}  {a[:24]} → {p[:24]}" for a, p, number in confused_pairs(predictions)[:MOST_PAIRS]]
+        lines = [
+            f"{number:5d}  {shortened(a)} → {shortened(p)}" for a, p, number in confused_pairs(predictions)[:MOST_PAIRS]
+        ]
         text = "\n".join(["Most confused: actual → predicted", *lines])
         as_name([column.text(0, 1, drawable(text), va="top", fontsize=9, transform=column.transAxes)], [text])
     axes.set(xlabel="Predicted", ylabel="Actual", title="Confusion matrix")

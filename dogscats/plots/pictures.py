@@ -14,7 +14,7 @@ from PIL import Image
 from dogscats.data.images import read_image
 from dogscats.metrics import Predictions
 from dogscats.plots.publish import new_figure
-from dogscats.plots.text import as_name, drawable
+from dogscats.plots.text import as_name, drawable, shortened
 
 MOST_CLASSES = 10
 """With more classes, no figure has a row for each class."""
@@ -89,7 +89,7 @@ def draw_photos(predictions: Predictions, rows: Mapping[str, list[int]], count: 
     """
     figure = new_figure(2.6 * count, 2.9 * len(rows))
     for band, (title, indices) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
-        as_name([band.suptitle(drawable(title), fontsize=13)], [title])
+        as_name([band.suptitle(drawable(shortened(title, 48)), fontsize=13)], [title])
         for place, axes in enumerate(band.subplots(1, count, squeeze=False)[0]):
             axes.set_axis_off()
             if place < len(indices):
@@ -105,11 +105,6 @@ def draw_photos(predictions: Predictions, rows: Mapping[str, list[int]], count: 
             elif not indices and place == 0:
                 axes.text(0, 0.5, "none", fontsize=11, transform=axes.transAxes)
     return figure
-
-
-def shortened(name: str) -> str:
-    """Shorten the name of a class to what fits above a photo."""
-    return name if len(name) <= 24 else f"{name[:23]}…"
 
 
 def thumbnail(path: Path) -> np.ndarray[Any, Any]:

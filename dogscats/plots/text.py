@@ -22,6 +22,11 @@ def drawable(name: str) -> str:
     return "".join(char if ord(char) in covered else _escaped(char) for char in name)
 
 
+def shortened(name: str, most: int = 24) -> str:
+    """Shorten a name to `most` characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def as_name(texts: Iterable[Text], names: Sequence[str]) -> None:
     """Style texts that show `names`: `$` does not begin a formula, and fonts with their characters are used."""
     families = list(_families(frozenset("".join(names))))

@@ -14,7 +14,7 @@ from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path, cannot_write, digest, write_text
 from dogscats.runs.text import shown
 from dogscats.runs.trust import checked, targets
-from dogscats.runs.weights import check_stored
+from dogscats.runs.weights import check_stored, why_unreadable
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(f"{path}: it cannot be read as a checkpoint ({first_line(error)}).") from error
+        raise UserError(f"{path}: it cannot be read as a checkpoint ({why_unreadable(error)}).") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: it is not a checkpoint, but a {type(checkpoint).__name__}.")
     return checkpoint

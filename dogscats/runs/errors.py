@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import OmegaConfBaseException
 
 from dogscats.runs.text import setting, shown_lines
@@ -119,6 +124,8 @@ def user_message(error: BaseException) -> str | None:
         return "The process of a job was killed, perhaps for lack of memory. Set fewer hydra.launcher.n_jobs."
     if unknown := re.match(r"Could not override '([^']*)'", str(error)):
         return f"{unknown[1]}: there is no such setting. --help lists them; +{unknown[1]}=... adds one."
+    if isinstance(error, MissingConfigException):
+        return " ".join(str(error).partition("Config search path")[0].split())
     if isinstance(error, UserError | OmegaConfBaseException | HydraException):
         return str(error)
     # Compared by name, to avoid importing Lightning where it is not needed.

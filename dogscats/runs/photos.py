@@ -1,5 +1,6 @@
 """The photos of a run, `photos.csv`: a run is not resumed with others unnoticed."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from dogscats.runs.cache import content_sample
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import read_csv, write_csv
 from dogscats.runs.text import listed, shown
+
+log = logging.getLogger(__name__)
 
 FILE = "photos.csv"
 
@@ -29,12 +32,15 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
         for path in photos.paths
     }
     file = run_dir / FILE
-    if resumed and data.changed == "refuse" and file.is_file():
+    if resumed and file.is_file():
         try:
             before = {row["path"]: (row["split"], row["bytes"], row["sample"]) for row in read_csv(file)}
         except KeyError as error:
-            raise UserError(f"{file}: it is damaged. Restore it, or go on: data.changed=accept.") from error
-        if changes := differences(before, now):
+            raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
+        changes = differences(before, now)
+        if changes and data.changed == "accept":
+            log.warning("The photos have changed since this run began, accepted: %s", changes)
+        elif changes:
             raise UserError(
                 f"data.root={data.root}: the photos have changed since the run in {run_dir} began: {changes}. Put them "
                 "back as they were, or go on with the photos of now: data.changed=accept."

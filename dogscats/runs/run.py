@@ -35,6 +35,7 @@ from dogscats.runs.checkpoint import (
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.console import device_name, quiet_libraries, set_progress
 from dogscats.runs.directory import plain_config, save_config
+from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_csv, remove_unfinished
 from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
@@ -95,7 +96,12 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
         run = Run(cfg, settings, stages, fabric, out, progress, started)
         if fabric.is_global_zero and not resumed:
             save_config(cfg, run_dir)
-        yield run
+        try:
+            yield run
+        except UserError as error:
+            if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
+                (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
+            raise
 
 
 class Run:
@@ -136,14 +142,19 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the resumed run is already finished."""
-        return self.progress.finished
+        return self.progress.finished and not self.unreported.exists()
+
+    @property
+    def unreported(self) -> Path:
+        """File that exists from the final predictions until everything is drawn: `resume=` draws it then."""
+        return self.out / ".unreported"
 
     @property
     def has_default_recipe(self) -> bool:
         """Whether this new run has the default recipe because no other was chosen."""
         hydra = HydraConfig.get()
         named = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
-        return self.cfg.resume is None and hydra.runtime.choices.get("recipe") == "lesson1" and not named
+        return not self.resumed and hydra.runtime.choices.get("recipe") == "lesson1" and not named
 
     def keep_photos(self, data: DogsCatsDataModule) -> None:
         """Write the list of photos of a new run; refuse to resume a run with others."""
@@ -306,6 +317,7 @@ class Run:
 
     def add_predictions(self, tta: TTA) -> None:
         """Write the predictions and metrics, before anything is drawn."""
+        self.unreported.touch()
         self.report.finish(tta.plain, tta.averaged)
 
     def finish(self, loggers: list[Logger]) -> float:
@@ -317,6 +329,7 @@ class Run:
             with optional(name):
                 publish(figure, self.out / f"{name}.png", loggers, name)
         self.report.write()
+        self.unreported.unlink(missing_ok=True)
         for logger in loggers:
             if self.logs_hyperparameters and isinstance(logger, TensorBoardLogger):
                 # Its HParams tab shows the metrics that come with hyperparameters.

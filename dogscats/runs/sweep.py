@@ -242,6 +242,7 @@ def sweep_table() -> Iterator[None]:
             SweepReport.running.close()
             with suppress(Exception):
                 print_table(folder, metric)
-                print("The same command with the same hydra.sweep.dir continues the sweep:")
-                print(f"  {setting('hydra.sweep.dir', str(folder))}")
+                typed = [shlex.quote(argument) for argument in read_json(folder / RECORDS / "command.json")]
+                command = " ".join([*typed, setting("hydra.sweep.dir", str(folder))])
+                print(f"To continue the sweep (with the same launcher, if any): python train.py -m {command}")
         raise

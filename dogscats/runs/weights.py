@@ -26,6 +26,12 @@ def check_stored(path: Path) -> None:
             raise UserError(f"{path}: refused, as its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB.")
 
 
+def why_unreadable(error: Exception) -> str:
+    """Shorten PyTorch's error; its advice, to execute code in the file, is not for files of unknown origin."""
+    safe = "Weights only load failed" not in str(error)
+    return first_line(error) if safe else "it is damaged, or contains more than plain data"
+
+
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a state dict from a `.safetensors` or `torch.save` file, without executing code.
 
@@ -49,7 +55,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise ArgumentError("model", f"weights={path}: reading it needs 'pip install safetensors'.") from error
     except Exception as error:  # a damaged file can raise almost anything
-        reason = first_line(error)
+        reason = why_unreadable(error)
         raise ArgumentError("model", f"weights={path}: it cannot be read as weights ({reason}).") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ArgumentError("model", f"weights={path}: it is not a state dict of named tensors.")
