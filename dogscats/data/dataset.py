@@ -43,7 +43,8 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
         index, epoch = key
         path = self.photos.paths[index]
         try:
-            image = read_image(self.photos.root / path, quietly=path in self.photos.odd)
+            file = self.photos.root / path
+            image = read_image(file, quietly=True) if path in self.photos.odd else read_image(file)
         except UnreadableImageError as error:
             raise UserError(f"{shown(self.photos.root / path)}: it became unreadable ({error}).") from None
         with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,7 @@
 """Handling of Ctrl-C and SIGTERM, in the main process and its workers."""
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -9,9 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, ClassVar
-
-from pytorch_lightning import Callback, LightningModule, Trainer
+from typing import ClassVar
 
 PATIENCE = 3
 """Seconds that the main process has to end its workers after a signal."""
@@ -74,7 +73,7 @@ class Interrupt:
         self.end = threading.Timer(STUCK, self._end)
         self.end.daemon = True
         self.end.start()
-        atexit.register(_end_with_alarm)
+        atexit.register(_leave, 128 + signum)
 
     def raise_unless_raised(self) -> None:
         """Raise `Interrupted`, unless the last one is on its way out."""
@@ -92,10 +91,14 @@ class Interrupt:
         os._exit(128 + self.signum)
 
 
-def _end_with_alarm() -> None:
-    """End a process that is stuck as Python exits, when there are no threads any more."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(STUCK)
+def _leave(code: int) -> None:
+    """End an interrupted command as Python exits, before destructors can wait for workers that are gone."""
+    main = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if os.path.basename(main) in ("train.py", "evaluate.py"):  # noqa: PTH119  # not a program that runs them
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
@@ -158,64 +161,9 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-class OwnSignalHandlers(Callback):
-    """Puts back the signal handlers that the Trainer replaces, and is interrupted between its steps.
-
-    Lightning's handler of SIGTERM waits for all ranks in a collective operation, forever if they do something else.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the handlers; the Trainer has not replaced them yet."""
-        self.handlers = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def _restore(self) -> None:
-        for number, handler in self.handlers.items():
-            if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
-                signal.signal(number, handler)
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers back."""
-        self._restore()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers back."""
-        self._restore()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers back."""
-        self._restore()
-
-    def on_train_epoch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_train_epoch_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_validation_batch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_validation_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_predict_batch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_predict_batch_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
+def finish_undisturbed() -> None:
+    """Let the clean-up after an error go on, although a signal has come; `interruptible` still ends as interrupted."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def stop_if_interrupted() -> None:

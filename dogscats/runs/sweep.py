@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from dogscats.runs.errors import Diverged, UserError, first_line, user_message
 from dogscats.runs.files import read_json, write_csv, write_json
 from dogscats.runs.locks import locked
+from dogscats.runs.signals import finish_undisturbed
 from dogscats.runs.text import setting, shown
 
 # torch and matplotlib are imported where they are used: Hydra loads this module before it shows a help text.
@@ -236,6 +237,7 @@ def sweep_table() -> Iterator[None]:
     try:
         yield
     except BaseException:
+        finish_undisturbed()
         if SweepReport.current is not None:
             folder, metric = SweepReport.current
             SweepReport.current = None

@@ -15,8 +15,8 @@ from pytorch_lightning.plugins import CheckpointIO, Precision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dogscats.callbacks.progress import Progress
+from dogscats.callbacks.signals import OwnSignalHandlers
 from dogscats.runs.errors import UserError, first_line
-from dogscats.runs.signals import OwnSignalHandlers
 
 INSTEAD = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
