@@ -65,6 +65,8 @@ def load_data(run: Run) -> DogsCatsDataModule:
     data.setup()
     run.keep_photos(data)
     log.info("Data      %s: %s", data.root, data.summary)
+    if not (data.root / "valid").is_dir():
+        log.info("There is no valid/: %g of each class in train/ is held out", data.valid_fraction)
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:

@@ -262,8 +262,7 @@ class DogsCatsDataModule(LightningDataModule):
         """One-line summary for the console."""
         counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
         skipped = f"; warning: {len(self.bad)} unreadable left out, see bad_images.csv" if self.bad else ""
-        share = "" if (self.root / "valid").is_dir() else f"; no valid/: {self.valid_fraction:g} of train/ is held out"
-        return f"{counts} of {listed(self.classes)}{skipped}{share}"
+        return f"{counts} of {listed(self.classes)}{skipped}"
 
     @property
     def left_out(self) -> str:
