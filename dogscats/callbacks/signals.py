@@ -3,66 +3,37 @@
 import signal
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LambdaCallback
 
 from dogscats.runs.signals import SIGNALS, stop_if_interrupted
 
+STARTS = ("on_sanity_check_start", "on_train_start", "on_predict_start")
+"""Hooks after which the Trainer runs with its own signal handlers."""
 
-class OwnSignalHandlers(Callback):
-    """Puts back the signal handlers that the Trainer replaces, and is interrupted between its steps.
+STEPS = (
+    *("on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"),
+    *("on_validation_batch_start", "on_validation_end", "on_predict_batch_start", "on_predict_batch_end"),
+)
+"""Hooks at which a run can stop."""
+
+
+def own_signal_handlers() -> LambdaCallback:
+    """Make a callback that puts back the signal handlers that the Trainer replaces, and stops between its steps.
 
     Lightning's handler of SIGTERM waits for all ranks in a collective operation, forever if they do something else.
     """
+    handlers: dict[int, Any] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the handlers; the Trainer has not replaced them yet."""
-        self.handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    def remember(*args: Any, **options: Any) -> None:
+        handlers.update({number: signal.getsignal(number) for number in SIGNALS})
 
-    def _restore(self) -> None:
-        for number, handler in self.handlers.items():
+    def restore(*args: Any) -> None:
+        for number, handler in handlers.items():
             if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
                 signal.signal(number, handler)
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers back."""
-        self._restore()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers back."""
-        self._restore()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the handlers back."""
-        self._restore()
-
-    def on_train_epoch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
+    def stop(*args: Any) -> None:
         stop_if_interrupted()
 
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_train_epoch_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_validation_batch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_validation_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_predict_batch_start(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
-
-    def on_predict_batch_end(self, *args: Any) -> None:
-        """Stop here, if a signal has come."""
-        stop_if_interrupted()
+    hooks: dict[str, Any] = {"setup": remember, **dict.fromkeys(STARTS, restore), **dict.fromkeys(STEPS, stop)}
+    return LambdaCallback(**hooks)

@@ -267,7 +267,8 @@ class DogsCatsDataModule(LightningDataModule):
     @property
     def left_out(self) -> str:
         """One line about the files in `root` that are not used; empty if all are."""
-        _, train, valid = find_photos(self.root, self.valid_fraction, self.seed)
+        all_photos = self.limit is None
+        _, train, valid = self._found if all_photos else find_photos(self.root, self.valid_fraction, self.seed)
         unused = left_out(self.root, [*train.paths, *valid.paths])
         return left_out_summary(unused) if unused else ""
 

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins import CheckpointIO, Precision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dogscats.callbacks.progress import Progress
-from dogscats.callbacks.signals import OwnSignalHandlers
+from dogscats.callbacks.signals import own_signal_handlers
 from dogscats.runs.errors import UserError, first_line
 
 INSTEAD = {
@@ -184,7 +184,7 @@ def trainer_factory(
             isinstance(callback, ProgressBar) for callback in callbacks
         ):
             callbacks = [Progress(), *callbacks]
-        callbacks = [*callbacks, OwnSignalHandlers()]
+        callbacks = [*callbacks, own_signal_handlers()]
         try:
             trainer: Trainer = trainer_class(**arguments, callbacks=list(callbacks), plugins=[*own_plugins, *plugins])
         except REFUSALS as error:
