@@ -1,8 +1,9 @@
 # On a fresh machine, start with `make quickstart` or `make test`. Both install into .venv if needed.
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS := timm,onnx,sweep,loggers,heif,dev
 
-.PHONY: quickstart test test-slow test-faults test-lowest lint bench clean
+.PHONY: quickstart test test-slow test-faults test-lowest test-with lint bench clean
 
 quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
@@ -18,13 +19,21 @@ test-slow: .venv/installed
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -m fault -n 2
 
-# Tests with the lowest version of each dependency that pyproject.toml allows.
+# Tests with the lowest version of each dependency that pyproject.toml allows; without the extra fast.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
-		--editable ".[timm,onnx,sweep,loggers,heif,dev]"
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--editable ".[$(EXTRAS)]"
 	.venv-lowest/bin/python -m pytest -n 2
+
+# Tests with other versions of torch and torchvision: make test-with TORCH=2.10.0 TORCHVISION=0.25.0
+test-with:
+	$(PYTHON) -m venv .venv-torch-$(TORCH)
+	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-torch-$(TORCH)/bin/uv pip install --quiet --python .venv-torch-$(TORCH)/bin/python \
+		torch==$(TORCH) torchvision==$(TORCHVISION) --editable ".[$(EXTRAS)]"
+	.venv-torch-$(TORCH)/bin/python -m pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -40,8 +49,8 @@ bench: .venv/installed
 .venv/installed: pyproject.toml
 	@echo "Installing into .venv (PyTorch is large; the first time takes some minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,onnx,sweep,loggers,heif,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[fast,$(EXTRAS)]"
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-*

@@ -4,7 +4,7 @@ Runs every combination of dataset, recipe, backbone and seed by `python train.py
 `fine_tune` with the same photos, sizes and ResNet34 weights. Each result is added to a JSON file as soon as it is
 there, and is not computed again: an interrupted benchmark goes on where it was. Prints a Markdown table: accuracy on
 `valid/` without and with test-time augmentation (median over the seeds, with the 95 % Wilson interval of the latter),
-log loss, and seconds of the whole run. fastai needs `pip install 'dogscats[bench]'`.
+log loss, and seconds of the whole run. fastai needs `pip install '.[bench]'`.
 """
 
 import json

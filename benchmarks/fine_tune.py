@@ -2,7 +2,7 @@
 
 Runs the standard fastai 2 recipe, `vision_learner(...).fine_tune(epochs)` with `aug_transforms()` and default settings,
 then `learn.tta()`. Prints JSON: number of wrong photos, accuracy and log loss without and with test-time augmentation,
-and the seconds of training and prediction. Needs `pip install 'dogscats[bench]'`.
+and the seconds of training and prediction. Needs `pip install '.[bench]'`.
 """
 
 import json

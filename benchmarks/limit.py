@@ -45,7 +45,7 @@ def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:
     try:
         work["onnxruntime"] = onnx_body(body, images)
     except ImportError:
-        print("ONNX Runtime is not installed: pip install 'dogscats[bench]'. Its row is skipped.")
+        print("ONNX Runtime is not installed: pip install '.[bench]'. Its row is skipped.")
     seconds: dict[str, list[float]] = {name: [] for name in work}
     with torch.inference_mode():
         for round_ in range(rounds + 1):

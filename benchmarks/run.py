@@ -125,7 +125,7 @@ def measure(settings: Bench) -> None:
 
         sides = ["ours", "with_fastai"]
         if importlib.util.find_spec("fastai") is None:
-            print("fastai is not installed: pip install 'dogscats[bench]'. Its rows are skipped.", flush=True)
+            print("fastai is not installed: pip install '.[bench]'. Its rows are skipped.", flush=True)
             sides.remove("with_fastai")
         for row in COMPARED:
             for repetition in range(settings.repetitions):

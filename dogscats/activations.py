@@ -94,12 +94,7 @@ class Activations:
     """
 
     def __init__(
-        self,
-        model: Classifier,
-        data: DogsCatsDataModule,
-        fabric: Fabric,
-        folder: str | None = None,
-        views: int = 0,
+        self, model: Classifier, data: DogsCatsDataModule, fabric: Fabric, folder: str | None = None, views: int = 0
     ):
         assert isinstance(model.body, Backbone)
         self.body, self.data, self.fabric, self.views = model.body, data, fabric, views
@@ -133,12 +128,7 @@ class Activations:
 
 
 def _build(
-    body: Backbone,
-    loader: DataLoader[Batch],
-    file: Path,
-    device: torch.device,
-    view: int,
-    description: str,
+    body: Backbone, loader: DataLoader[Batch], file: Path, device: torch.device, view: int, description: str
 ) -> None:
     assert isinstance(loader.dataset, PhotoBatches)
     assert isinstance(loader.sampler, SharedBatchSampler)

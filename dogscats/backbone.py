@@ -9,6 +9,7 @@ from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
 from dogscats.runs.errors import ArgumentError
+from dogscats.runs.install import how_to_install
 from dogscats.runs.record import records_config
 from dogscats.runs.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
 
@@ -207,5 +208,5 @@ def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", 
     try:
         from dogscats.timm_network import TimmBackbone, create_network
     except ImportError as error:
-        raise ArgumentError("model", f"name={name} needs timm: pip install 'dogscats[timm]'.") from error
+        raise ArgumentError("model", f"name={name} needs timm: {how_to_install('timm')}.") from error
     return TimmBackbone(create_network(name, weights, size), features, size)

@@ -11,6 +11,7 @@ from torch import nn
 from dogscats.classifier import Classifier
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path
+from dogscats.runs.install import how_to_install
 
 TOLERANCE = 1e-4
 """Largest accepted difference of a probability from PyTorch's."""
@@ -42,7 +43,7 @@ def export_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401  # what torch.onnx.export works with
     except ImportError as error:
-        raise UserError(f"export=onnx needs {error.name}: pip install 'dogscats[onnx]'.") from error
+        raise UserError(f"export=onnx needs {error.name}: {how_to_install('onnx')}.") from error
 
     network = copy.deepcopy(nn.Sequential(model.body, model.heads, nn.Softmax(dim=1))).cpu().eval()
     for layer in network.modules():
@@ -56,6 +57,7 @@ def export_onnx(
             input_names=["images"],
             output_names=["probabilities"],
             dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamo=True,
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:

@@ -45,7 +45,7 @@ def test_our_rows_without_training(tiny: Settings, tmp_path: Path, row: str) -> 
 
 needs_fastai = pytest.mark.skipif(
     importlib.util.find_spec("fastai") is None,
-    reason="fastai is not installed: pip install 'dogscats[bench]'",
+    reason="fastai is not installed: pip install '.[bench]'",
 )
 
 

@@ -5,7 +5,8 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from torchcodec.decoders import decode_jpeg
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.io import ImageReadMode
 
 from dogscats.runs.errors import Failure
 
@@ -56,6 +57,24 @@ OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, err
 
 # `MAX_PIXELS` replaces Pillow's own limit, which only warns below twice its value.
 Image.MAX_IMAGE_PIXELS = None
+
+
+def _jpeg_decoder() -> Callable[[bytes], torch.Tensor] | None:
+    """Return the fastest decoder of JPEGs here; `None` if there is only Pillow's. All give the same pixels."""
+    try:
+        from torchcodec.decoders import decode_jpeg
+    except (ImportError, OSError, RuntimeError):  # absent, older than 0.16, or built for another torch
+        decode = getattr(torch.ops.image, "decode_jpeg", None)
+        if decode is None:
+            return None
+        # What `torchvision.io.decode_jpeg` calls, without its warning since 0.29 that torchcodec should be used.
+        rgb = ImageReadMode.RGB.value
+        return lambda data: decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), rgb, True)
+    return cast(Callable[[bytes], torch.Tensor], decode_jpeg)
+
+
+decode_jpeg = _jpeg_decoder()
+"""Decoder of a JPEG to RGB `(3, H, W)`, with its EXIF orientation applied; `None` leaves it to Pillow."""
 
 
 class UnreadableImageError(Exception):
@@ -109,41 +128,36 @@ def is_image(path: Path) -> bool:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
-        with Image.open(path, formats=("JPEG", *_formats())):
+        with Image.open(path, formats=_formats()):
             return True
     except Exception:  # what cannot be opened is no image; other decoders' errors are of many kinds
         return False
 
 
-def _formats() -> tuple[str, ...]:
-    """Formats that Pillow may decode here."""
-    return (*FORMATS, "HEIF") if _has_heif() else FORMATS
-
-
 @cache
-def _has_heif() -> bool:
-    """Return whether HEIC photos of phones can be decoded, by `pillow-heif` of the extra `heif`."""
-    try:
+def _formats() -> tuple[str, ...]:
+    """Formats that Pillow decodes here: HEIC photos of phones with `pillow-heif`, AVIF from Pillow 11.3 on."""
+    with suppress(ImportError):
         from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener(thumbnails=False)
-    return True
+
+        register_heif_opener(thumbnails=False)
+    Image.init()
+    return tuple(name for name in ("JPEG", *FORMATS, "HEIF") if name in Image.OPEN)
 
 
 def read_image(path: Path, quietly: bool = False, least: int | None = None) -> torch.Tensor:
     """Decode an image and apply its EXIF orientation.
 
-    JPEGs are decoded by torchcodec, the successor of torchvision's decoders. To a 224-pixel tensor it takes 0.70 ms per
-    photo on one core, against 1.05 ms with Pillow's decoder, and 2.0 ms with Pillow's resizing as well; the pixels are
-    the same. All other formats are decoded by Pillow, which supports more of their variants.
+    JPEGs are decoded by torchcodec of the extra `fast`, or else by torchvision. To a 224-pixel tensor torchcodec takes
+    0.70 ms per photo on one core, against 1.05 ms with Pillow's decoder, and 2.0 ms with Pillow's resizing as well; the
+    pixels are the same. All other formats are decoded by Pillow, which supports more of their variants.
 
     Transparent pixels are composited on white. Of 16 bits per channel the upper 8 are kept, and of an animation the
     first frame. 32-bit pixels are refused, since their range is undefined.
 
     Args:
         path: image file.
-        quietly: decode by Pillow in any case: the JPEG library of torchcodec prints what it finds odd in a file.
+        quietly: decode by Pillow in any case: the JPEG library prints what it finds odd in a file.
         least: decode a JPEG, quietly, at a fraction of its size, but with sides of at least so many pixels; faster.
 
     Returns:
@@ -160,9 +174,9 @@ def read_image(path: Path, quietly: bool = False, least: int | None = None) -> t
             size = JpegImageFile(io.BytesIO(data)).size
             _check_size(size)
             _check_scans(data, size)
-            if not quietly and least is None:
-                return cast(torch.Tensor, decode_jpeg(data))
-        with Image.open(io.BytesIO(data), formats=("JPEG", *_formats())) as picture:
+            if decode_jpeg is not None and not quietly and least is None:
+                return decode_jpeg(data)
+        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             _check_size(picture.size)
             if least is not None:
                 picture.draft("RGB", (least, least))

@@ -19,6 +19,7 @@ from dogscats.callbacks.lr_finder import LRFinder
 from dogscats.callbacks.lr_schedule import LRSchedule
 from dogscats.callbacks.tta import TTA
 from dogscats.runs.errors import UserError, first_line, user_message
+from dogscats.runs.install import command
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def accepted(node: Any, group: str, optional: Sequence[str]) -> dict[str, Any]:
         UserError: for a missing group or value.
     """
     if not isinstance(node, dict) or "_target_" not in node:
-        raise UserError(f"{group}: the config group is missing, or has no _target_. python train.py --help lists them.")
+        raise UserError(f"{group}: the config group is missing, or has no _target_. See {command('train')} --help.")
     if missing := next((key for key, value in node.items() if value == "???"), None):
         raise UserError(f"{group}.{missing}: it is missing. Set {group}.{missing}=<value>.")
     try:

@@ -1,8 +1,6 @@
 """Resuming interrupted runs."""
 
 import logging
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from dogscats.runs.checkpoint import read_checkpoint
 from dogscats.runs.directory import plain_config
 from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_json
+from dogscats.runs.install import command
 from dogscats.runs.locks import locked
 from dogscats.runs.signals import Interrupt, Interrupted
 from dogscats.runs.text import home_expanded, setting
@@ -73,8 +72,7 @@ def resume_command(run_dir: str | Path) -> str:
     config = OmegaConf.to_container(OmegaConf.load(Path(run_dir) / "config.yaml"), resolve=False)
     trusted = isinstance(config, dict) and config.get("trust") is True
     trust = " trust=true" if trusted or needs_trust(config) else ""
-    script = sys.argv[0] if Path(sys.argv[0]).name == "train.py" else "train.py"  # not in a job of joblib
-    return f"python {shlex.quote(script)} {setting('resume', run_dir)}{trust}"
+    return f"{command('train')} {setting('resume', run_dir)}{trust}"
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from dogscats.runs.console import device_name, quiet_libraries, set_progress
 from dogscats.runs.directory import plain_config, save_config
 from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_csv, remove_unfinished
+from dogscats.runs.install import command
 from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
 from dogscats.runs.ranks import distributed
@@ -357,7 +358,7 @@ class Run:
         )
         saved = next(stage.save for stage in self.stages if stage.name == best)
         if saved:
-            log.info("To take it: python evaluate.py ckpt=%s", self.out / "checkpoints" / f"{saved}.ckpt")
+            log.info("To take it: %s ckpt=%s", command("evaluate"), self.out / "checkpoints" / f"{saved}.ckpt")
         if last.keep != "best":
             log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from dogscats.callbacks.history import METRICS
 from dogscats.runs.errors import UserError
+from dogscats.runs.install import command
 from dogscats.runs.report import FINAL
 from dogscats.stage import Stage
 
@@ -36,7 +37,7 @@ def check_settings(settings: Mapping[str, Any], stages: Sequence[Stage], n_aug: 
     """
     for group in ("data", "model", "augment", "activations"):
         if not isinstance(settings.get(group), Mapping):
-            raise UserError(f"{group}: the config group is missing. Run python train.py --help for the choices.")
+            raise UserError(f"{group}: the config group is missing. Run {command('train')} --help for the choices.")
     if not isinstance(settings["model"].get("weights", "none"), str):
         raise UserError(f"model.weights={settings['model']['weights']}: expected imagenet, none or a file.")
     for key, (good, expected) in RULES.items():

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from dogscats.runs.errors import Diverged, UserError, first_line, user_message
 from dogscats.runs.files import read_json, write_csv, write_json
+from dogscats.runs.install import command
 from dogscats.runs.locks import locked
 from dogscats.runs.signals import finish_undisturbed
 from dogscats.runs.text import setting, shown
@@ -245,6 +246,6 @@ def sweep_table() -> Iterator[None]:
             with suppress(Exception):
                 print_table(folder, metric)
                 typed = [shlex.quote(argument) for argument in read_json(folder / RECORDS / "command.json")]
-                command = " ".join([*typed, setting("hydra.sweep.dir", str(folder))])
-                print(f"To continue the sweep (with the same launcher, if any): python train.py -m {command}")
+                again = " ".join([*typed, setting("hydra.sweep.dir", str(folder))])
+                print(f"To continue the sweep (with the same launcher, if any): {command('train')} -m {again}")
         raise

