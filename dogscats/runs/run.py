@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from dogscats.callbacks.divergence import StopAtDivergence
 from dogscats.callbacks.history import History
 from dogscats.callbacks.keep_best import KeepBest
+from dogscats.callbacks.loss_scale import LossScale
 from dogscats.callbacks.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.callbacks.tta import TTA
 from dogscats.classifier import Classifier
@@ -245,7 +246,11 @@ class Run:
 
     def trainer(self, stage: Stage, loggers: list[Logger]) -> Trainer:
         """Make the Trainer of a stage."""
-        callbacks: list[Callback] = [StopAtDivergence(), *build_callbacks(self.cfg.callbacks, stage).values()]
+        callbacks: list[Callback] = [
+            StopAtDivergence(),
+            LossScale(),
+            *build_callbacks(self.cfg.callbacks, stage).values(),
+        ]
         keep_best: dict[str, Any] = {}
         if stage.keep == "best":
             callbacks.insert(0, KeepBest())

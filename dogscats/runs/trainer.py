@@ -197,10 +197,10 @@ def trainer_factory(
 
 
 def default_precision(device: torch.device) -> str:
-    """Return the precision for `trainer.precision=null`: 16 bits where that is fast on every network.
+    """Return the precision for `trainer.precision=null`.
 
-    GPUs compute bf16 from compute capability 8.0 (Ampere) on. Older ones emulate it slowly, but compute fp16, whose
-    small range needs gradient scaling; Lightning's `16-mixed` includes it.
+    GPUs compute bf16 in hardware from compute capability 8.0 (Ampere) on. Older ones compute fp16, whose small range
+    needs gradient scaling; Lightning's `16-mixed` includes it.
     """
     if device.type != "cuda":
         return "32-true"
@@ -208,7 +208,7 @@ def default_precision(device: torch.device) -> str:
 
 
 def cpu_computes_bf16() -> bool:
-    """Return whether the CPU multiplies bf16 matrices in hardware; `False` if unknown, as on systems but Linux."""
+    """Return whether the CPU multiplies bf16 matrices in hardware, as far as Linux tells; `False` elsewhere."""
     try:
         flags = Path("/proc/cpuinfo").read_text(errors="replace").split()
     except OSError:
