@@ -37,12 +37,14 @@ from dogscats.predictor import Predictor
 from dogscats.runs.compose import build_callbacks, use_own_modules
 from dogscats.runs.console import (
     MOST_CLASSES,
+    device_name,
     log_confusion_matrix,
     log_written,
     peak_rss_mb,
     set_progress,
     text_table,
 )
+from dogscats.runs.determinism import nondeterminism_named
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
 from dogscats.runs.ranks import distributed
@@ -88,12 +90,14 @@ def evaluate(cfg: DictConfig) -> None:
             raise UserError(f"{key}: this has no effect with predict= or export=. Remove it.")
     predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, listed(predictor.classes))
-    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
+    with nondeterminism_named(), distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
         # Only rank 0 writes to the run directory.
         run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else scratch)
         OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-        make_trainer = trainer_factory(settings, run_dir)
+        make_trainer = trainer_factory(settings, run_dir, fabric.device)
+        if cfg.export is None:
+            log.info("Device    %s, %s", device_name(fabric.device, fabric.world_size), make_trainer().precision)
         if cfg.predict is not None:
             predict_photos(cfg, predictor, run_dir, make_trainer, list(callbacks.values()))
         if cfg.export is not None:

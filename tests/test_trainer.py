@@ -169,4 +169,4 @@ def test_plugins_and_profilers_of_the_users_own(tmp_path: Path) -> None:
     assert str(trainer.profiler.dirpath) == str(tmp_path)  # type: ignore[attr-defined]
     assert trainer.precision == "bf16-mixed"
     with pytest.raises(UserError, match=r"trainer\.plugins: a CheckpointIO"):
-        trainer_factory({"plugins": [{"_target_": "pytorch_lightning.plugins.io.TorchCheckpointIO"}]}, tmp_path)
+        trainer_factory({"plugins": [{"_target_": "pytorch_lightning.plugins.io.TorchCheckpointIO"}]}, tmp_path)()

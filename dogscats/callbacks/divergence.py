@@ -8,14 +8,21 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dogscats.callbacks.keep_best import KeepBest
+from dogscats.callbacks.loss_scale import loss_scale
 from dogscats.classifier import Classifier
 from dogscats.runs.errors import Diverged
 
 log = logging.getLogger(__name__)
 
+MIN_SCALE = 1e-4
+"""Loss scale below which no scale fits, as in fairseq: the gradients are not finite at any."""
+
 
 class StopAtDivergence(Callback):
     """Stops a stage at the first training or validation loss that is NaN or infinite, before anything is saved.
+
+    Steps that gradient scaling skips have finite losses. If their number does not end, all gradients are NaN or
+    infinite, which stops the stage too.
 
     With `keep=best` the stage ends early, with its best weights. Otherwise the run fails.
 
@@ -41,8 +48,11 @@ class StopAtDivergence(Callback):
         self._read(pl_module, trainer, 0 if loss.device.type == "cpu" else 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the last loss of the epoch, before a checkpoint is saved."""
+        """Read the last loss of the epoch, and the loss scale, before a checkpoint is saved."""
         self._read(pl_module, trainer, 0)
+        if loss_scale(trainer) < MIN_SCALE:
+            lr = trainer.optimizers[0].param_groups[-1]["lr"]
+            self._stop(pl_module, trainer, trainer.current_epoch, trainer.global_step, lr, "gradients")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation loss, which shows what the last step of the epoch did."""
@@ -66,6 +76,6 @@ class StopAtDivergence(Callback):
             trainer.should_stop = True
         elif trainer.is_global_zero:
             raise Diverged(
-                f"{message} Try a lower learning rate, such as lr={lr / 10:.2g}, or lr=find; with "
-                "trainer.precision=16-mixed or bf16-mixed also 32-true."
+                f"{message} Try a lower learning rate, such as lr={lr / 10:.2g}, or lr=find; in mixed "
+                "precision also trainer.precision=32-true."
             )

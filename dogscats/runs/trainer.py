@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
+from lightning_fabric import Fabric
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.plugins import CheckpointIO, Precision
@@ -148,28 +149,20 @@ def trainer_factory(
 ) -> Callable[..., Trainer]:
     """Return a function that makes Trainers from the config group `trainer` and further arguments.
 
-    The default precision is bf16-mixed on a GPU, and 32-true elsewhere.
+    Without `precision`, it is `default_precision` of the device.
 
     Args:
         settings: config group `trainer`, as plain containers; empty for Lightning's defaults.
         run_dir: `default_root_dir` of the Trainers.
-        device: device of the Trainers.
+        device: device of the Trainers; `None` for the one that Lightning chooses.
 
     Raises:
         UserError: for arguments that Lightning refuses.
     """
-    fixed = {key: _built(value) for key, value in settings.items() if key != "_target_" and key not in INSTEAD}
+    fixed = {key: value for key, value in settings.items() if key != "_target_" and key not in INSTEAD}
     fixed |= {"default_root_dir": run_dir, "use_distributed_sampler": False}
-    own_plugins = fixed.pop("plugins", None) or []
-    own_plugins = own_plugins if isinstance(own_plugins, list) else [own_plugins]
-    if any(isinstance(plugin, CheckpointIO) for plugin in own_plugins):
-        raise UserError(
-            "trainer.plugins: a CheckpointIO has no effect here; checkpoints are written and verified already."
-        )
-    if fixed.get("precision") is None and not any(isinstance(plugin, Precision) for plugin in own_plugins):
-        cuda = device is not None and device.type == "cuda"
-        fixed["precision"] = "bf16-mixed" if cuda else "32-true"
-    if fixed.get("sync_batchnorm") and device is not None and device.type == "cpu":
+    device = device or _chosen_device(settings)
+    if fixed.get("sync_batchnorm") and device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch's SyncBatchNorm needs GPUs. Remove it.")
     try:
         trainer_class = get_class(settings.get("_target_") or "pytorch_lightning.Trainer")
@@ -179,7 +172,16 @@ def trainer_factory(
         raise UserError(f"trainer._target_={settings['_target_']}: it is not a Trainer of Lightning.")
 
     def make_trainer(callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (), **own: Any) -> Trainer:
-        arguments = fixed | own
+        # Built anew for each Trainer: the state of a plugin, such as a loss scale, must not reach the next stage.
+        arguments = {key: _built(value) for key, value in fixed.items()} | own
+        own_plugins = arguments.pop("plugins", None) or []
+        own_plugins = own_plugins if isinstance(own_plugins, list) else [own_plugins]
+        if any(isinstance(plugin, CheckpointIO) for plugin in own_plugins):
+            raise UserError(
+                "trainer.plugins: a CheckpointIO has no effect here; checkpoints are written and verified already."
+            )
+        if arguments.get("precision") is None and not any(isinstance(plugin, Precision) for plugin in own_plugins):
+            arguments["precision"] = default_precision(device)
         if arguments.get("enable_progress_bar") is not False and not any(
             isinstance(callback, ProgressBar) for callback in callbacks
         ):
@@ -192,6 +194,36 @@ def trainer_factory(
         return trainer
 
     return make_trainer
+
+
+def default_precision(device: torch.device) -> str:
+    """Return the precision for `trainer.precision=null`.
+
+    GPUs compute bf16 in hardware from compute capability 8.0 (Ampere) on. Older ones compute fp16, whose small range
+    needs gradient scaling; Lightning's `16-mixed` includes it.
+    """
+    if device.type != "cuda":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "16-mixed"
+
+
+def cpu_computes_bf16() -> bool:
+    """Return whether the CPU multiplies bf16 matrices in hardware, as far as Linux tells; `False` elsewhere."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def _chosen_device(settings: Mapping[str, Any]) -> torch.device:
+    """Return the device that a Trainer with these settings chooses."""
+    try:
+        return Fabric(
+            accelerator=settings.get("accelerator") or "auto", devices=settings.get("devices") or "auto"
+        ).device
+    except REFUSALS as error:
+        raise UserError(f"trainer: {first_line(error)}") from error
 
 
 def _built(value: Any) -> Any:

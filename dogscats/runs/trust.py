@@ -48,6 +48,8 @@ TRUSTED = frozenset(
         "pytorch_lightning.callbacks.WeightAveraging",
         "pytorch_lightning.loggers.CSVLogger",
         "pytorch_lightning.loggers.TensorBoardLogger",
+        "pytorch_lightning.plugins.MixedPrecision",
+        "torch.amp.GradScaler",
         "torch.optim.swa_utils.get_ema_avg_fn",
     }
 )
