@@ -1,9 +1,11 @@
 """ONNX export, verified against PyTorch."""
 
 import copy
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,21 +51,18 @@ def export_onnx(
     for layer in network.modules():
         if hasattr(layer, "fused_attn"):  # of timm's; ONNX has no fused attention for all of its shapes
             layer.fused_attn = False  # type: ignore[assignment]
-    images = images.contiguous()
-    try:
-        program = torch.onnx.export(
-            network,
-            (images[:1].repeat(2, 1, 1, 1),),  # a batch size of 1 would become a constant
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            dynamo=True,
-            verbose=False,
-        )
+    images, file = images.contiguous(), io.BytesIO()
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"], "verbose": False}
+    if torch.__version__ >= "2.9":
+        options |= {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim("N")},)}
+    else:  # its exporter of that kind does not work with the networks here, nor with today's onnxscript
+        options |= {"dynamo": False, "dynamic_axes": {name: {0: "N"} for name in ("images", "probabilities")}}
+    try:  # a batch size of 1 would become a constant
+        example, target = images[:1].repeat(2, 1, 1, 1), None if options["dynamo"] else file
+        program = torch.onnx.export(network, (example,), target, **options)  # type: ignore[arg-type]
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"export=onnx: PyTorch cannot export this network ({first_line(error)}).") from error
-    assert program is not None
-    exported = program.model_proto
+    exported = program.model_proto if program else onnx.load_from_string(file.getvalue())
     metadata = {"classes": json.dumps(list(classes)), "size": str(images.shape[-1]), "fit": fit}
     onnx.helper.set_model_props(exported, metadata)
     with torch.inference_mode():

@@ -65,11 +65,20 @@ def _size_argument(name: str, size: int | None) -> dict[str, Any]:
     return {} if own else {"img_size": size}
 
 
+def _on_meta(name: str, **arguments: Any) -> Any:
+    """Build a network without its numbers."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, num_classes=0, **arguments)
+    except RuntimeError:  # older versions of timm compute while they build
+        return timm.create_model(name, num_classes=0, **arguments).to("meta")
+
+
 def takes_size(name: str, size: int) -> bool:
     """Tell whether a network takes images of `size` pixels, and uses all of them; nothing is computed."""
     try:
+        network = _on_meta(name, **_size_argument(name, size)).eval()
         with torch.device("meta"), torch.no_grad():
-            network: Any = timm.create_model(name, num_classes=0, **_size_argument(name, size)).eval()
             network.forward_features(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError):
         return False
@@ -78,8 +87,7 @@ def takes_size(name: str, size: int) -> bool:
 
 def _nearest_sizes(name: str, size: int) -> Iterator[int]:
     """Yield the nearest smaller and larger size that a network takes."""
-    with torch.device("meta"):
-        network: Any = timm.create_model(name, num_classes=0)
+    network = _on_meta(name)
     step: int = network.feature_info[0]["reduction"]
     for first, direction in ((size // step * step, -step), (-(-size // step) * step, step)):
         others = (first + direction * number for number in range(16))

@@ -230,8 +230,8 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
-        # Pillow's own conversion clips at 255. It opens 16-bit greyscale PGM files in mode "I".
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG")):
+        # Pillow's own conversion clips at 255. It opens 16-bit greyscale PGM files, and older ones PNG, in mode "I".
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
         raise UnreadableImageError("its pixels have 32 bits; save it with 8 or 16 bits per channel")
