@@ -4,7 +4,7 @@ import pytest
 from conftest import draw_photo
 
 from dogscats.data import DogsCatsDataModule
-from dogscats.data.layouts import Photos, find_photos, find_unlabelled, held_out, leave_out
+from dogscats.data.layouts import Photos, find_dataset, find_photos, held_out, leave_out
 from dogscats.runs.errors import ArgumentError, UserError, user_message
 
 
@@ -43,7 +43,7 @@ def test_without_valid_a_share_of_each_class_is_held_out(tmp_path: Path, layout:
     for photos in (train, valid):
         for path, label in zip(photos.paths, photos.labels, strict=True):
             assert path.startswith((f"train/{classes[label]}.", f"train/{classes[label]}/"))
-    assert len(find_unlabelled(root)) == 10
+    assert len(find_dataset(root).unlabelled.paths) == 10
 
 
 def test_the_split_is_a_function_of_names_and_seed_alone(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
     """
     now = {
         shown(path): (split, *content_sample(photos.root / path).split("\0"))
-        for split, photos in (("train", data.train), ("valid", data.valid))
+        for split, photos in (("train", data.train), ("valid", data.valid), ("test", data.test))
+        if photos
         for path in photos.paths
     }
     file = run_dir / FILE
@@ -37,7 +38,11 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
             before = {row["path"]: (row["split"], row["bytes"], row["sample"]) for row in read_csv(file)}
         except KeyError as error:
             raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
-        changes = differences(before, now)
+        if not any(split == "test" for split, *_ in before.values()):
+            # A run of an older version, or without a labelled test/: training is the same with one.
+            changes = differences(before, {path: row for path, row in now.items() if row[0] != "test"})
+        else:
+            changes = differences(before, now)
         if changes and data.changed == "accept":
             log.warning("The photos have changed since this run began, accepted: %s", changes)
         elif changes:
@@ -57,6 +62,6 @@ def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[s
         "added": [path for path in now if path not in before],
         "removed": [path for path in before if path not in now],
         "changed": [path for path in now if path in both and now[path][1:] != before[path][1:]],
-        "moved between train and valid": [path for path in now if path in both and now[path][0] != before[path][0]],
+        "moved between splits": [path for path in now if path in both and now[path][0] != before[path][0]],
     }
     return "; ".join(f"{len(paths)} {kind} ({listed(paths, 3)})" for kind, paths in kinds.items() if paths)
