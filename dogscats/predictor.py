@@ -121,11 +121,10 @@ class Predictor:
             "download": False,
             "cache_dir": None,
             "labels": table_at(root, self.trained_on.get("root"), self.trained_on.get("labels")),
-        }
+        } | more
         config = checked({"_target_": "dogscats.data.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
         if "_target_" in self.trained_on:  # a custom data module may have other arguments
-            arguments = {key: value for key, value in arguments.items() if key in self.trained_on}
-        arguments |= more
+            arguments = {key: value for key, value in arguments.items() if key in {**self.trained_on, **more}}
         try:
             data: DogsCatsDataModule = instantiate({k: v for k, v in config.items() if k not in arguments}, **arguments)
         except InstantiationException as error:

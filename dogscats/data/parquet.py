@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,16 @@ def unpacked(root: Path, files: Sequence[Path], cache_dir: str | None, splits: b
         status = file.stat()
         key.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
     folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
-    name = files[0].relative_to(root).as_posix() if files[0].is_relative_to(root) else str(files[0])
-    if len(files) > 1:
-        name = f"{name} and {len(files) - 1} more"
+    shown_as = files[0] if len(files) == 1 else files[0].with_name("*.parquet")
+    name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
     if not folder.is_dir():
         rows = sum(open_parquet(file, str(file)).metadata.num_rows for file in files)
         with locked(folder.with_suffix(".lock"), f"{folder}"):
             if not folder.is_dir():
                 _unpack(folder, progress_bar(_photos(files, splits), "Unpacking photos", rows, "photo"))
     table = read_table(folder, folder / TABLE, name)
-    if table.splits == ["train"]:
-        table.split_column = ""
+    if splits or table.splits == ["train"]:
+        table.splits_from = "the names of the files" if len(table.splits) > 1 else ""
     return table
 
 
@@ -104,7 +104,7 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None
 
 def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str, bytes]]:
     """Yield path, label, split and content of each photo; photos of test without a label are in `test1/`."""
-    number = 0
+    numbers: Counter[str] = Counter()
     for file in files:
         split_of_file = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
         if split_of_file is None:
@@ -128,7 +128,7 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
         row = 0
         for batch in table.iter_batches(ROWS, columns=[column, label, *([split] if split else [])]):
             for values in batch.to_pylist():
-                number, row = number + 1, row + 1
+                row += 1
                 content, stem = _content(values[column])
                 text = label_text(values[label], names).strip()
                 kind = split_of(str(values[split])) if split else split_of_file
@@ -138,7 +138,9 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
                     raise UserError(f"{file}: row {row}: {split} is {values[split]!r}, expected train, valid or test.")
                 if not text and kind != "test":
                     raise UserError(f"{file}: row {row}: it has no label. Remove the row.")
-                yield f"{kind if text else 'test1'}/{number:07d}{stem}{_ending(content)}", text, kind, content
+                folder = kind if text else "test1"
+                numbers[folder] += 1
+                yield f"{folder}/{numbers[folder]:07d}{stem}{_ending(content)}", text, kind, content
 
 
 def _content(value: Any) -> tuple[bytes | None, str]:

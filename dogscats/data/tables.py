@@ -42,7 +42,7 @@ class Table:
         root: folder that the paths in the table are relative to.
         name: name of the table in messages.
         rows: rows of the table.
-        split_column: name of the column with the split; empty if there is none.
+        splits_from: where rows have their split from, such as `its column split`; empty if they have none.
 
     Raises:
         UserError: if files are missing or ambiguous, or rows contradict each other.
@@ -51,8 +51,8 @@ class Table:
     base = ""
     hollow: Sequence[str] = ()
 
-    def __init__(self, root: Path, name: str, rows: Iterable[Row], split_column: str = ""):
-        self.root, self.name, self.split_column = root, name, split_column
+    def __init__(self, root: Path, name: str, rows: Iterable[Row], splits_from: str = ""):
+        self.root, self.name, self.splits_from = root, name, splits_from
         self._by_split: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         files, seen, missing, count = _Files(root), dict[str, tuple[Row, str]](), list[Row](), 0
         for row in rows:
@@ -93,12 +93,12 @@ class Table:
         return list(self._by_split)
 
     def place(self, split: str) -> str:
-        """Return where the photos of a split are: the table, and the split if it has a column for it."""
-        return f"{split} of {self.name}" if self.split_column else self.name
+        """Return where the photos of a split are: the table, and the split if it has several."""
+        return f"{split} of {self.name}" if self.splits_from else self.name
 
     def layout(self, splits: Sequence[str]) -> str:
         """Return the layout in a few words."""
-        return f"{self.name}, splits from its column {self.split_column}" if self.split_column else self.name
+        return f"{self.name}, splits from {self.splits_from}" if self.splits_from else self.name
 
     def by_class(self, split: str, allow_empty: bool = False) -> dict[str, list[str]]:
         """List the photos of each class of a split, sorted by class, in natural order."""
@@ -131,7 +131,7 @@ class Table:
             return "train"
         if (split := split_of(row.split)) is None:
             known = ", ".join(chain.from_iterable(SPELLINGS.values()))
-            raise self._error(row, f"{self.split_column} is {shown(row.split)!r}, expected one of {known}")
+            raise self._error(row, f"its split is {shown(row.split)!r}, expected one of {known}")
         return split
 
     def _error(self, row: Row, what: str) -> UserError:
@@ -163,7 +163,7 @@ def read_table(root: Path, file: Path, name: str) -> Table:
             path, label = (cells[columns[kind]].strip() for kind in ("path", "label"))
             yield Row(where, path, label, cells[columns["split"]].strip() if "split" in columns else None)
 
-    return Table(root, name, checked(), header[columns["split"]].strip() if "split" in columns else "")
+    return Table(root, name, checked(), f"its column {header[columns['split']].strip()}" if "split" in columns else "")
 
 
 def table_at(root: str | Path | None, own: str | None, labels: str | None) -> str | None:
