@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dogscats.data.images import image_names, natural_key
+from dogscats.data.images import is_image_name, natural_key, walk_files
 from dogscats.data.split import SPELLINGS, split_of
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.text import listed, shown
@@ -124,7 +124,8 @@ class Table:
         """List the photos in `test1/` and `test/` that the table does not have."""
         known = {path for by_class in self._by_split.values() for paths in by_class.values() for path in paths}
         folders = {*SPELLINGS["test"], "test1"}
-        return [path for path in self._names if path.partition("/")[0].lower() in folders and path not in known]
+        found = [path for path in self._names if path.partition("/")[0].lower() in folders and path not in known]
+        return sorted(found, key=natural_key)
 
     def _split(self, row: Row) -> str:
         if row.split is None:
@@ -287,12 +288,14 @@ class _Files:
 
     def __init__(self, root: Path):
         self.root, self.top = root, os.path.abspath(root)  # noqa: PTH100  # text, as the paths are
-        self.names = [name for name in image_names(root) if not name.startswith("tmp/")]
+        self.names = [f for f in walk_files(root) if not f.startswith("tmp/") and is_image_name(root, f)]
         self.exact = set(self.names)
         self.by_end: dict[int, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> list[str]:
         """List the files that a path may mean: the exact one, or else all whose path ends so, without extension too."""
+        if path in self.exact:
+            return [path]
         for name in dict.fromkeys((path, path.replace("\\", "/"))):
             if found := self._find(posixpath.normpath(name)):
                 return found
@@ -300,27 +303,27 @@ class _Files:
 
     def _find(self, path: str) -> list[str]:
         if path.startswith("/"):
-            inside = path.removeprefix(self.top.rstrip("/") + "/")
-            return [inside] if inside in self.exact or (self.root / inside).is_file() else []
+            path = path.removeprefix(self.top.rstrip("/") + "/")
+            return [path] if path in self.exact or (self.root / path).is_file() else []
         if path in self.exact:
             return [path]
-        depth = path.count("/") + 1
-        return (
-            self._ending(0).get(f"{path}.", [])  # without extension
-            or self._ending(depth).get(path, [])
-            or self._ending(depth).get(f"{path}.", [])
-            or ([path] if (self.root / path).is_file() else [])
-        )
+        ends = self._ends(path.count("/") + 1)
+        without_extension = ends.get(f"{path}.", [])
+        found = [name for name in without_extension if name.rpartition(".")[0] == path]
+        found = found or ends.get(path, []) or without_extension
+        if len(found) > 1:
+            return sorted(found, key=natural_key)
+        return found or ([path] if (self.root / path).is_file() else [])
 
-    def _ending(self, depth: int) -> dict[str, list[str]]:
-        """Group the files by the last `depth` parts of their paths, all for 0; also without extension, `cat.0.`."""
+    def _ends(self, depth: int) -> dict[str, list[str]]:
+        """Group the files by the last `depth` parts of their paths, with extension and without: `cat.0.`."""
         if depth not in self.by_end:
             groups: dict[str, list[str]] = defaultdict(list)
             for name in self.names:
-                end = "/".join(name.split("/")[-depth:])
+                end = name.rpartition("/")[2] if depth == 1 else "/".join(name.split("/")[-depth:])
                 groups[end].append(name)
-                stem, extension = posixpath.splitext(end)
-                if extension:
+                stem, dot, extension = end.rpartition(".")
+                if dot and "/" not in extension:
                     groups[f"{stem}."].append(name)
             self.by_end[depth] = dict(groups)
         return self.by_end[depth]
