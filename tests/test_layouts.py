@@ -158,7 +158,7 @@ SPLIT = classes("train/") + classes("valid/", 2)
         (classes(""), "<class>/, 20 % held out", (8, 2, None, 0)),
         ([*classes(""), *classes("test/", 1), *classes("test1/", 1)], "<class>/ + test/, 20 % held out", (8, 2, 2, 2)),
         (
-            [*classes(""), "tmp/activations-1.npy", "tmp/a.jpg", "outputs/a.png"],
+            [*classes(""), "tmp/activations-1.npy", "tmp/a.jpg", "run/.hydra/x", "run/a.png"],
             "<class>/, 20 % held out",
             (8, 2, None, 0),
         ),
@@ -200,7 +200,7 @@ def test_layouts_are_found_by_looking(
         assert all(found.classes[label] in path for path, label in zip(photos.paths, photos.labels, strict=True))
         assert all((photos.root / path).is_file() for path in photos.paths)
     unused = {*files} - {*found.train.paths, *found.valid.paths, *found.unlabelled.paths}
-    unused -= {*(found.test.paths if found.test else [])}
+    unused -= {"run/.hydra/x", *(found.test.paths if found.test else [])}
     assert left_out(tmp_path, found.used) == sorted(unused - {"tmp/activations-1.npy"})
 
 

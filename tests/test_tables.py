@@ -217,6 +217,29 @@ def test_a_run_on_a_table_is_evaluated_on_the_same_photos(run_command: Run, tmp_
     assert "Traceback" not in missing.stderr
 
 
+@pytest.mark.fault("labels in a table changed before `resume=`: refused")
+def test_a_run_is_not_resumed_with_other_labels(run_command: Run, tmp_path: Path) -> None:
+    """Also with class folders in the root whose names a spreadsheet would take for formulas."""
+    root = tmp_path / "photos"
+    lines = ["path,label"]
+    for label, name in enumerate(("=a", "-b")):
+        for number in range(6):
+            draw_photo(root / name / f"{number}.jpg", label, number)
+            lines.append(f"{name}/{number}.jpg,{name}")
+    table(root, *lines)
+    arguments = [*FAST, "recipe.precompute.epochs=2", "+callbacks.mine={_target_: mine.Epochs, word: hi}"]
+    for run_dir, labels in (("a", "null"), ("b", "labels.csv")):
+        settings = [f"data.root={root}", *arguments, f"data.labels={labels}", f"hydra.run.dir={run_dir}"]
+        assert run_command("train.py", *settings, INTERRUPT="precompute 1").returncode == 143
+        resumed = run_command("train.py", f"resume={run_dir}", "trust=true")
+        assert resumed.returncode == 0, resumed.stderr
+    assert run_command("train.py", *settings, "hydra.run.dir=c", INTERRUPT="precompute 1").returncode == 143
+    table(root, *lines[:-1], lines[-1].replace(",-b", ",=a"))
+    refused = run_command("train.py", "resume=c", "trust=true")
+    assert refused.returncode == 1
+    assert "1 changed ('-b/5.jpg)" in refused.stderr or "moved between splits" in refused.stderr
+
+
 def test_parquet_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "labels.parquet").write_bytes(b"PAR1")
@@ -251,6 +274,9 @@ def test_a_table_in_parquet(tmp_path: Path) -> None:
     found = find_dataset(tmp_path, labels="labels.parquet")
     assert (found.classes, found.layout) == (["0", "1"], "labels.parquet, 20 % held out")
     assert sorted(labelled(found)) == NAMES
+    hashes = [b"x"] * 10  # not images
+    write_parquet(tmp_path / "labels.parquet", {"hash": hashes, "id": NAMES, "label": numbers})
+    assert sorted(labelled(find_dataset(tmp_path, labels="labels.parquet"))) == NAMES
     write_parquet(tmp_path / "labels.parquet", {"id": ["a0", "a1"], "label": ["cat", None]})
     with pytest.raises(UserError, match="row 2: it has no label"):
         find_dataset(tmp_path, labels="labels.parquet")

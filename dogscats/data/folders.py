@@ -139,8 +139,9 @@ class Folders:
 
     def _alone(self) -> dict[str, list[str]]:
         """List the photos of a root without `train/`: class folders alone, or flat file names."""
-        names = [name for name in self.names if _may_be_class(name)]
-        where, found = self.root / self.base, self._class_folders(self.base, names)
+        where = self.root / self.base
+        names = [f for f in self.names if _may_be_class(f) and not (where / f / ".hydra").is_dir()]  # not a run
+        found = self._class_folders(self.base, names)
         self.hollow = [f"{self.base}{name}" for name, paths in found.items() if not paths]
         found = {name: paths for name, paths in found.items() if paths}
         if "valid" in self._folders:

@@ -13,7 +13,7 @@ from dogscats.data.tables import Table, read_table
 from dogscats.runs.errors import ArgumentError, UserError
 from dogscats.runs.text import listed, shown
 
-DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-", "tmp/.parquet-")
+DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-")
 """Beginnings of the paths of files that this project keeps in the cache folder in the root."""
 
 

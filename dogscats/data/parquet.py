@@ -12,7 +12,7 @@ from typing import Any
 
 from dogscats.data.images import EXTENSIONS, JPEG_MAGIC
 from dogscats.data.split import split_of
-from dogscats.data.tables import Table, find_columns, label_names, label_text, open_parquet, read_table
+from dogscats.data.tables import COLUMNS, Table, find_columns, label_names, label_text, open_parquet, read_table
 from dogscats.runs.cache import cache_folder
 from dogscats.runs.console import progress_bar
 from dogscats.runs.errors import UserError
@@ -30,16 +30,20 @@ TABLE = "labels.csv"
 
 
 def image_column(schema: Any) -> str | None:
-    """Return the first column with images, which is binary or `struct{bytes, path}`; `None` if there is none."""
+    """Return the column with images: `struct{bytes, path}`, or else binary if there is no column of paths."""
     from pyarrow import types
 
+    def binary(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    def text(kind: Any) -> bool:
+        return bool(types.is_string(kind) or types.is_large_string(kind))
+
     for field in schema:
-        kind = field.type
-        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if types.is_binary(kind) or types.is_large_binary(kind):
+        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
             return str(field.name)
-    return None
+    paths = any(text(field.type) and field.name.lower() in COLUMNS["path"] for field in schema)
+    return next((str(field.name) for field in schema if binary(field.type) and not paths), None)
 
 
 def has_images(file: Path, name: str) -> bool:
