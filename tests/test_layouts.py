@@ -225,6 +225,14 @@ def test_layouts_are_found_by_looking(
         ([*SPLIT, "test/cats.1.jpg", "test/wolf.1.jpg"], "test/ has photos of wolf"),
         (["cats/1.jpg", "cats/2.jpg"], "<class>/ has only one class, 'cats'"),
         (["a.jpg", "b.jpg"], r"a\.jpg: its class is unknown"),
+        (
+            ["PetImages/Cat/1.jpg", "test1/1.jpg"],
+            r"only one class, 'PetImages'\. If the folders .* data.root=.*/PetImages\.",
+        ),
+        (
+            ["train/a.jpg", "labels.csv"],
+            r"a\.jpg: its class is unknown.* If labels\.csv has the labels, set data\.labels=labels\.csv",
+        ),
         (["notes.txt"], r"no folder train/(.|\n)*dogscats.zip"),
         (classes("", 1), "class 'cats' has only one photo"),
         (classes("train/") + classes("Val/", 2, ("cats", "wolves")), r"Only in train/: dogs\. Only in Val/: wolves"),

@@ -137,6 +137,12 @@ class Folders:
         files = [] if others else sorted(name for name in self.files if name.lower().endswith(".parquet"))
         return [self.root / self.base / name for name in files if next(images, None) is None]
 
+    @property
+    def _table_hint(self) -> str:
+        """Point to a table in the root, if there is one."""
+        tables = [self.base + name for name in self.files if name.lower().endswith((".csv", ".tsv", ".parquet"))]
+        return f" If {tables[0]} has the labels, set data.labels={tables[0]}." if tables else ""
+
     def _alone(self) -> dict[str, list[str]]:
         """List the photos of a root without `train/`: class folders alone, or flat file names."""
         where = self.root / self.base
@@ -161,11 +167,17 @@ class Folders:
                     f"{where / name}: it has {inner['train']}/ and {inner['valid']}/. Put the splits on top, and the "
                     f"classes into them: {inner['train']}/{name}/ and {inner['valid']}/{name}/."
                 )
+        if len(found) == 1 and any(path.count("/") > self.base.count("/") + 1 for path in found[next(iter(found))]):
+            name = next(iter(found))
+            raise UserError(
+                f"data.root={self.root}: {self.place('train')} has only one class, {name!r}. If the folders in it are "
+                f"the classes, set data.root={where / name}. Or else add photos of at least one more class."
+            )
         found = found or self._flat_names("train", self.base)
         if not found:
             raise UserError(
                 f"data.root={self.root}: it has no folder train/, no class folders with photos, and no photos named "
-                f"{FLAT}.\n{HOW_TO_GET_DATA}"
+                f"{FLAT}.{self._table_hint}\n{HOW_TO_GET_DATA}"
             )
         return found
 
@@ -189,7 +201,7 @@ class Folders:
             if len(rest) < 2:
                 raise UserError(
                     f"{where / image}: its class is unknown. Put it into a folder named after its class, or rename it "
-                    f"to {FLAT}, as Kaggle does."
+                    f"to {FLAT}, as Kaggle does.{self._table_hint}"
                 )
             found.setdefault(name, []).append(f"{folder}{image}")
         if found:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogscats.data.folders import HOW_TO_GET_DATA, Folders
@@ -60,7 +60,7 @@ class Found:
     held_out: str = ""
     used: Sequence[str] = ()
     hollow: Sequence[str] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
 
 def find_dataset(
