@@ -32,6 +32,7 @@ from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.data.check import write_bad_images
 from dogscats.data.dataset import PhotoDataset
 from dogscats.data.images import EXTENSIONS, list_images, natural_key
+from dogscats.data.split import split_of
 from dogscats.metrics import Predictions, evaluation_metrics
 from dogscats.predictor import Predictor
 from dogscats.runs.compose import build_callbacks, use_own_modules
@@ -117,12 +118,14 @@ def report(
     started: float,
 ) -> None:
     """Predict labelled photos and write metrics, plots and pictures."""
-    data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers)
+    data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **labels_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
-    if cfg.split in ("train", "valid") and not (data.root / "valid").is_dir():
-        share = data.valid_fraction if cfg.split == "valid" else 1 - data.valid_fraction
-        log.info("There is no valid/: these are %g of the photos in train/; the rest is the other split", share)
+    if data.held_out:
+        share = data.valid_fraction if split_of(cfg.split) == "valid" else 1 - data.valid_fraction
+        log.info(
+            "A share is held out: these are %g of the photos in %s; the rest is the other split", share, data.held_out
+        )
     if data.bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(data.bad))
         write_bad_images(run_dir / "bad_images.csv", data.bad)
@@ -143,6 +146,11 @@ def report(
     tta = predict(predictor.model, loaders, make_trainer, callbacks, write=write)
     summarise(metrics, cfg.split)
     log_confusion_matrix(tta.best)
+
+
+def labels_given(cfg: DictConfig) -> dict[str, Any]:
+    """Return the table of labels if one was given, as an argument of the data module."""
+    return {} if cfg.data.labels is None else {"labels": cfg.data.labels}
 
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
@@ -253,7 +261,7 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
 
     root, fit = cfg.data.root or predictor.trained_on.get("root"), predictor.trained_on.get("fit", "crop")
     if root is not None and Path(root).expanduser().is_dir():
-        data = predictor.data(root, cfg.data.batch_size)
+        data = predictor.data(root, cfg.data.batch_size, **labels_given(cfg))
         photos = data.labelled(cfg.split, predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
         chosen = range(0, len(dataset), -(-len(dataset) // CHECKED_PHOTOS))  # evenly spaced, so all classes appear

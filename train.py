@@ -64,9 +64,9 @@ def load_data(run: Run) -> DogsCatsDataModule:
     data.check_class_weights(run.settings.get("class_weights", "none"))
     data.setup()
     run.keep_photos(data)
-    log.info("Data      %s: %s", data.root, data.summary)
-    if not (data.root / "valid").is_dir():
-        log.info("There is no valid/: %g of each class in train/ is held out", data.valid_fraction)
+    log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)
+    if data.test:
+        log.info("Test      %d labelled photos, predicted once after the last stage", len(data.test.paths))
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
@@ -123,15 +123,19 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
 
 
 def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> float:
-    """Predict the validation photos, with test-time augmentation if enabled, and report the metrics."""
+    """Predict the validation photos, then those of a labelled test/, with test-time augmentation if enabled."""
     callbacks, loggers, last = run.final_callbacks(), run.loggers("final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached
-        model, loaders = model.for_stage(last, seed=0), [activations.valid_loader()]
+        classifier, loaders = model.for_stage(last, seed=0), [activations.valid_loader()]
     else:
+        classifier = model
         log.info("\nPredicting %d photos, %d versions of each", len(data.valid.paths), 1 + n_aug)
         loaders = tta_loaders(data, data.valid, n_aug)
-    predict(model, loaders, run.make_trainer, callbacks, loggers, run.add_predictions)
+    predict(classifier, loaders, run.make_trainer, callbacks, loggers, run.add_predictions)
+    if data.test:
+        log.info("Predicting %d test photos", len(data.test.paths))
+        predict(model, tta_loaders(data, data.test, n_aug), run.make_trainer, [TTA(n_aug)], write=run.add_test)
     return run.finish(loggers)
 
 

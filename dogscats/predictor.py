@@ -16,6 +16,7 @@ from dogscats.classifier import Classifier
 from dogscats.data.check import examine
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.layouts import Photos
+from dogscats.data.tables import table_at
 from dogscats.metrics import Predictions
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
@@ -94,7 +95,7 @@ class Predictor:
             raise UserError(f"{file}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
 
     def data(
-        self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None
+        self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None, **more: Any
     ) -> DogsCatsDataModule:
         """Make a data module of the run's class, with the classifier's image size and transforms.
 
@@ -102,6 +103,7 @@ class Predictor:
             root: folder of the photos; `None` for the run's own data.
             batch_size: photos per batch.
             num_workers: number of worker processes, as in the data module.
+            more: further arguments of the data module, such as `labels`, the table of another root.
 
         Raises:
             UserError: if `root` is `None` and the run's own is unknown.
@@ -118,10 +120,11 @@ class Predictor:
             "limit": None,
             "download": False,
             "cache_dir": None,
-        }
+            "labels": table_at(root, self.trained_on.get("root"), self.trained_on.get("labels")),
+        } | more
         config = checked({"_target_": "dogscats.data.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
         if "_target_" in self.trained_on:  # a custom data module may have other arguments
-            arguments = {key: value for key, value in arguments.items() if key in self.trained_on}
+            arguments = {key: value for key, value in arguments.items() if key in {**self.trained_on, **more}}
         try:
             data: DogsCatsDataModule = instantiate({k: v for k, v in config.items() if k not in arguments}, **arguments)
         except InstantiationException as error:

@@ -4,7 +4,16 @@ import pytest
 from conftest import draw_photo
 
 from dogscats.data import DogsCatsDataModule
-from dogscats.data.layouts import Photos, find_photos, find_unlabelled, held_out, leave_out
+from dogscats.data.layouts import (
+    Photos,
+    find_dataset,
+    find_photos,
+    find_split,
+    held_out,
+    leave_out,
+    left_out,
+    left_out_summary,
+)
 from dogscats.runs.errors import ArgumentError, UserError, user_message
 
 
@@ -43,7 +52,7 @@ def test_without_valid_a_share_of_each_class_is_held_out(tmp_path: Path, layout:
     for photos in (train, valid):
         for path, label in zip(photos.paths, photos.labels, strict=True):
             assert path.startswith((f"train/{classes[label]}.", f"train/{classes[label]}/"))
-    assert len(find_unlabelled(root)) == 10
+    assert len(find_dataset(root).unlabelled.paths) == 10
 
 
 def test_the_split_is_a_function_of_names_and_seed_alone(tmp_path: Path) -> None:
@@ -114,6 +123,160 @@ def test_mistakes_of_the_flat_layout_are_named(tmp_path: Path) -> None:
 def test_leaving_out_keeps_labels_with_their_photos(tmp_path: Path) -> None:
     photos = Photos(tmp_path, ["a", "b", "c"], [0, 1, 1])
     assert leave_out(photos, {"b"}) == Photos(tmp_path, ["a", "c"], [0, 1])
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Only names matter here."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def classes(folder: str, count: int = 5, names: tuple[str, ...] = ("cats", "dogs")) -> list[str]:
+    return [f"{folder}{name}/{number}.jpg" for name in names for number in range(count)]
+
+
+SPLIT = classes("train/") + classes("valid/", 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "layout", "numbers"),
+    [
+        (SPLIT, "train/ + valid/", (10, 4, None, 0)),
+        (classes("Training/") + classes("VAL/", 2), "Training/ + VAL/", (10, 4, None, 0)),
+        (
+            classes("train/") + classes("validation/", 2) + classes("Testing/", 1),
+            "train/ + validation/ + Testing/",
+            (10, 4, 2, 0),
+        ),
+        ([*SPLIT, "test/dogs/1.jpg"], "train/ + valid/ + test/", (10, 4, 1, 0)),
+        ([*SPLIT, "test/cats.1.jpg", "test/dogs.1.jpg"], "train/ + valid/ + test/<class>.<number>.jpg", (10, 4, 2, 0)),
+        ([*SPLIT, "test/1.jpg", "test1/2.jpg"], "train/ + valid/", (10, 4, None, 2)),
+        ([*SPLIT, "test/unknown/1.jpg"], "train/ + valid/", (10, 4, None, 1)),
+        (classes("train/"), "train/, 20 % held out", (8, 2, None, 0)),
+        (classes(""), "<class>/, 20 % held out", (8, 2, None, 0)),
+        ([*classes(""), *classes("test/", 1), *classes("test1/", 1)], "<class>/ + test/, 20 % held out", (8, 2, 2, 2)),
+        (
+            [*classes(""), "tmp/activations-1.npy", "tmp/a.jpg", "run/.hydra/x", "run/a.png"],
+            "<class>/, 20 % held out",
+            (8, 2, None, 0),
+        ),
+        (classes("PetImages/"), "PetImages/<class>/, 20 % held out", (8, 2, None, 0)),
+        ([*classes("a/b/"), "readme.txt", "tmp/x"], "a/b/<class>/, 20 % held out", (8, 2, None, 0)),
+        ([f"photos/{name}" for name in SPLIT], "photos/train/ + photos/valid/", (10, 4, None, 0)),
+        (
+            [f"train/{name}.{n}.jpg" for name in ("cat", "dog") for n in range(5)],
+            "train/<class>.<number>.jpg, 20 % held out",
+            (8, 2, None, 0),
+        ),
+        (
+            [f"{name}.{n}.jpg" for name in ("cat", "dog") for n in range(5)],
+            "<class>.<number>.jpg, 20 % held out",
+            (8, 2, None, 0),
+        ),
+        (
+            [f"pets/{name}.{n}.jpg" for name in ("cat", "dog") for n in range(5)],
+            "pets/<class>.<number>.jpg, 20 % held out",
+            (8, 2, None, 0),
+        ),
+        (
+            [f"train/{name}s/a/b/{n}.jpg" for name in ("cat", "dog") for n in range(5)],
+            "train/, 20 % held out",
+            (8, 2, None, 0),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_layouts_are_found_by_looking(
+    tmp_path: Path, files: list[str], layout: str, numbers: tuple[int, int, int | None, int]
+) -> None:
+    found = find_dataset(touch(tmp_path, *files))
+    assert found.layout == layout
+    test = found.test and len(found.test.paths)
+    assert (len(found.train.paths), len(found.valid.paths), test, len(found.unlabelled.paths)) == numbers
+    assert len(found.classes) == 2
+    for photos in filter(None, (found.train, found.valid, found.test)):
+        assert all(found.classes[label] in path for path, label in zip(photos.paths, photos.labels, strict=True))
+        assert all((photos.root / path).is_file() for path in photos.paths)
+    unused = {*files} - {*found.train.paths, *found.valid.paths, *found.unlabelled.paths}
+    unused -= {"run/.hydra/x", *(found.test.paths if found.test else [])}
+    assert left_out(tmp_path, found.used) == sorted(unused - {"tmp/activations-1.npy"})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([*SPLIT, *classes("val/")], "val/ and valid/ are the same split"),
+        ([*SPLIT, *classes("Train/")], "Train/ and train/ are the same split"),
+        (
+            [*classes(""), *classes("val/")],
+            r"it has val/, but no train/\. Put the training photos of cats, dogs into train/",
+        ),
+        (classes("valid/"), r"it has valid/, but no train/\. Put photos for training into train/<class>/"),
+        (
+            classes("cats/train/") + classes("cats/val/") + classes("dogs/train/") + classes("dogs/val/"),
+            r"cats: it has train/ and val/\. Put the splits on top.*: train/cats/ and val/cats/",
+        ),
+        (
+            [*SPLIT, *classes("test/", 1), "test/wolves/1.jpg"],
+            "test/ has photos of wolves, but the classes of train/ are cats, dogs",
+        ),
+        ([*SPLIT, "test/cats.1.jpg", "test/wolf.1.jpg"], "test/ has photos of wolf"),
+        (["cats/1.jpg", "cats/2.jpg"], "<class>/ has only one class, 'cats'"),
+        (["a.jpg", "b.jpg"], r"a\.jpg: its class is unknown"),
+        (
+            ["PetImages/Cat/1.jpg", "test1/1.jpg"],
+            r"only one class, 'PetImages'\. If the folders .* data.root=.*/PetImages\.",
+        ),
+        (
+            ["train/a.jpg", "labels.csv"],
+            r"a\.jpg: its class is unknown.* If labels\.csv has the labels, set data\.labels=labels\.csv",
+        ),
+        (["notes.txt"], r"no folder train/(.|\n)*dogscats.zip"),
+        (classes("", 1), "class 'cats' has only one photo"),
+        (classes("train/") + classes("Val/", 2, ("cats", "wolves")), r"Only in train/: dogs\. Only in Val/: wolves"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_roots_that_could_mean_several_things_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_dataset(touch(tmp_path, *files))
+
+
+def test_folders_without_photos_are_named(tmp_path: Path) -> None:
+    found = find_dataset(touch(tmp_path, *classes(""), "docs/readme.txt"))
+    (tmp_path / "empty").mkdir()
+    found = find_dataset(tmp_path)
+    assert found.classes == ["cats", "dogs"]
+    message = left_out_summary(left_out(tmp_path, found.used), found.hollow)
+    assert message == "1 file left out: docs/readme.txt. Folders without photos, left out: docs, empty."
+    beside = touch(tmp_path / "beside", *SPLIT, *classes("", 1))
+    assert left_out(beside, find_dataset(beside).used) == ["cats/0.jpg", "dogs/0.jpg"]
+
+
+def test_the_same_photos_are_held_out_from_a_folder_and_from_the_one_around_it(tmp_path: Path) -> None:
+    touch(tmp_path, *classes("PetImages/", 20))
+    inner, outer = find_dataset(tmp_path / "PetImages", seed=2), find_dataset(tmp_path, seed=2)
+    assert [f"PetImages/{path}" for path in inner.valid.paths] == outer.valid.paths
+
+
+@pytest.mark.parametrize("split", ["valid", "val", "Validation"])
+@pytest.mark.parametrize("folder", ["valid", "Val", "validation"])
+def test_a_split_is_found_in_any_spelling(tmp_path: Path, split: str, folder: str) -> None:
+    touch(tmp_path, *classes(f"{folder}/", 2), "held_out/cats/1.jpg")
+    names, photos, held = find_split(tmp_path, split)
+    assert (names, len(photos.paths), held) == (["cats", "dogs"], 4, "")
+    assert find_split(tmp_path, "held_out")[1].paths == ["held_out/cats/1.jpg"]
+    with pytest.raises(UserError, match=rf"split=test: .*only {folder}, held_out|only held_out, {folder}"):
+        find_split(tmp_path, "test")
+
+
+def test_class_folders_alone_are_split_as_in_training_or_evaluated_whole(tmp_path: Path) -> None:
+    found = find_dataset(touch(tmp_path, *classes("", 10)))
+    assert find_split(tmp_path, "val") == (found.classes, found.valid, "<class>/")
+    assert find_split(tmp_path, "training") == (found.classes, found.train, "<class>/")
+    assert len(find_split(tmp_path, ".")[1].paths) == 20
 
 
 def test_a_data_module_reads_the_flat_layout(tmp_path: Path) -> None:

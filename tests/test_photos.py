@@ -68,7 +68,7 @@ def test_heic_photos_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.fault("what lies in the root and is not used: counted and named in one line")
 def test_what_is_left_out_is_named(run_command: Run, tmp_path: Path) -> None:
     root = draw_root(tmp_path / "photos")
-    draw_photo(root / "val" / "cats" / "a.jpg", 0, 1)
+    draw_photo(root / "dev" / "cats" / "a.jpg", 0, 1)
     draw_photo(root / "stray.jpg", 0, 2)
     draw_photo(root / "test1" / "1.jpg", 0, 3)
     (root / "train" / "cats" / "notes.txt").write_text("x")
@@ -76,7 +76,7 @@ def test_what_is_left_out_is_named(run_command: Run, tmp_path: Path) -> None:
         result = run_command("train.py", f"data.root={root}", *FAST)
         assert result.returncode == 0
         (line,) = [line for line in result.stdout.splitlines() if "left out" in line]
-        assert "3 files left out: stray.jpg, train/cats/notes.txt, val/cats/a.jpg. If val/ has your" in line
+        assert "3 files left out: dev/cats/a.jpg, stray.jpg, train/cats/notes.txt. If dev/ has your" in line
         assert "left out" not in result.stderr
 
 

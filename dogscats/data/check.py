@@ -10,18 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
+from dogscats.data.folders import HOW_TO_GET_DATA
 from dogscats.data.images import UnreadableImageError, read_image
-from dogscats.data.layouts import (
-    HOW_TO_GET_DATA,
-    Photos,
-    find_photos,
-    find_unlabelled,
-    leave_out,
-    left_out,
-    left_out_summary,
-)
+from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
 from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar, text_table
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
@@ -152,8 +146,8 @@ def write_bad_images(path: Path, bad: Mapping[str, str]) -> None:
     write_csv(path, ["path", "reason"], bad.items())
 
 
-def find_leaks(train: Photos, valid: Photos) -> list[tuple[str, str]]:
-    """Find duplicates across train and valid: they leak training data into the validation metrics.
+def find_leaks(train: Photos, valid: Photos, names: str = "train and valid") -> list[tuple[str, str]]:
+    """Find duplicates across two splits: they leak training data into the validation metrics.
 
     Returns:
         Pairs of a path in `train` and its duplicate in `valid`, in the order of `valid`.
@@ -164,7 +158,7 @@ def find_leaks(train: Photos, valid: Photos) -> list[tuple[str, str]]:
     by_content: dict[str, list[str]] = defaultdict(list)
     hashed: set[int] = set()
     leaks: list[tuple[str, str]] = []
-    for path in progress_bar(valid.paths, "Comparing train and valid", len(valid.paths), "photo"):
+    for path in progress_bar(valid.paths, f"Comparing {names}", len(valid.paths), "photo"):
         size = (valid.root / path).stat().st_size
         if size in by_size:
             if size not in hashed:
@@ -175,36 +169,45 @@ def find_leaks(train: Photos, valid: Photos) -> list[tuple[str, str]]:
     return leaks
 
 
-def report(root: Path) -> tuple[str, bool]:
+def report(
+    root: Path, labels: str | None = None, group: str | None = None, valid_fraction: float = 0.2
+) -> tuple[str, bool]:
     """Check a dataset.
 
+    Args:
+        root: folder of the dataset.
+        labels: table of paths and labels, as in the data module.
+        group: regular expression for groups, as in the data module.
+        valid_fraction: share to hold out, as in the data module.
+
     Returns:
-        The report as text: class balance, unreadable photos and leaks; and whether there are no such photos and no
-        leaks.
+        The report as text: layout, class balance, unreadable photos and leaks; and whether there are no such photos
+        and no leaks.
     """
-    classes, *splits = find_photos(root)
-    train, valid = splits
-    unlabelled = find_unlabelled(root)
-    cache_dir = cache_folder(root)
-    found = check_images(root, [*train.paths, *valid.paths], cache_dir)
+    dataset = find_dataset(root, valid_fraction, labels=labels, group=group)
+    classes, unlabelled, cache_dir = dataset.classes, dataset.unlabelled, cache_folder(root)
+    splits = {"train": dataset.train, "valid": dataset.valid} | ({"test": dataset.test} if dataset.test else {})
+    found = check_images(dataset.train.root, [path for photos in splits.values() for path in photos.paths], cache_dir)
     bad, odd = dict(found.bad), dict(found.odd)
-    if unlabelled:
-        found = check_images(root, unlabelled, cache_dir)
+    if unlabelled.paths:
+        found = check_images(unlabelled.root, unlabelled.paths, cache_dir)
         bad, odd = bad | found.bad, odd | found.odd
 
     rows = [["photos", *classes, "all"]]
-    for name, photos in zip(("train", "valid"), splits, strict=True):
+    for name, photos in splits.items():
         counts = Counter(photos.labels)
         rows.append([name, *(str(counts[label]) for label in range(len(classes))), str(len(photos.paths))])
-    if unlabelled:
-        rows.append(["test", *[""] * len(classes), str(len(unlabelled))])
-    lines = text_table(rows)
-    unused = left_out(root, [*train.paths, *valid.paths, *unlabelled])
-    if unused:
-        lines.append(left_out_summary(unused))
-    if not (root / "valid").is_dir():
-        lines.append("There is no valid/: photos are held out from train/ by data.valid_fraction=0.2 seed=0.")
-    counts = Counter(train.labels)
+    if unlabelled.paths:
+        name = "unlabelled" if dataset.test else "test"
+        rows.append([name, *[""] * len(classes), str(len(unlabelled.paths))])
+    lines = [*text_table(rows), f"Layout: {dataset.layout}.", *dataset.notes]
+    if unused := left_out_summary(left_out(root, dataset.used), dataset.hollow):
+        lines.append(unused)
+    if dataset.held_out:
+        lines.append(
+            f"Validation photos are held out from {dataset.held_out} by data.valid_fraction={valid_fraction:g} seed=0."
+        )
+    counts = Counter(dataset.train.labels)
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     ratio = counts[most] / counts[least]
     lines.append(
@@ -213,30 +216,43 @@ def report(root: Path) -> tuple[str, bool]:
         else f"The classes are unbalanced: {ratio:.1f} times as many {classes[most]} as {classes[least]}."
     )
 
-    leaks = find_leaks(leave_out(train, bad), leave_out(valid, bad))
+    good = {name: leave_out(photos, bad) for name, photos in splits.items()}
+    leaks = {
+        f"{one} and in {other}": find_leaks(good[one], good[other], f"{one} and {other}")
+        for one, other in combinations(good, 2)
+    }
     for count, what, listed in [
         (len(bad), "cannot be read", [f"{path}: {reason}" for path, reason in bad.items()]),
-        (len(leaks), "in train and in valid", [f"{ours} = {theirs}" for ours, theirs in leaks]),
+        *(
+            (len(pairs), f"in {where}", [f"{ours} = {theirs}" for ours, theirs in pairs])
+            for where, pairs in leaks.items()
+        ),
         (len(odd), "with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
     ]:
         lines.append(f"\nPhotos {what}: {count or 'none'}")
         lines.extend(f"  {shown(line)}" for line in listed)
     if bad:
         lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
-    if leaks:
-        lines.append("Remove one photo of each pair: duplicates make the validation metrics too optimistic.")
-    return "\n".join(lines), not (bad or leaks)
+    if any(leaks.values()):
+        lines.append("Remove one photo of each pair: duplicates make the metrics too optimistic.")
+    return "\n".join(lines), not (bad or any(leaks.values()))
 
 
 def main() -> None:
     """Print the report for a folder; the exit code is 1 if there are bad photos or leaks."""
     parser = argparse.ArgumentParser("python -m dogscats.check", description=__doc__)
-    parser.add_argument("root", type=Path, help="folder with train/, and perhaps valid/ and test1/")
-    root = parser.parse_args().root.expanduser()
+    parser.add_argument("root", type=Path, help="folder of the dataset")
+    parser.add_argument("--labels", help="table of paths and labels, as data.labels")
+    parser.add_argument("--group", help="regular expression for photos that belong together, as data.group")
+    parser.add_argument("--valid-fraction", type=float, default=0.2, help="share to hold out, as data.valid_fraction")
+    options = parser.parse_args()
+    root = options.root.expanduser()
     with user_errors_exit():
-        if not (root / "train").is_dir():
-            raise UserError(f"{root}: there is no folder train/ in it.\n{HOW_TO_GET_DATA}")
-        text, good = report(root)
+        if not root.is_dir():
+            raise UserError(f"{root}: there is no folder train/ in it; it does not exist.\n{HOW_TO_GET_DATA}")
+        if not 0 < options.valid_fraction < 1:
+            raise UserError(f"--valid-fraction={options.valid_fraction:g}: expected a number between 0 and 1.")
+        text, good = report(root, options.labels, options.group, options.valid_fraction)
     # Escape bytes of file names that are not valid UTF-8.
     print(text.encode(errors="backslashreplace").decode())
     sys.exit(0 if good else 1)

@@ -1,5 +1,6 @@
 """The LightningDataModule for folders of photos."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,23 +17,18 @@ from dogscats.data.check import check_images
 from dogscats.data.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
 from dogscats.data.download import LESSON_URL, download_dataset
 from dogscats.data.fit import FITS, fitted
-from dogscats.data.layouts import (
-    HOW_TO_GET_DATA,
-    Photos,
-    find_photos,
-    find_split,
-    find_unlabelled,
-    leave_out,
-    left_out,
-    left_out_summary,
-)
+from dogscats.data.folders import HOW_TO_GET_DATA
+from dogscats.data.layouts import Found, Photos, find_dataset, find_split, leave_out, left_out, left_out_summary
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.seed import stable_seed
+from dogscats.data.split import group_pattern
 from dogscats.data.workers import TIMEOUT, default_num_workers, fitting_workers
 from dogscats.runs.cache import cache_folder
 from dogscats.runs.errors import ArgumentError, UserError
 from dogscats.runs.signals import handle_signals_in_worker
 from dogscats.runs.text import listed, shown
+
+log = logging.getLogger(__name__)
 
 MOST = {"size": 4096, "num_workers": 512}
 """Largest accepted values: beyond them, a mistake is more likely than a use."""
@@ -46,9 +42,10 @@ def process_rank() -> tuple[int, int]:
 
 
 class DogsCatsDataModule(LightningDataModule):
-    """Photos in the lesson's layout: `train/<class>/`, `valid/<class>/`, and unlabelled `test1/`.
+    """Labelled photos in the lesson's layout, `train/<class>/`, `valid/<class>/`, or another that is found by looking.
 
-    Kaggle's layout, `train/<class>.<number>.jpg`, is also supported. `valid/` is optional.
+    Class folders alone, Kaggle's `<class>.<number>.jpg` and tables are also supported; validation photos and a
+    labelled `test/` are optional. README has all layouts.
 
     Example:
         >>> data = DogsCatsDataModule("photos", size=224)
@@ -56,7 +53,7 @@ class DogsCatsDataModule(LightningDataModule):
         ['cats', 'dogs']
 
     Args:
-        root: folder with `train/`, and optionally `valid/`.
+        root: folder of the dataset.
         size: side of the square images, in pixels.
         batch_size: global batch size, over all ranks.
         num_workers: worker processes that decode photos; `None` for `default_num_workers`.
@@ -65,16 +62,28 @@ class DogsCatsDataModule(LightningDataModule):
         augment: function that makes the training transform from `size`, for example `transforms.side_on`.
         seed: seeds batch order and augmentation.
         cache_dir: folder for data derived from the photos; `None` for the default of `cache.cache_folder`.
-        valid_fraction: share of each class of `train/` to hold out if there is no `valid/`.
+        valid_fraction: share of each class to hold out if there are no validation photos.
         on_bad_image: `error` to stop at unreadable photos, `skip` to leave them out.
         download: whether to download the dataset from `url` if `root` has none.
         url: address of a zip archive with `train/`, at the top level or in one folder.
         sha256: SHA-256 of the archive, 64 hex digits; `None` if unknown.
         changed: what a resumed run does if photos were added, removed or changed: `refuse`, or `accept` them.
+        labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
+        group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
+
+    Attributes:
+        train: training photos, after `setup`.
+        valid: validation photos, after `setup`.
+        test: labelled test photos, after `setup`; `None` without any.
+        bad: the reason for each skipped photo, after `setup`.
+        held_out: after `labelled`: where the photos are of which the split is one part; empty if it is a whole one.
 
     Raises:
         ArgumentError: for a bad value.
     """
+
+    test: Photos | None = None
+    held_out = ""
 
     def __init__(
         self,
@@ -93,6 +102,8 @@ class DogsCatsDataModule(LightningDataModule):
         sha256: str | None = None,
         fit: str = "crop",
         changed: str = "refuse",
+        labels: str | None = None,
+        group: str | None = None,
     ):
         super().__init__()
         for key, value, least in [
@@ -126,7 +137,11 @@ class DogsCatsDataModule(LightningDataModule):
             raise ArgumentError("data", f"on_bad_image={on_bad_image}: expected error or skip.")
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
             raise ArgumentError("data", f"sha256={sha256}: expected 64 hexadecimal digits.")
+        if labels is not None and (not isinstance(labels, str | Path) or labels == ""):
+            raise ArgumentError("data", f"labels={labels}: expected a table, such as labels.csv.")
+        group_pattern(group)
         self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
+        self.labels, self.group = None if labels is None else str(labels), group
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
         self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
         self.download, self.url, self.sha256 = download, url, sha256
@@ -135,40 +150,41 @@ class DogsCatsDataModule(LightningDataModule):
         self.evaluation = fitted(transforms.none(size), size, fit)
 
     def prepare_data(self) -> None:
-        """Download the dataset if enabled, and check that it exists.
+        """Download the dataset if enabled, and find its photos.
 
         Raises:
-            UserError: if `root` or its `train/` is missing (the message says how to get data), or the download
-                fails.
+            UserError: if `root` has no photos or its layout is unclear (the message says how to get data), or the
+                download fails.
         """
         if self.download:
             download_dataset(self.url, self.root, self.sha256)
-        self._check_root()
-
-    def _check_root(self) -> None:
-        if not self.root.is_dir():
-            raise ArgumentError("data", f"root={self.root}: there is no such folder.\n{HOW_TO_GET_DATA}")
-        if not (self.root / "train").is_dir():
-            raise ArgumentError("data", f"root={self.root}: it has no folder train/.\n{HOW_TO_GET_DATA}")
+        self._found  # noqa: B018
 
     @cached_property
-    def _found(self) -> tuple[list[str], Photos, Photos]:
-        self._check_root()
-        return find_photos(self.root, self.valid_fraction, self.seed, self.limit)
+    def _found(self) -> Found:
+        found = find_dataset(self.root, self.valid_fraction, self.seed, self.limit, **self._where)
+        for note in found.notes:
+            log.warning("%s", note)
+        return found
+
+    @property
+    def _where(self) -> dict[str, str | None]:
+        """Arguments of `find_dataset` and `find_split` that say where labels are."""
+        return {"labels": self.labels, "group": self.group, "cache_dir": self.cache_dir}
 
     @cached_property
     def classes(self) -> list[str]:
-        """Sorted class names, read from the folders; available before `setup` checks the photos.
+        """Sorted class names, read from the folders or the table; available before `setup` checks the photos.
 
         Raises:
-            UserError: if class folders are missing, empty or differ between splits.
+            UserError: if classes are missing, empty or differ between splits.
         """
-        return self._found[0]
+        return self._found.classes
 
     def setup(self, stage: str | None = None) -> None:
         """List the photos and check that they can be decoded.
 
-        Sets `train` and `valid` to `Photos`, and `bad` to the reason for each skipped photo.
+        Sets `train`, `valid`, `test` and `bad`.
 
         Raises:
             UserError: if classes are missing, empty or differ between splits, there are too few photos, or photos
@@ -176,29 +192,36 @@ class DogsCatsDataModule(LightningDataModule):
         """
         if hasattr(self, "train"):
             return
-        classes, train, valid = self._found
-        train, valid = self._readable(train, valid)
+        found = self._found
+        classes = found.classes
+        train, valid, *test = self._readable(found.train, found.valid, *([found.test] if found.test else []))
+        if found.test and not test[0].paths:
+            raise UserError(
+                f"data.root={self.root}: no photo in test can be read. Replace some of these:\n{self._bad_listed()}"
+            )
         for name, photos in [("train", train), ("valid", valid)]:
             for label in sorted(set(range(len(classes))) - set(photos.labels)):
                 raise UserError(
                     f"data.root={self.root}: no photo of class {classes[label]!r} in {name} can be read. "
                     f"Replace some of these:\n{self._bad_listed()}"
                 )
-        self.train, self.valid = train, valid
+        self.train, self.valid, self.test = train, valid, test[0] if test else None
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
 
-        Other splits may be missing, and a class may have no photos or no folder. Sets `bad` like `setup`.
+        Other splits may be missing, and a class may have no photos or no folder. Sets `bad` and `held_out`.
 
         Raises:
             UserError: if the split is missing, empty or has unknown classes, or photos are unreadable.
         """
-        found, photos = find_split(self.root, split, self.valid_fraction, self.seed, self.limit)
+        found, photos, self.held_out = find_split(
+            self.root, split, self.valid_fraction, self.seed, self.limit, **self._where
+        )
         if not set(found) <= set(classes):
             raise UserError(
                 f"data.root={self.root}: the classes in {split} are {listed(found)}, but the classifier's are "
-                f"{listed(classes)}. Move the folders of other classes elsewhere to evaluate the rest."
+                f"{listed(classes)}. Move the photos of other classes elsewhere to evaluate the rest."
             )
         photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
         (photos,) = self._readable(photos)
@@ -208,8 +231,8 @@ class DogsCatsDataModule(LightningDataModule):
 
     def _readable(self, *splits: Photos) -> list[Photos]:
         cache_dir = cache_folder(self.root, self.cache_dir)
-        found = check_images(self.root, [path for photos in splits for path in photos.paths], cache_dir)
-        self.bad = found.bad
+        found = check_images(splits[0].root, [path for photos in splits for path in photos.paths], cache_dir)
+        self.bad, self._bad_root = found.bad, splits[0].root
         if self.bad and self.on_bad_image == "error":
             raise UserError(
                 f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
@@ -218,7 +241,8 @@ class DogsCatsDataModule(LightningDataModule):
         return [replace(leave_out(photos, self.bad), odd=found.odd) for photos in splits]
 
     def _bad_listed(self) -> str:
-        return "\n".join(f"  {shown(self.root / path)}: {reason}" for path, reason in self.bad.items())
+        root = self._bad_root
+        return "\n".join(f"  {shown(root / path)}: {reason}" for path, reason in self.bad.items())
 
     def check_class_weights(self, weights: str | Sequence[float]) -> None:
         """Refuse bad class weights; available before `setup` checks the photos.
@@ -266,11 +290,13 @@ class DogsCatsDataModule(LightningDataModule):
 
     @property
     def left_out(self) -> str:
-        """One line about the files in `root` that are not used; empty if all are."""
-        all_photos = self.limit is None
-        _, train, valid = self._found if all_photos else find_photos(self.root, self.valid_fraction, self.seed)
-        unused = left_out(self.root, [*train.paths, *valid.paths])
-        return left_out_summary(unused) if unused else ""
+        """One line about the files and folders in `root` that are not used; empty if all are."""
+        return left_out_summary(left_out(self.root, self._found.used), self._found.hollow)
+
+    @property
+    def layout(self) -> str:
+        """The layout of the photos in a few words, with folders as they are on disk: `train/ + val/`."""
+        return self._found.layout
 
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Make the training dataset; augmentation depends on the seed, `stage` and the epoch."""
@@ -338,13 +364,10 @@ class DogsCatsDataModule(LightningDataModule):
         return self.loader(self.valid_dataset())
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Make the loader of labelled photos in `test/<class>/`, or of the validation photos if there are none."""
-        labelled = all((self.root / "test" / name).is_dir() for name in self.classes)
-        photos = self.labelled("test", self.classes) if labelled else self.valid
-        return self.loader(PhotoDataset(photos, self.evaluation, self.seed))
+        """Make the loader of labelled test photos, or of the validation photos if there are none."""
+        return self.loader(PhotoDataset(self.test or self.valid, self.evaluation, self.seed))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of unlabelled photos in `test1/` or `test/`; without any, of the validation photos."""
-        unlabelled = find_unlabelled(self.root)
-        photos = Photos(self.root, unlabelled, []) if unlabelled else self.valid
+        photos = self._found.unlabelled if self._found.unlabelled.paths else self.valid
         return self.loader(PhotoDataset(photos, self.evaluation, self.seed))

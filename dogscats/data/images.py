@@ -5,7 +5,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -87,14 +87,14 @@ def natural_key(path: str | Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def list_files(folder: Path) -> list[Path]:
-    """List the files under `folder`, in natural order.
+def walk_files(folder: Path) -> Iterator[str]:
+    """Yield the files under `folder`, relative to it, with `/` as separator, in any order.
 
     Symbolic links are followed, but no folder is visited twice. Hidden files, and those that systems, cameras and
     network storage leave behind, are skipped: `.DS_Store`, `__MACOSX`, `@eaDir`, `Thumbs.db`.
     """
-    found: list[Path] = []
     visited: set[str] = set()
+    start = len(os.path.join(folder, ""))  # noqa: PTH118  # a Path for each file would take most of the time
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:
@@ -102,8 +102,13 @@ def list_files(folder: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not is_leftover(name))
-        found.extend(Path(parent, name) for name in files if not is_leftover(name))
-    return sorted(found, key=natural_key)
+        inner = f"{parent[start:]}/" if len(parent) > start else ""
+        yield from (f"{inner}{name}" for name in files if not is_leftover(name))
+
+
+def image_names(folder: Path) -> list[str]:
+    """List the images under `folder`, relative to it, in natural order; see `walk_files`."""
+    return sorted((name for name in walk_files(folder) if is_image_name(folder, name)), key=natural_key)
 
 
 def is_leftover(name: str) -> bool:
@@ -113,8 +118,13 @@ def is_leftover(name: str) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the images under `folder`, as `list_files` does."""
-    return [path for path in list_files(folder) if is_image(path)]
+    """List the images under `folder`, in natural order; see `walk_files`."""
+    return [folder / name for name in image_names(folder)]
+
+
+def is_image_name(folder: Path, name: str) -> bool:
+    """Return whether the file `name` in `folder` is an image; see `is_image`."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS or is_image(folder / name)  # noqa: PTH122
 
 
 def is_image(path: Path) -> bool:

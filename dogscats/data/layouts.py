@@ -1,22 +1,21 @@
-"""Dataset layouts: photos, classes and splits."""
+"""Dataset layouts, found by looking: photos, classes and splits."""
 
-import hashlib
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dogscats.data.images import is_leftover, list_files, list_images
-from dogscats.runs.errors import UserError
-from dogscats.runs.text import shown
+from dogscats.data.folders import HOW_TO_GET_DATA, Folders
+from dogscats.data.images import natural_key, walk_files
+from dogscats.data.parquet import has_images, unpacked
+from dogscats.data.split import group_of, group_pattern, held_out, held_out_groups, split_of
+from dogscats.data.tables import Table, read_table
+from dogscats.runs.errors import ArgumentError, UserError
+from dogscats.runs.install import how_to_install
+from dogscats.runs.text import listed, shown
 
-HOW_TO_GET_DATA = """\
-Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/. Kaggle's
-file names, <data.root>/train/<class>.<number>.jpg, are also supported. Without valid/, a part of train/ is
-held out.
-The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
-downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
-To try it without data, use data=sample: synthetic cats and dogs."""
+DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-")
+"""Beginnings of the paths of files that this project keeps in the cache folder in the root."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Photos:
 
     Attributes:
         root: folder that `paths` are relative to.
-        paths: relative paths with `/` as separator, in natural order within a class.
+        paths: relative paths with `/` as separator, in natural order within a class; absolute for files elsewhere.
         labels: class index of each photo; empty for unlabelled photos.
         odd: paths of photos that the JPEG library would print warnings about.
     """
@@ -36,99 +35,167 @@ class Photos:
     odd: Collection[str] = ()
 
 
-def find_photos(
-    root: Path, valid_fraction: float = 0.2, seed: int = 0, limit: int | None = None
-) -> tuple[list[str], Photos, Photos]:
-    """Find the labelled photos in `root`, in class folders or in Kaggle's flat layout (`cat.0.jpg`).
+@dataclass(frozen=True)
+class Found:
+    """The photos of a dataset, as its layout has them.
+
+    Attributes:
+        classes: sorted class names.
+        train: training photos.
+        valid: validation photos.
+        test: photos of a labelled test split; `None` without one.
+        unlabelled: photos without labels, in `test1/` or `test/`.
+        layout: the layout in a few words: `train/ + val/`.
+        held_out: where the photos are of which a share is held out; empty if the validation photos are given.
+        used: paths of all labelled and unlabelled photos, relative to their root, and of tables.
+        hollow: folders beside class folders that have no photos.
+        notes: what the log should say about groups.
+    """
+
+    classes: list[str]
+    train: Photos
+    valid: Photos
+    test: Photos | None
+    unlabelled: Photos
+    layout: str
+    held_out: str = ""
+    used: Sequence[str] = ()
+    hollow: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def find_dataset(
+    root: Path,
+    valid_fraction: float = 0.2,
+    seed: int = 0,
+    limit: int | None = None,
+    labels: str | None = None,
+    group: str | None = None,
+    cache_dir: str | None = None,
+) -> Found:
+    """Find the photos in `root`: in folders of splits and classes, by Kaggle's flat names, or in a table.
 
     Args:
-        root: folder with `train/`, and optionally `valid/`.
-        valid_fraction: share of each class of `train/` to hold out if there is no `valid/`.
+        root: folder of the dataset.
+        valid_fraction: share of each class of the training photos to hold out if there are no validation photos.
         seed: seeds the choice of held-out photos.
         limit: maximum number of photos per class and split, taken from the start; `None` for all.
-
-    Returns:
-        Sorted class names, training photos and validation photos.
+        labels: table of paths and labels, relative to `root`; `None` for folders.
+        group: regular expression that names the group of a photo; groups are held out whole.
+        cache_dir: folder to unpack photos in Parquet files to; `None` for the default of `cache.cache_folder`.
 
     Raises:
         UserError: if folders, classes or photos are missing, or the classes differ between splits.
     """
-    train = _by_class(root, "train")
+    return _find(*_source(root, labels, cache_dir), valid_fraction, seed, limit, group)
+
+
+def _find(
+    source: Folders | Table,
+    tables: Sequence[str],
+    valid_fraction: float,
+    seed: int,
+    limit: int | None,
+    group: str | None,
+) -> Found:
+    """Find the photos of a layout; see `find_dataset`."""
+    pattern, notes = group_pattern(group), list[str]()
+    train = source.by_class("train")
     if len(train) < 2:
         raise UserError(
-            f"data.root={root}: train/ has only one class, {next(iter(train))!r}. "
-            "Add a folder of photos for at least one more class."
+            f"{source.name}: {source.place('train')} has only one class, {next(iter(train))!r}. "
+            "Add photos of at least one more class."
         )
-    if (root / "valid").is_dir():
-        valid = _by_class(root, "valid")
+    test, where = source.test(list(train)), ""
+    if pattern:
+        notes += _ungrouped(train, pattern)
+    if "valid" in source.splits:
+        valid = source.by_class("valid")
         if list(train) != list(valid):
             only = [", ".join(sorted(set(a) - set(b))) or "none" for a, b in ((train, valid), (valid, train))]
+            places = [source.place(split) for split in ("train", "valid")]
             raise UserError(
-                f"data.root={root}: the classes of train and valid differ. "
-                f"Only in train/: {only[0]}. Only in valid/: {only[1]}."
+                f"{source.name}: the classes of train and valid differ. "
+                f"Only in {places[0]}: {only[0]}. Only in {places[1]}: {only[1]}."
             )
     else:
-        valid = {name: held_out(paths, valid_fraction, seed) for name, paths in train.items()}
-        for name, chosen in valid.items():
-            if not chosen:
-                raise UserError(
-                    f"data.root={root}: class {name!r} has only one photo, and there is no valid/. "
-                    "Add photos: training and validation need at least one each."
-                )
-            apart = set(chosen)
-            train[name] = [path for path in train[name] if path not in apart]
-    return list(train), _photos(root, train, limit), _photos(root, valid, limit)
+        where = source.place("train")
+        train, valid = _hold_out(source, train, valid_fraction, seed, pattern)
+    if pattern:
+        for split, others in ("valid", valid), ("test", test):
+            notes += _in_both(train, others, pattern, split)
+    splits = ["train", *(["valid"] if not where else []), *(["test"] if test else [])]
+    share = f", {100 * valid_fraction:g} % held out{' by data.group' if pattern else ''}" if where else ""
+    unlabelled = source.unlabelled(bool(test))
+    used = [path for by_class in (train, valid, test) for paths in by_class.values() for path in paths]
+    return Found(
+        list(train),
+        _photos(source.root, train, limit),
+        _photos(source.root, valid, limit),
+        _photos(source.root, test, limit, list(train)) if test else None,
+        Photos(source.root, unlabelled, []),
+        f"{source.layout(splits)}{share}",
+        where,
+        [*tables, *used, *unlabelled],
+        source.hollow,
+        notes,
+    )
+
+
+def find_photos(
+    root: Path, valid_fraction: float = 0.2, seed: int = 0, limit: int | None = None
+) -> tuple[list[str], Photos, Photos]:
+    """Find classes, training photos and validation photos in the folders of `root`; see `find_dataset`."""
+    found = find_dataset(root, valid_fraction, seed, limit)
+    return found.classes, found.train, found.valid
 
 
 def find_split(
-    root: Path, split: str, valid_fraction: float = 0.2, seed: int = 0, limit: int | None = None
-) -> tuple[list[str], Photos]:
+    root: Path,
+    split: str,
+    valid_fraction: float = 0.2,
+    seed: int = 0,
+    limit: int | None = None,
+    labels: str | None = None,
+    group: str | None = None,
+    cache_dir: str | None = None,
+) -> tuple[list[str], Photos, str]:
     """Find the labelled photos of one split; other splits may be missing.
 
-    Without a folder `valid/`, `train` and `valid` are the same parts of `train/` as in `find_photos`.
+    Without validation photos, `train` and `valid` are the same parts of the training photos as in `find_dataset`.
 
     Args:
-        root: folder that contains the folder `split`.
-        split: name of the split.
-        valid_fraction: held-out share, as in `find_photos`.
-        seed: seed, as in `find_photos`.
-        limit: maximum number of photos per class, as in `find_photos`.
+        root: folder of the dataset.
+        split: name of the split in any spelling, or of a folder in `root`.
+        valid_fraction: held-out share, as in `find_dataset`.
+        seed: seed, as in `find_dataset`.
+        limit: maximum number of photos per class, as in `find_dataset`.
+        labels: table, as in `find_dataset`.
+        group: regular expression, as in `find_dataset`.
+        cache_dir: folder, as in `find_dataset`.
 
     Returns:
-        Sorted class names, some possibly without photos, and the photos.
+        Sorted class names, some possibly without photos; the photos; and, if they are one part of a split of which a
+        share is held out, where its photos are.
 
     Raises:
         UserError: if folders are missing.
     """
-    if not root.is_dir():
-        raise UserError(f"data.root={root}: there is no such folder.\n{HOW_TO_GET_DATA}")
-    if split in ("train", "valid") and (root / "train").is_dir() and not (root / "valid").is_dir():
-        classes, train, valid = find_photos(root, valid_fraction, seed, limit)
-        return classes, train if split == "train" else valid
-    if not (root / split).is_dir():
+    source, tables = _source(root, labels, cache_dir)
+    kind = split_of(split)
+    if kind in ("train", "valid") and "valid" not in source.splits:
+        found = _find(source, tables, valid_fraction, seed, limit, group)
+        return found.classes, found.train if kind == "train" else found.valid, found.held_out
+    if kind in source.splits and kind is not None:
+        by_class = source.by_class(kind, allow_empty=True)
+    elif kind is None and isinstance(source, Folders) and (root / split).is_dir():
+        by_class = source.of_folder(split)
+    else:
         folders = sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-        raise UserError(f"split={split}: data.root={root} has no folder {split}/, only {', '.join(folders) or 'none'}.")
-    by_class = _by_class(root, split, allow_empty=True)
-    return list(by_class), _photos(root, by_class, limit)
-
-
-def held_out(paths: Sequence[str], fraction: float, seed: int) -> list[str]:
-    """Choose the held-out validation photos of a class: those whose names have the smallest hashes.
-
-    The choice depends only on the names and the seed. The number is exact: `fraction` of the photos, rounded, but
-    never none or all. Adding or removing a photo moves at most one other photo of its class between splits.
-
-    Returns:
-        The chosen paths, in their original order; empty if there is only one photo.
-    """
-    count = min(max(round(fraction * len(paths)), 1), len(paths) - 1)
-    chosen = set(sorted(paths, key=lambda path: _hash(seed, path))[:count])
-    return [path for path in paths if path in chosen]
-
-
-def find_unlabelled(root: Path) -> list[str]:
-    """List the photos in `test1/` and `test/`, relative to `root`."""
-    return [image.relative_to(root).as_posix() for name in ("test1", "test") for image in list_images(root / name)]
+        there = ", ".join(source.splits) if isinstance(source, Table) else ", ".join(folders)
+        what = "split" if isinstance(source, Table) else "folder"
+        raise UserError(f"split={split}: data.root={root} has no {what} {split}/, only {there or 'none'}.")
+    return list(by_class), _photos(source.root, by_class, limit), ""
 
 
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:
@@ -138,60 +205,135 @@ def leave_out(photos: Photos, bad: Container[str]) -> Photos:
 
 
 def left_out(root: Path, used: Iterable[str]) -> list[str]:
-    """List the files in `root` that are not used, apart from unlabelled photos and what this project keeps there.
+    """List the files in `root` that are not used, apart from what this project keeps there, in natural order.
 
     Args:
         root: folder of the dataset.
-        used: paths of the photos that are used.
+        used: paths of the files that are used.
     """
-    known = {*used, *find_unlabelled(root)}
-    files = (file.relative_to(root).as_posix() for file in list_files(root))
-    return [file for file in files if file not in known and not file.startswith(("tmp/activations-", "tmp/checked-"))]
+    known = set(used)
+    return sorted((f for f in walk_files(root) if f not in known and not f.startswith(DERIVED)), key=natural_key)
 
 
-def left_out_summary(files: Sequence[str]) -> str:
-    """Say how many files are left out, and name the first."""
-    names = ", ".join(map(shown, files[:5])) + (", ..." if len(files) > 5 else "")
-    heic = any(file.lower().endswith((".heic", ".heif")) for file in files)
-    hint = " HEIC photos need the extra heif: pip install pillow-heif." if heic else ""
-    if other := next((file.split("/")[0] for file in files if re.match("(val|validation|dev)/", file)), None):
-        hint += f" If {other}/ has your validation photos, rename it to valid/."
-    return f"{len(files)} file{'s' if len(files) > 1 else ''} left out: {names}.{hint}"
+def left_out_summary(files: Sequence[str], hollow: Sequence[str] = ()) -> str:
+    """Say how many files are left out, and name the first; also name folders without photos."""
+    parts = []
+    if files:
+        names = ", ".join(map(shown, files[:5])) + (", ..." if len(files) > 5 else "")
+        parts.append(f"{len(files)} file{'s' if len(files) > 1 else ''} left out: {names}.")
+    if any(file.lower().endswith((".heic", ".heif")) for file in files):
+        parts.append(f"HEIC photos need pillow-heif: {how_to_install('heif')}.")
+    if other := next((file.split("/")[0] for file in files if re.match("dev/", file)), None):
+        parts.append(f"If {other}/ has your validation photos, rename it to valid/.")
+    if hollow:
+        parts.append(f"Folders without photos, left out: {listed(hollow, 5)}.")
+    return " ".join(parts)
 
 
-def _hash(seed: int, path: str) -> bytes:
-    return hashlib.blake2b(f"{seed}/{path}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+def _source(root: Path, labels: str | None, cache_dir: str | None) -> tuple[Folders | Table, list[str]]:
+    """Read the layout of a dataset.
+
+    Returns:
+        Its photos by split and class, and the tables they are from, relative to `root`.
+    """
+    if not root.is_dir():
+        raise ArgumentError("data", f"root={root}: there is no such folder.\n{HOW_TO_GET_DATA}")
+    if labels is None:
+        folders = Folders(root)
+        if files := folders.parquet_files():
+            return unpacked(root, files, cache_dir, splits=True), [file.relative_to(root).as_posix() for file in files]
+        return folders, []
+    file = root / Path(labels).expanduser()
+    if not file.is_file():
+        there = sorted(f.name for f in root.iterdir() if f.suffix.lower() in (".csv", ".tsv", ".parquet"))
+        raise ArgumentError(
+            "data",
+            f"labels={labels}: there is no such file in {root}. Give a table of paths and labels"
+            f"{f'; {listed(there)} is there' if there else ''}.",
+        )
+    tables = [file.relative_to(root).as_posix()] if file.is_relative_to(root) else []
+    if has_images(file, labels):
+        return unpacked(root, [file], cache_dir, splits=False), tables
+    return read_table(root, file, labels), tables
 
 
-def _photos(root: Path, by_class: Mapping[str, Sequence[str]], limit: int | None) -> Photos:
-    chosen = [(path, label) for label, paths in enumerate(by_class.values()) for path in paths[:limit]]
+def _photos(
+    root: Path, by_class: Mapping[str, Sequence[str]], limit: int | None, classes: Sequence[str] | None = None
+) -> Photos:
+    """List the photos of each class, labelled by its position in `classes`, which may have more."""
+    numbers = {name: number for number, name in enumerate(classes or by_class)}
+    chosen = [(path, numbers[name]) for name, paths in by_class.items() for path in paths[:limit]]
     return Photos(root, [path for path, _ in chosen], [label for _, label in chosen])
 
 
-def _by_class(root: Path, split: str, allow_empty: bool = False) -> dict[str, list[str]]:
-    """List the photos of each class of a split, sorted by class."""
-    folder = root / split
-    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and not is_leftover(f.name))
-    found = {name: [image.relative_to(root).as_posix() for image in list_images(folder / name)] for name in names}
-    if not found:
-        found = _by_prefix(root, folder)
-    for name, paths in found.items():
-        if not (paths or allow_empty):
-            raise UserError(f"{folder / name}: there are no photos in it.\n{HOW_TO_GET_DATA}")
-    if not found:
-        raise UserError(f"data.root={root}: {split}/ has no class folders with photos.\n{HOW_TO_GET_DATA}")
-    return found
-
-
-def _by_prefix(root: Path, folder: Path) -> dict[str, list[str]]:
-    """List the photos of Kaggle's flat layout: the class is the file name up to the first dot."""
-    found: dict[str, list[str]] = {}
-    for image in list_images(folder):
-        name, *rest = image.name.split(".")
-        if len(rest) < 2:
+def _hold_out(
+    source: Folders | Table,
+    train: Mapping[str, Sequence[str]],
+    fraction: float,
+    seed: int,
+    pattern: re.Pattern[str] | None,
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Split the training photos into those that are trained on and those that are held out."""
+    start = len(source.base)  # the same photos, whether data.root is the dataset or a folder around it
+    names = {name: [path[start:] for path in paths] for name, paths in train.items()}
+    if pattern:
+        chosen = held_out_groups(names, lambda path: group_of(pattern, source.base + path), fraction, seed)
+    else:
+        chosen = {name: held_out(paths, fraction, seed) for name, paths in names.items()}
+    kept: dict[str, list[str]] = {}
+    valid: dict[str, list[str]] = {}
+    for name, paths in train.items():
+        if len(paths) < 2:
             raise UserError(
-                f"{image}: its class is unknown. Put it into a folder named after its class, or rename it to "
-                "<class>.<number>.jpg, as Kaggle does."
+                f"{source.name}: class {name!r} has only one photo, and there are no validation photos. "
+                "Add photos: training and validation need at least one each."
             )
-        found.setdefault(name, []).append(image.relative_to(root).as_posix())
-    return dict(sorted(found.items()))
+        if not 0 < len(chosen[name]) < len(paths):
+            raise UserError(
+                f"{source.name}: the {len(paths)} photos of class {name!r} are in too few groups of data.group to hold "
+                "some out. Add photos of other groups, or make the groups smaller."
+            )
+        apart = set(chosen[name])
+        kept[name] = [path for path in paths if path[start:] not in apart]
+        valid[name] = [path for path in paths if path[start:] in apart]
+    return kept, valid
+
+
+def _ungrouped(by_class: Mapping[str, Sequence[str]], pattern: re.Pattern[str]) -> list[str]:
+    """Say how many photos have no group.
+
+    Raises:
+        ArgumentError: if none has.
+    """
+    every = [path for paths in by_class.values() for path in paths]
+    alone = [path for path in every if group_of(pattern, path) is None]
+    if len(alone) == len(every):
+        raise ArgumentError(
+            "data", f"group={pattern.pattern}: it matches no path of a photo. The first is {shown(every[0])}."
+        )
+    if not alone:
+        return []
+    return [f"{len(alone)} of {len(every)} photos match no data.group and are on their own: {listed(alone, 3)}"]
+
+
+def _in_both(
+    train: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]], pattern: re.Pattern[str], split: str
+) -> list[str]:
+    """Say how many groups are in two splits."""
+    first: dict[str, str] = {}
+    for paths in train.values():
+        for path in paths:
+            if (group := group_of(pattern, path)) is not None:
+                first.setdefault(group, path)
+    both: dict[str, str] = {}
+    for paths in others.values():
+        for path in paths:
+            if (group := group_of(pattern, path)) in first and group is not None:
+                both.setdefault(group, path)
+    if not both:
+        return []
+    group, path = next(iter(both.items()))
+    return [
+        f"{len(both)} groups of data.group are in train and in {split}, for example {shown(group)!r}: "
+        f"{shown(first[group])} and {shown(path)}. Metrics of {split} may be too optimistic."
+    ]

@@ -102,15 +102,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(_cell, header))
-        writer.writerows(map(_cell, row) for row in rows)
+        writer.writerow(map(cell, header))
+        writer.writerows(map(cell, row) for row in rows)
 
 
 FORMULA = ("=", "+", "-", "@")
 """What begins a formula in a spreadsheet."""
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Return a value as `write_csv` writes it."""
     if not isinstance(value, str | Path):
         return value
     text = shown(value)

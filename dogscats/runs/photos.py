@@ -7,8 +7,8 @@ from pathlib import Path
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.runs.cache import content_sample
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import read_csv, write_csv
-from dogscats.runs.text import listed, shown
+from dogscats.runs.files import cell, read_csv, write_csv
+from dogscats.runs.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ FILE = "photos.csv"
 
 
 def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
-    """Write `photos.csv` (split, path, size in bytes, hash of samples), or compare it with the photos of a resumed run.
+    """Write `photos.csv` (split, path, size in bytes, hash of samples, label), or compare it with a resumed run's.
 
     Args:
         data: data module after `setup`.
@@ -27,17 +27,25 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
         UserError: if photos were added, removed, changed or moved between splits, and not accepted by `data.changed`.
     """
     now = {
-        shown(path): (split, *content_sample(photos.root / path).split("\0"))
-        for split, photos in (("train", data.train), ("valid", data.valid))
-        for path in photos.paths
+        str(cell(path)): (split, *content_sample(photos.root / path).split("\0"), str(cell(data.classes[label])))
+        for split, photos in (("train", data.train), ("valid", data.valid), ("test", data.test))
+        if photos
+        for path, label in zip(photos.paths, photos.labels, strict=True)
     }
     file = run_dir / FILE
     if resumed and file.is_file():
         try:
-            before = {row["path"]: (row["split"], row["bytes"], row["sample"]) for row in read_csv(file)}
+            before = {
+                row["path"]: (row["split"], row["bytes"], row["sample"], *([row["label"]] if "label" in row else []))
+                for row in read_csv(file)
+            }
         except KeyError as error:
             raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
-        changes = differences(before, now)
+        if not any(split == "test" for split, *_ in before.values()):
+            # A run of an older version, or without a labelled test/: training is the same with one.
+            changes = differences(before, {path: row for path, row in now.items() if row[0] != "test"})
+        else:
+            changes = differences(before, now)
         if changes and data.changed == "accept":
             log.warning("The photos have changed since this run began, accepted: %s", changes)
         elif changes:
@@ -46,7 +54,9 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
                 "back as they were, or go on with the photos of now: data.changed=accept."
             )
     write_csv(
-        file, ["split", "path", "bytes", "sample"], ([split, path, *rest] for path, (split, *rest) in now.items())
+        file,
+        ["split", "path", "bytes", "sample", "label"],
+        ([split, path, *rest] for path, (split, *rest) in now.items()),
     )
 
 
@@ -56,7 +66,7 @@ def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[s
     kinds = {
         "added": [path for path in now if path not in before],
         "removed": [path for path in before if path not in now],
-        "changed": [path for path in now if path in both and now[path][1:] != before[path][1:]],
-        "moved between train and valid": [path for path in now if path in both and now[path][0] != before[path][0]],
+        "changed": [path for path in now if path in both and now[path][1 : len(before[path])] != before[path][1:]],
+        "moved between splits": [path for path in now if path in both and now[path][0] != before[path][0]],
     }
     return "; ".join(f"{len(paths)} {kind} ({listed(paths, 3)})" for kind, paths in kinds.items() if paths)

@@ -61,20 +61,21 @@ class RunReport:
             plain: predictions without test-time augmentation.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
         """
-        final: dict[str, Any] = {"n": len(plain.labels)}
-        for suffix, version in (("", plain), ("_tta", averaged)):
-            if version:
-                final |= {
-                    f"valid_acc{suffix}": version.accuracy,
-                    f"valid_loss{suffix}": version.log_loss,
-                    f"valid_balanced_acc{suffix}": version.balanced_accuracy,
-                    f"valid_macro_f1{suffix}": version.macro_f1,
-                }
         self.predictions = predictions = averaged or plain
-        self.metrics["final"] = {**final, "confusion_matrix": predictions.confusion_matrix}
+        self.metrics["final"] = {
+            "n": len(plain.labels),
+            **_final("valid", plain, averaged),
+            "confusion_matrix": predictions.confusion_matrix,
+        }
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
         predictions.write(self.run_dir / "predictions_valid.csv")
         write_confused_pairs(self.run_dir, predictions)
+        self.write()
+
+    def add_test(self, plain: Predictions, averaged: Predictions | None) -> None:
+        """Record the metrics of the labelled test photos, and write the predictions; see `finish`."""
+        self.metrics["final"] |= {"n_test": len(plain.labels), **_final("test", plain, averaged)}
+        (averaged or plain).write(self.run_dir / "predictions_test.csv")
         self.write()
 
     def write(self) -> None:
@@ -86,7 +87,7 @@ class RunReport:
     def final_numbers(self) -> dict[str, float]:
         """Final metrics by dotted path."""
         final = self.metrics["final"]
-        return {f"final.{k}": v for k, v in final.items() if k not in ("n", "confusion_matrix")}
+        return {f"final.{k}": v for k, v in final.items() if k not in ("n", "n_test", "confusion_matrix")}
 
     def summarise(self) -> None:
         """Print the table of stages, the final metrics and the files written."""
@@ -99,10 +100,13 @@ class RunReport:
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
         rows = [[f"{final['n']} validation photos", "accuracy", "log loss", "balanced accuracy", "macro F1"]]
-        for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
-            if f"valid_acc{suffix}" in final:
-                accuracy, loss, *others = (final[f"valid_{key}{suffix}"] for key in FINAL)
-                rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
+        for split in ("valid", "test"):
+            if split == "test" and "n_test" in final:
+                rows.append([f"{final['n_test']} test photos", *[""] * len(FINAL)])
+            for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
+                if f"{split}_acc{suffix}" in final:
+                    accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
+                    rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         log_confusion_matrix(self.predictions)
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
@@ -111,6 +115,18 @@ class RunReport:
             log.info(
                 "See the curves and pictures: tensorboard --logdir %s", shlex.quote(f"{self.run_dir / 'tensorboard'}")
             )
+
+
+def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float]:
+    """Compute the metrics `FINAL` of a split, without and with test-time augmentation."""
+    return {
+        f"{split}_{name}{suffix}": value
+        for suffix, version in (("", plain), ("_tta", averaged))
+        if version
+        for name, value in zip(
+            FINAL, (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1), strict=True
+        )
+    }
 
 
 def write_confused_pairs(run_dir: Path, predictions: Predictions) -> None:
@@ -128,6 +144,6 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float):
-        final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if isinstance(v, float)]
+        final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if k.startswith("valid_")]
         raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
     return value

@@ -89,7 +89,7 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
         run_dir, cfg, resumed = home_expanded(cfg.resume), resumed_config(cfg), True
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     settings["model"] = accepted(settings.get("model"), "model", ("features", "size"))
-    settings["data"] = accepted(settings.get("data"), "data", ("changed",))
+    settings["data"] = accepted(settings.get("data"), "data", ("changed", *unset(settings, "data", "labels", "group")))
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
     stages = make_stages(settings["recipe"])
@@ -332,6 +332,10 @@ class Run:
         self.unreported.touch()
         self.report.finish(tta.plain, tta.averaged)
 
+    def add_test(self, tta: TTA) -> None:
+        """Write the predictions and metrics of the labelled test photos."""
+        self.report.add_test(tta.plain, tta.averaged)
+
     def finish(self, loggers: list[Logger]) -> float:
         """Draw the figures of the run, print its metrics, and return `optimized_metric`."""
         figures = {"augmentation": self.augmentation}
@@ -377,6 +381,12 @@ class Run:
     def metric(self) -> float:
         """The value named by `optimized_metric` in `metrics.json`."""
         return look_up(self.report.metrics if not self.finished else self.progress.metrics, self.cfg.optimized_metric)
+
+
+def unset(settings: Mapping[str, Any], group: str, *keys: str) -> list[str]:
+    """Select the settings of a group that are null: a target that has no such argument does without them."""
+    node = settings.get(group)
+    return [key for key in keys if isinstance(node, Mapping) and node.get(key) is None]
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:

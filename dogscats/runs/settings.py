@@ -52,6 +52,11 @@ def check_settings(settings: Mapping[str, Any], stages: Sequence[Stage], n_aug: 
                     f"trainer.limit_val_batches=0: recipe.{stage.name}.keep=best needs the validation loss."
                 )
     metric = settings["optimized_metric"]
+    if str(metric).startswith("final.test_"):
+        raise UserError(
+            f"optimized_metric={metric}: what is chosen by its test metrics has no unbiased metric left. Choose by "
+            f"{str(metric).replace('.test_', '.valid_')}; the test metrics are in metrics.json."
+        )
     known = [f"final.valid_{name}{suffix}" for suffix in ("", "_tta")[: 2 if n_aug else 1] for name in FINAL]
     known += [f"stages.{stage.name}.{name}" for stage in stages for name in (*METRICS, "epochs", "seconds")]
     known += ["final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]

@@ -10,7 +10,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 TEXT = (
-    *("data.root", "data.cache_dir", "data.url", "activations.dir", "model.weights", "model.name", "load", "resume"),
+    *(
+        "data.root",
+        "data.cache_dir",
+        "data.url",
+        "data.labels",
+        "data.group",
+        "activations.dir",
+        "model.weights",
+        "model.name",
+        "load",
+        "resume",
+    ),
     *("run", "ckpt", "predict", "split", "optimized_metric"),
 )
 """Settings that are names or paths, even if they look like a number: `data.root=2024`."""
