@@ -17,7 +17,7 @@ EMA = (
     "+callbacks.ema={_target_: pytorch_lightning.callbacks.EMAWeightAveraging, decay: 0.5, "
     "update_starting_at_epoch: 0, use_buffers: true}"
 )
-HARMFUL = ["recipe.finetune.lr=0.6", "recipe.finetune.optimizer=sgd"]
+HARMFUL = ["recipe.finetune.lr=0.05", "recipe.finetune.optimizer=sgd", "recipe.finetune.weight_decay=10"]
 DIVERGING = ["recipe.finetune.lr=10", "recipe.finetune.optimizer=sgd"]
 
 
