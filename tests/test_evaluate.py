@@ -130,6 +130,7 @@ def test_photos_that_training_skipped_are_skipped(trained: Path, tmp_path: Path)
     assert set(data.bad) == {"valid/cats/cat.0.jpg"}
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_metrics_of_one(run_process: Run, trained: Path, tmp_path: Path) -> None:
     result = run_process(
         "evaluate.py", f"run={trained}", "callbacks.tta.n_aug=2", "trainer=ddp", "trainer.devices=2",
@@ -304,6 +305,7 @@ def test_a_root_of_other_classes_is_refused(trained: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_one_real_photo_takes_at_most_15_seconds(run_command: Run, run_process: Run, tmp_path: Path) -> None:
     photo = REAL_DATA / "dogscats" / "test1" / "1.jpg"
     weights = REAL_DATA / "weights" / "resnet34-grown.pth"

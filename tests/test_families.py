@@ -183,6 +183,7 @@ def test_every_family_trains_resumes_evaluates_and_exports(
     whole_life(run_command, root, tmp_path, name, size)
 
 
+@pytest.mark.slow
 def test_a_small_transformer_trains_resumes_evaluates_and_exports(root: Path, tmp_path: Path, run_command: Run) -> None:
     pytest.importorskip("onnxscript")
     whole_life(run_command, root, tmp_path, "test_vit", 48)

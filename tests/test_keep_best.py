@@ -70,6 +70,7 @@ def test_harmful_training_ends_with_the_start(
 
 
 @pytest.mark.parametrize("harm", [[], HARMFUL], ids=["good", "harmful"])
+@pytest.mark.slow
 def test_it_resumes_bit_equal(harm: list[str], run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     arguments = [f"data.root={shared_root}", *SETTINGS, *harm, "+callbacks.mine={_target_: mine.Epochs, word: hi}"]
     assert run_command("train.py", *arguments, "hydra.run.dir=straight").returncode == 0

@@ -107,6 +107,7 @@ def test_a_run_is_not_resumed_with_other_photos(run_command: Run, root: Path, tm
     assert "The photos have changed since this run began, accepted" in accepted.stdout
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_from_another_folder_with_moved_photos(run_command: Run, root: Path, tmp_path: Path) -> None:
     mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
     arguments = ["data.root=photos", *TINY, "recipe.precompute.epochs=2", "callbacks.lr_finder.before=none", mine]
@@ -155,6 +156,7 @@ def test_only_its_content_makes_a_photo_unreadable(
 
 
 @pytest.mark.fault("JPEG with extraneous bytes: named once, then silent")
+@pytest.mark.slow
 def test_what_the_jpeg_library_prints_is_said_once(run_process: Run, root: Path, tmp_path: Path) -> None:
     photo = root / "train" / "cats" / "cat.3.jpg"
     content = photo.read_bytes()
@@ -204,6 +206,7 @@ def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg", least=200).shape == (3, 300, 400)
 
 
+@pytest.mark.slow
 def test_too_few_photos_for_the_ranks(run_process: Run, tmp_path: Path) -> None:
     root = draw_root(tmp_path / "photos", train=1)
     ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=4"]

@@ -35,7 +35,10 @@ def test_killed_twice_it_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.fault("SIGTERM, Ctrl-C: exit 143 and 130, resumed bit-equal")
-@pytest.mark.parametrize(("signum", "code", "epochs"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 4)])
+@pytest.mark.parametrize(
+    ("signum", "code", "epochs"),
+    [pytest.param(signal.SIGINT, 130, 1, marks=pytest.mark.slow), (signal.SIGTERM, 143, 4)],
+)
 def test_signals_leave_a_run_to_be_resumed(
     uninterrupted: Path, shared_root: Path, tmp_path: Path, signum: int, code: int, epochs: int
 ) -> None:

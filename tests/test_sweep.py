@@ -112,6 +112,7 @@ def test_a_refused_sweep_or_run_writes_nothing(run_command: Run, shared_root: Pa
     assert {row["status"] for row in sweep_rows(tmp_path / "sweep")} == {"finished"}
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_runs_a_sweep(run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dogscats.runs.locks.PATIENCE", 0.01)
     (tmp_path / "sweep" / ".sweep").mkdir(parents=True)

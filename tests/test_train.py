@@ -85,6 +85,7 @@ def test_a_run_writes_its_directory(run_process: Run, shared_root: Path, tmp_pat
     assert "epoch  train_loss" in (run / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_equal_weights(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     """With another number of workers, and after the LR finder, too; the body is trained on augmented photos."""
 
@@ -164,7 +165,7 @@ RESNET34 = ["model=resnet34", f"model.weights={REAL_DATA / 'weights' / 'resnet34
 @pytest.mark.parametrize(
     ("model", "photos", "least"),
     [
-        pytest.param(["model=efficientnet_lite0"], 50, 0.95, id="efficientnet_lite0-few"),
+        pytest.param(["model=efficientnet_lite0"], 50, 0.95, id="efficientnet_lite0-few", marks=pytest.mark.slow),
         pytest.param(["model=efficientnet_lite0"], 100, 0.95, id="efficientnet_lite0", marks=pytest.mark.slow),
         pytest.param(RESNET34, 100, 0.94, id="resnet34", marks=pytest.mark.slow),
     ],
