@@ -122,10 +122,12 @@ def report(
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
     if data.held_out:
-        share = data.valid_fraction if split_of(cfg.split) == "valid" else 1 - data.valid_fraction
-        log.info(
-            "A share is held out: these are %g of the photos in %s; the rest is the other split", share, data.held_out
+        share, rest = (
+            (data.valid_fraction, "train") if split_of(cfg.split) == "valid" else (1 - data.valid_fraction, "valid")
         )
+        log.info("These are %g %% of the photos in %s; split=%s has the others", 100 * share, data.held_out, rest)
+        if data.held_out.endswith("<class>/"):
+            log.info("To evaluate all of them: split=.")
     if data.bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(data.bad))
         write_bad_images(run_dir / "bad_images.csv", data.bad)

@@ -179,7 +179,7 @@ def test_splits_of_a_table(tmp_path: Path) -> None:
     found = find_dataset(tmp_path, labels=table(tmp_path, "path,label,subset", *without))
     assert found.layout == "labels.csv, splits from its column subset, 20 % held out"
     assert (len(found.train.paths), len(found.valid.paths)) == (4, 2)
-    with pytest.raises(UserError, match=r"split=fold: .*has no split fold/, only train, test"):
+    with pytest.raises(UserError, match=r"split=fold: .*has no rows of it, only of train, test"):
         find_split(tmp_path, "fold", labels="labels.csv")
 
 

@@ -192,9 +192,9 @@ def find_split(
         by_class = source.of_folder(split)
     else:
         folders = sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-        there = ", ".join(source.splits) if isinstance(source, Table) else ", ".join(folders)
-        what = "split" if isinstance(source, Table) else "folder"
-        raise UserError(f"split={split}: data.root={root} has no {what} {split}/, only {there or 'none'}.")
+        if isinstance(source, Table):
+            raise UserError(f"split={split}: {source.name} has no rows of it, only of {', '.join(source.splits)}.")
+        raise UserError(f"split={split}: data.root={root} has no folder {split}/, only {', '.join(folders) or 'none'}.")
     return list(by_class), _photos(source.root, by_class, limit), ""
 
 
@@ -251,7 +251,8 @@ def _source(root: Path, labels: str | None, cache_dir: str | None) -> tuple[Fold
             f"labels={labels}: there is no such file in {root}. Give a table of paths and labels"
             f"{f'; {listed(there)} is there' if there else ''}.",
         )
-    tables = [file.relative_to(root).as_posix()] if file.is_relative_to(root) else []
+    inside = file.absolute().is_relative_to(root.absolute())
+    tables = [file.absolute().relative_to(root.absolute()).as_posix()] if inside else []
     if has_images(file, labels):
         return unpacked(root, [file], cache_dir, splits=False), tables
     return read_table(root, file, labels), tables

@@ -99,22 +99,26 @@ class RunReport:
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
-        rows = [[f"{final['n']} validation photos", "accuracy", "log loss", "balanced accuracy", "macro F1"]]
-        for split in ("valid", "test"):
-            if split == "test" and "n_test" in final:
-                rows.append([f"{final['n_test']} test photos", *[""] * len(FINAL)])
-            for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
-                if f"{split}_acc{suffix}" in final:
-                    accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
-                    rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
-        log.info("\n%s", "\n".join(text_table(rows, left=1)))
+        self._log_final("valid", f"{final['n']} validation photos")
         log_confusion_matrix(self.predictions)
+        if "n_test" in final:
+            self._log_final("test", f"{final['n_test']} test photos")
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
         log_written(self.run_dir)
         if (self.run_dir / "tensorboard").is_dir():
             log.info(
                 "See the curves and pictures: tensorboard --logdir %s", shlex.quote(f"{self.run_dir / 'tensorboard'}")
             )
+
+    def _log_final(self, split: str, heading: str) -> None:
+        """Print the final metrics of a split, without and with test-time augmentation."""
+        final = self.metrics["final"]
+        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1"]]
+        for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
+            if f"{split}_acc{suffix}" in final:
+                accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
+                rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
+        log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 
 def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float]:
