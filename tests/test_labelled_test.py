@@ -46,8 +46,8 @@ def test_test_metrics_with_and_without_tta(run_command: Run, tested: Path, tmp_p
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert found["test_acc_tta"] == pytest.approx(right / 6)
     lines = [line.strip() for line in result.stdout.splitlines()]
-    start = lines.index("6 test photos")
-    assert lines[start - 3].startswith("10 validation photos")
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("6 test photos")]
+    assert any(line.startswith("10 validation photos") for line in lines[:start])
     for line, name in zip(lines[start + 1 : start + 3], ("", "_tta"), strict=True):
         assert f"{found[f'test_acc{name}']:.4f}" in line
     assert sum(row["split"] == "test" for row in read_csv(tmp_path / "run" / "photos.csv")) == 6

@@ -204,7 +204,7 @@ def test_a_run_on_a_table_is_evaluated_on_the_same_photos(run_command: Run, tmp_
     assert "16 training and 4 validation photos of 0, 1; layout: labels.csv, 20 % held out" in result.stdout
     evaluated = run_command("evaluate.py", "run=run", "split=val", "hydra.run.dir=evaluated")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "these are 0.2 of the photos in labels.csv" in evaluated.stdout
+    assert "These are 20 % of the photos in labels.csv; split=train has the others" in evaluated.stdout
     with (
         (tmp_path / "run" / "predictions_valid.csv").open() as ours,
         (tmp_path / "evaluated" / "predictions.csv").open() as theirs,
