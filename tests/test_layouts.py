@@ -204,6 +204,14 @@ def test_layouts_are_found_by_looking(
     assert left_out(tmp_path, found.used) == sorted(unused - {"tmp/activations-1.npy"})
 
 
+def test_folders_in_test_that_are_no_classes_are_named(tmp_path: Path) -> None:
+    for file in [*SPLIT, *classes("test/", 2, ("Cats", "Dogs"))]:
+        draw_photo(tmp_path / file, 0, 1)
+    found = find_dataset(tmp_path)
+    assert found.test is None
+    assert found.notes == ["The photos in test/ are unlabelled: Cats, Dogs are not among the classes"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -218,6 +226,16 @@ def test_layouts_are_found_by_looking(
             classes("cats/train/") + classes("cats/val/") + classes("dogs/train/") + classes("dogs/val/"),
             r"cats: it has train/ and val/\. Put the splits on top.*: train/cats/ and val/cats/",
         ),
+        (
+            classes("cats/train/") + classes("cats/test/") + classes("dogs/train/") + classes("dogs/test/"),
+            r"cats: it has train/ and test/\. Put the splits on top",
+        ),
+        (
+            classes("seg_train/seg_train/") + classes("seg_test/seg_test/") + classes("seg_pred/"),
+            "may be splits or classes. If they are splits, rename seg_train/ to train/ and seg_test/ to test/",
+        ),
+        (classes("trainSet/") + classes("valSet/"), "rename trainSet/ to train/ and valSet/ to valid/"),
+        (classes("train/train/"), "only one class, 'train'. .*if the folders in train/ are the classes, move them up"),
         (
             [*SPLIT, *classes("test/", 1), "test/wolves/1.jpg"],
             "test/ has photos of wolves, but the classes of train/ are cats, dogs",

@@ -133,6 +133,7 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
         ),
         (["path,label,set", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,c,test"], "test has photos of c, but"),
         (["path,label,set", "1.jpg,a,val"], "it has no rows of train"),
+        (["path,label", f"{'x' * 300}.jpg,a"], "1 of 1 rows name files"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -235,9 +236,43 @@ def test_a_run_is_not_resumed_with_other_labels(run_command: Run, tmp_path: Path
         assert resumed.returncode == 0, resumed.stderr
     assert run_command("train.py", *settings, "hydra.run.dir=c", INTERRUPT="precompute 1").returncode == 143
     table(root, *lines[:-1], lines[-1].replace(",-b", ",=a"))
+    accepting = ["trust=true", "data.changed=accept"]
+    table(root, *(line.replace(",-b", ",-c") for line in lines))
+    renamed = run_command("train.py", "resume=c", *accepting)
+    assert renamed.returncode == 1
+    assert "the classes are -c, =a now, but those of the run in" in renamed.stderr
+    table(root, *lines[:-1], lines[-1].replace(",-b", ",=a"))
     refused = run_command("train.py", "resume=c", "trust=true")
     assert refused.returncode == 1
     assert "1 changed ('-b/5.jpg)" in refused.stderr or "moved between splits" in refused.stderr
+
+
+def test_fastais_column_is_valid_and_excels_line_for_the_separator(tmp_path: Path) -> None:
+    for number in range(6):
+        draw_photo(tmp_path / f"{number}.jpg", 0, number)
+    rows = [f"{number}.jpg;{'ab'[number % 2]};{number > 3}" for number in range(6)]
+    found = find_dataset(tmp_path, labels=table(tmp_path, "sep=;", "name;label;is_valid", *rows))
+    assert found.valid.paths == ["4.jpg", "5.jpg"]
+    assert found.layout == "labels.csv, splits from its column is_valid"
+    found = find_dataset(tmp_path, labels=table(tmp_path, "name;label;is, it, valid, or, not", *rows))
+    assert len(found.train.paths) + len(found.valid.paths) == 6
+
+
+def test_damaged_parquet_and_missing_parts_are_named(tmp_path: Path) -> None:
+    photos = [{"bytes": encoded(number % 2, number, tmp_path / "drawn"), "path": None} for number in range(8)]
+    columns = {"image": photos, "label": ["a", "b"] * 4, "split": ["train"] * 8}
+    file = write_parquet(tmp_path / "root" / "data" / "train-00000-of-00002.parquet", columns)
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is missing"):
+        find_dataset(tmp_path / "root")
+    file = file.rename(file.with_name("test-0.parquet"))
+    with pytest.raises(UserError, match="row 1: split is 'train', but the file is named test"):
+        find_dataset(tmp_path / "root")
+    file = file.rename(file.with_name("train-0.parquet"))
+    content = bytearray(file.read_bytes())
+    content[100:600] = bytes(500)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"train-0\.parquet: it is damaged"):
+        find_dataset(tmp_path / "root")
 
 
 def test_parquet_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Folders of labelled photos: splits, class folders, and Kaggle's flat file names."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dogscats.data.images import image_names, is_image_name, is_leftover, natural_key
@@ -123,6 +124,21 @@ class Folders:
             )
         return found
 
+    def if_nested(self, name: str) -> str:
+        """Return the advice for a split with one class, whose folders may be the classes."""
+        if "train" not in self._folders or not (folder := self.root / self.place("train") / name).is_dir():
+            return ""
+        return f", or, if the folders in {name}/ are the classes, move them up" if _entries(folder)[0] else ""
+
+    def not_classes(self, classes: Sequence[str], labelled_test: bool) -> list[str]:
+        """Say that the folders in `test/` are not classes, and its photos therefore unlabelled."""
+        if "test" not in self._folders or labelled_test:
+            return []
+        names = _entries(self.root / self.place("test"))[0]
+        if len(names) < 2:
+            return []
+        return [f"The photos in {self.place('test')} are unlabelled: {listed(names, 3)} are not among the classes"]
+
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos in `test1/` and, unless it is labelled, `test/`."""
         names = [name for name in self.names if name.lower() == "test1"]
@@ -162,11 +178,13 @@ class Folders:
         for name, paths in found.items():
             start = len(self.base) + len(name) + 1
             inner = {split_of(folder): folder for folder in {path[start:].partition("/")[0] for path in paths}}
-            if "train" in inner and "valid" in inner:
+            other = inner.get("valid") or inner.get("test")
+            if "train" in inner and other:
                 raise UserError(
-                    f"{where / name}: it has {inner['train']}/ and {inner['valid']}/. Put the splits on top, and the "
-                    f"classes into them: {inner['train']}/{name}/ and {inner['valid']}/{name}/."
+                    f"{where / name}: it has {inner['train']}/ and {other}/. Put the splits on top, and the "
+                    f"classes into them: {inner['train']}/{name}/ and {other}/{name}/."
                 )
+        self._check_names_of_splits(found)
         if len(found) == 1 and any(path.count("/") > self.base.count("/") + 1 for path in found[next(iter(found))]):
             name = next(iter(found))
             raise UserError(
@@ -180,6 +198,21 @@ class Folders:
                 f"{FLAT}.{self._table_hint}\n{HOW_TO_GET_DATA}"
             )
         return found
+
+    def _check_names_of_splits(self, found: Mapping[str, Sequence[str]]) -> None:
+        """Refuse folders such as `seg_train/` and `seg_test/`, whose photos are all in folders of their own."""
+        splits = {name: {split_of(word) for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name)} for name in found}
+        kinds = {split: name for name, of_words in splits.items() for split in of_words if split}
+        depth = self.base.count("/") + 2
+        nested = all(path.count("/") >= depth for paths in found.values() for path in paths)
+        if "train" in kinds and len(kinds) > 1 and nested:
+            others = " and ".join(
+                f"{kinds[split]}/ to {split}/" for split in ("train", "valid", "test") if split in kinds
+            )
+            raise UserError(
+                f"data.root={self.root}: {listed(list(found))} may be splits or classes. If they are splits, rename "
+                f"{others}, or make links of these names."
+            )
 
     def _in_folder(self, folder: str, split: str) -> dict[str, list[str]]:
         names = _entries(self.root / folder)[0]

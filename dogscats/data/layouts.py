@@ -49,7 +49,7 @@ class Found:
         held_out: where the photos are of which a share is held out; empty if the validation photos are given.
         used: paths of all labelled and unlabelled photos, relative to their root, and of tables.
         hollow: folders beside class folders that have no photos.
-        notes: what the log should say about groups.
+        notes: what the log should say about groups, and about folders that are not classes.
     """
 
     classes: list[str]
@@ -104,9 +104,10 @@ def _find(
     if len(train) < 2:
         raise UserError(
             f"{source.name}: {source.place('train')} has only one class, {next(iter(train))!r}. "
-            "Add photos of at least one more class."
+            f"Add photos of at least one more class{source.if_nested(next(iter(train)))}."
         )
     test, where = source.test(list(train)), ""
+    notes += source.not_classes(list(train), bool(test))
     if pattern:
         notes += _ungrouped(train, pattern)
     if "valid" in source.splits:

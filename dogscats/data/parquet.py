@@ -12,12 +12,22 @@ from typing import Any
 
 from dogscats.data.images import EXTENSIONS, JPEG_MAGIC
 from dogscats.data.split import split_of
-from dogscats.data.tables import COLUMNS, Table, find_columns, label_names, label_text, open_parquet, read_table
+from dogscats.data.tables import (
+    COLUMNS,
+    Table,
+    find_columns,
+    label_names,
+    label_text,
+    open_parquet,
+    read_batches,
+    read_table,
+)
 from dogscats.runs.cache import cache_folder
 from dogscats.runs.console import progress_bar
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import CANNOT_WRITE, cannot_write
 from dogscats.runs.locks import locked
+from dogscats.runs.text import listed
 
 VERSION = 1
 """Changes with the files that are unpacked."""
@@ -63,6 +73,7 @@ def unpacked(root: Path, files: Sequence[Path], cache_dir: str | None, splits: b
     Raises:
         UserError: if the files have no images or labels, the split of a file is unknown, or the disk is full.
     """
+    _check_parts(files)
     key = hashlib.blake2b(str(VERSION).encode(), digest_size=16)
     for file in files:
         status = file.stat()
@@ -79,6 +90,16 @@ def unpacked(root: Path, files: Sequence[Path], cache_dir: str | None, splits: b
     if splits or table.splits == ["train"]:
         table.splits_from = "the names of the files" if len(table.splits) > 1 else ""
     return table
+
+
+def _check_parts(files: Sequence[Path]) -> None:
+    """Refuse files of which others are missing: `train-00000-of-00002.parquet` without `train-00001-...`."""
+    names = {file.name for file in files}
+    for file in files:
+        if part := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})\.parquet", file.name):
+            every = (f"{part[1]}{number:05d}-of-{part[3]}.parquet" for number in range(int(part[3])))
+            if missing := [name for name in every if name not in names]:
+                raise UserError(f"{file.parent}: {listed(missing, 3)} is missing. Download it as well.")
 
 
 def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None:
@@ -110,7 +131,7 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
     """Yield path, label, split and content of each photo; photos of test without a label are in `test1/`."""
     numbers: Counter[str] = Counter()
     for file in files:
-        split_of_file = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
+        split_of_file = named = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
         if split_of_file is None:
             if len(files) > 1:
                 raise UserError(
@@ -130,7 +151,8 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
         split = header[found["split"]] if "split" in found else None
         names = label_names(schema).get(label)
         row = 0
-        for batch in table.iter_batches(ROWS, columns=[column, label, *([split] if split else [])]):
+        columns = [column, label, *([split] if split else [])]
+        for batch in read_batches(table, str(file), batch_size=ROWS, columns=columns):
             for values in batch.to_pylist():
                 row += 1
                 content, stem = _content(values[column])
@@ -140,6 +162,11 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
                     raise UserError(f"{file}: row {row}: it has no image. Remove the row.")
                 if kind is None:
                     raise UserError(f"{file}: row {row}: {split} is {values[split]!r}, expected train, valid or test.")
+                if splits and split and named and kind != named:
+                    raise UserError(
+                        f"{file}: row {row}: {split} is {values[split]!r}, but the file is named {named}. "
+                        "Rename it, or give it as data.labels=<file>."
+                    )
                 if not text and kind != "test":
                     raise UserError(f"{file}: row {row}: it has no label. Remove the row.")
                 folder = kind if text else "test1"

@@ -23,6 +23,11 @@ COLUMNS = {
 }
 """Names of each column, in any case; the first that a table has is used."""
 
+IS_VALID = "is_valid"
+"""fastai's column for the split, true or false; used in tables without a column `split`."""
+
+SEPARATORS = ",;\t"
+
 MOST_NAMED = 5
 """Number of missing files that an error names."""
 
@@ -121,6 +126,14 @@ class Table:
             )
         return found
 
+    def if_nested(self, name: str) -> str:
+        """Return no advice: a table has no folders of classes."""
+        return ""
+
+    def not_classes(self, classes: Sequence[str], labelled_test: bool) -> list[str]:
+        """Return no remarks: other rows of test are refused."""
+        return []
+
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos in `test1/` and `test/` that the table does not have."""
         known = {path for by_class in self._by_split.values() for paths in by_class.values() for path in paths}
@@ -151,9 +164,19 @@ def read_table(root: Path, file: Path, name: str) -> Table:
     Raises:
         UserError: if the table cannot be read, or columns are missing.
     """
+    if file.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        raise UserError(f"{name}: spreadsheets are not read. Save it as CSV.")
     rows = _parquet_rows(file, name) if file.suffix.lower() == ".parquet" else _text_rows(file, name)
     _, header = next(rows, ("", []))
     columns = find_columns(name, header)
+    fastais = [column.strip().lower() for column in header].index(IS_VALID) if _has(header, IS_VALID) else None
+    if "split" in columns:
+        fastais = None
+
+    def split_in(cells: Sequence[str]) -> str | None:
+        if fastais is not None:
+            return "valid" if cells[fastais].strip().lower() in ("true", "1", "1.0") else "train"
+        return cells[columns["split"]].strip() if "split" in columns else None
 
     def checked() -> Iterator[Row]:
         for where, cells in rows:
@@ -163,9 +186,14 @@ def read_table(root: Path, file: Path, name: str) -> Table:
                     "the separator in it."
                 )
             path, label = (cells[columns[kind]].strip() for kind in ("path", "label"))
-            yield Row(where, path, label, cells[columns["split"]].strip() if "split" in columns else None)
+            yield Row(where, path, label, split_in(cells))
 
-    return Table(root, name, checked(), f"its column {header[columns['split']].strip()}" if "split" in columns else "")
+    splits_column = header[columns["split"]].strip() if "split" in columns else IS_VALID if fastais is not None else ""
+    return Table(root, name, checked(), splits_column and f"its column {splits_column}")
+
+
+def _has(header: Sequence[str], column: str) -> bool:
+    return column in (name.strip().lower() for name in header)
 
 
 def table_at(root: str | Path | None, own: str | None, labels: str | None) -> str | None:
@@ -211,8 +239,10 @@ def _text_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             first = next((line for line in lines if line.strip()), "")
-            lines.seek(0)
-            reader = csv.reader(lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+            if not (excels := first.lower().startswith("sep=")):  # Excel's line for the separator
+                lines.seek(0)
+            separator = first[4:5] if excels else max(SEPARATORS, key=lambda each: _columns_known(first, each))
+            reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield f"line {reader.line_num}", cells
@@ -220,6 +250,12 @@ def _text_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"{name}: it is not text in UTF-8 ({first_line(error)}). Save it as CSV in UTF-8.") from error
     except csv.Error as error:
         raise UserError(f"{name}: line {reader.line_num}: it is not CSV ({error}). Save the table again.") from error
+
+
+def _columns_known(line: str, separator: str) -> tuple[int, int]:
+    """Count the columns with usual names, and all columns, that a header has with a separator."""
+    cells = [cell.strip(' "\r\n').lower() for cell in line.split(separator)]
+    return sum(cell in names for cell in cells for names in COLUMNS.values()), len(cells)
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
@@ -231,7 +267,7 @@ def _parquet_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
     names = label_names(table.schema_arrow)
     columns = find_columns(name, header)
     wanted = {header[index]: index for index in columns.values()}
-    for batch in table.iter_batches(columns=list(wanted)):
+    for batch in read_batches(table, name, columns=list(wanted)):
         for values in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
             number += 1
             cells = [""] * len(header)
@@ -256,6 +292,22 @@ def open_parquet(file: Path, name: str) -> Any:
     except ArrowException as error:
         reason = first_line(error)
         raise UserError(f"{name}: it is not a Parquet file ({reason}). Download or save it again.") from error
+
+
+def read_batches(table: Any, name: str, **options: Any) -> Iterator[Any]:
+    """Yield the batches of rows of a Parquet file.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        yield from table.iter_batches(**options)
+    except (ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{name}: it is damaged ({first_line(error)}). Download or save it again.") from error
 
 
 def label_names(schema: Any) -> dict[str, list[str]]:
@@ -305,7 +357,7 @@ class _Files:
     def _find(self, path: str) -> list[str]:
         if path.startswith("/"):
             path = path.removeprefix(self.top.rstrip("/") + "/")
-            return [path] if path in self.exact or (self.root / path).is_file() else []
+            return [path] if path in self.exact or self._is_file(path) else []
         if path in self.exact:
             return [path]
         ends = self._ends(path.count("/") + 1)
@@ -314,7 +366,13 @@ class _Files:
         found = found or ends.get(path, []) or without_extension
         if len(found) > 1:
             return sorted(found, key=natural_key)
-        return found or ([path] if (self.root / path).is_file() else [])
+        return found or ([path] if self._is_file(path) else [])
+
+    def _is_file(self, path: str) -> bool:
+        try:
+            return (self.root / path).is_file()
+        except (OSError, ValueError):  # what is no path at all, such as a photo in base64
+            return False
 
     def _ends(self, depth: int) -> dict[str, list[str]]:
         """Group the files by the last `depth` parts of their paths, with extension and without: `cat.0.`."""

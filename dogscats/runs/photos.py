@@ -41,6 +41,12 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
             }
         except KeyError as error:
             raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
+        labels = {label for split, _, _, *rest in before.values() if split == "train" for label in rest}
+        if labels and labels != {str(cell(name)) for name in data.classes}:
+            raise UserError(
+                f"data.root={data.root}: the classes are {listed(data.classes)} now, but those of the run in {run_dir} "
+                f"are {listed(sorted(labels))}. Put them back as they were, or start a new run."
+            )
         if not any(split == "test" for split, *_ in before.values()):
             # A run of an older version, or without a labelled test/: training is the same with one.
             changes = differences(before, {path: row for path, row in now.items() if row[0] != "test"})
