@@ -26,6 +26,7 @@ from dogscats.data.layouts import left_out
 from dogscats.data.shrink import Shrink, needed_side, resized, shrunken
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import ArgumentError, Failure
+from dogscats.runs.run import unset
 
 SIZE = 32
 SIDE = needed_side([transforms.side_on(SIZE), transforms.none(SIZE)], SIZE)
@@ -92,6 +93,11 @@ def test_the_side_that_transforms_need() -> None:
 def test_a_bad_setting_is_refused(shrink: object) -> None:
     with pytest.raises(ArgumentError, match=r"shrink=.*: expected auto, true or false"):
         DogsCatsDataModule("photos", shrink=shrink)  # type: ignore[arg-type]
+
+
+def test_a_data_module_without_the_argument_gets_none() -> None:
+    assert unset({"data": {"shrink": "auto"}}, "data", "shrink", default="auto") == ["shrink"]
+    assert unset({"data": {"shrink": False}}, "data", "shrink", default="auto") == []
 
 
 def test_copies_are_made_once_in_the_check(
