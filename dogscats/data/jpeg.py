@@ -5,11 +5,9 @@ import io
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-PREFETCHED = 8
-"""Bytes that the decoder may read before it needs them: its buffer has 64 bits."""
-
-FILLER = bytes(2 * PREFETCHED)
-"""Put after the compressed pixels: enough to prefetch from, too little to decode more than a block or two."""
+FILLER = bytes(16)
+"""Put after the compressed pixels: enough for the decoder to prefetch from, which it does by 64 bits, but too little to
+decode more than a block or two."""
 
 
 def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
@@ -30,8 +28,7 @@ def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
     assert header.fp is not None
     start = header.fp.tell()
     end = data.find(b"\xff\xd9", start)
-    simple = end - start > PREFETCHED and not any(marker in data[start:end] for marker in (b"\xff\xda", b"\xff\xd0"))
-    if not simple:
+    if end < 0 or any(data.find(marker, start, end) >= 0 for marker in (b"\xff\xda", b"\xff\xd0")):
         picture = JpegImageFile(io.BytesIO(data))
         picture.draft("RGB", (least, least))
         picture.load()
