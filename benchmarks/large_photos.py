@@ -189,8 +189,9 @@ def main() -> None:
     summary: dict[str, Any] = {
         row: {key: round(median(result[key] for result in runs), 3) for key in runs[0]} for row, runs in results.items()
     }
-    for name, (one, other) in {"first": ("auto", "false"), "epoch": ("copies", "small")}.items():
-        summary[f"{name}_ratio"] = round(summary[f"{name}-{one}"]["seconds"] / summary[f"{name}-{other}"]["seconds"], 3)
+    for key in ("seconds", "reading"):
+        summary[f"first_{key}_ratio"] = round(summary["first-auto"][key] / summary["first-false"][key], 3)
+    summary["epoch_ratio"] = round(summary["epoch-copies"]["seconds"] / summary["epoch-small"]["seconds"], 3)
     summary["difference"] = measured("difference")
     print(json.dumps({"count": settings.count} | summary, indent=2))
 

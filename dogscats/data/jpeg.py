@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -24,11 +25,8 @@ def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
     Raises:
         Exception: for a damaged file; the decoder's messages are of many kinds.
     """
-    header = JpegImageFile(io.BytesIO(data))
-    assert header.fp is not None
-    start = header.fp.tell()
-    end = data.find(b"\xff\xd9", start)
-    if end < 0 or any(data.find(marker, start, end) >= 0 for marker in (b"\xff\xda", b"\xff\xd0")):
+    end = _end_of_pixels(data)
+    if end is None:
         picture = JpegImageFile(io.BytesIO(data))
         picture.draft("RGB", (least, least))
         picture.load()
@@ -39,6 +37,18 @@ def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
     picture.draft("RGB", (least, least))
     picture.load()
     return picture, content.tell() != stops[1]
+
+
+def _end_of_pixels(data: bytes) -> int | None:
+    """Return the position of the first marker behind the header; `None` if it is not that of the image's end."""
+    header = JpegImageFile(io.BytesIO(data))
+    assert header.fp is not None
+    start = header.fp.tell()
+    pixels = np.frombuffer(data, np.uint8)[start:]
+    places = np.flatnonzero(pixels[:-1] == 0xFF)
+    followers = pixels[places + 1]
+    markers = places[followers != 0]  # in compressed pixels, 0xff is followed by 0
+    return start + int(markers[0]) if len(markers) and pixels[markers[0] + 1] == 0xD9 else None
 
 
 class _Stopping(io.BytesIO):
