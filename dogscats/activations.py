@@ -30,12 +30,14 @@ def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> s
     """Hash everything the activations depend on: 32 hex digits.
 
     That is the backbone and its weights, the transform with the image size, and the paths, sizes and modification
-    times of the files; for an augmented `view` also its index and the seed.
+    times of the files, and how large ones are read; for an augmented `view` also its index and the seed.
     """
     digest = hashlib.blake2b(digest_size=16)
     for tensor in (body.mean, body.std, *body.state_dict().values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     photos = fingerprint(dataset.photos.root, dataset.photos.paths)
+    if dataset.photos.shrink:
+        photos += dataset.photos.shrink.version(dataset.photos.paths)
     draw = None if view is None else (dataset.seed, view)
     digest.update(repr((str(body), str(dataset.transform), photos, draw)).encode())
     return digest.hexdigest()

@@ -156,14 +156,15 @@ class Predictor:
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
         names = [Path(path).as_posix() for path in paths]
-        found = examine(Path(), names)
+        if len(names) <= batch_size:
+            num_workers = 0  # starting workers takes longer than decoding one batch
+        data = self.data(Path(), batch_size, num_workers)
+        found = examine(Path(), names, data.shrinking)
         unreadable = found.bad
-        photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd)
+        photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
         tta = TTA(n_aug)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))
             return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
-        if len(photos.paths) <= batch_size:
-            num_workers = 0  # starting workers takes longer than decoding one batch
-        loaders = tta_loaders(self.data(Path(), batch_size, num_workers), photos, n_aug)
+        loaders = tta_loaders(data, photos, n_aug)
         return predict(self.model, loaders, make_trainer or trainer_factory({}), [tta, *callbacks]).best, unreadable

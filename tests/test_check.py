@@ -86,13 +86,13 @@ def test_a_class_left_empty_is_an_error(root: Path) -> None:
 def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = spoil(root)
     decoded: list[str] = []
-    read = dogscats.data.check.read_image
+    decode = dogscats.data.check.decode
 
-    def counting(path: Path) -> object:
+    def counting(path: Path, least: int | None = None) -> object:
         decoded.append(path.name)
-        return read(path)
+        return decode(path, least=least)
 
-    monkeypatch.setattr(dogscats.data.check, "read_image", counting)
+    monkeypatch.setattr(dogscats.data.check, "decode", counting)
     paths = [*(p for photos in find_photos(root)[1:] for p in photos.paths)]
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     assert len(decoded) == len(paths) - 1  # all but the one whose name is enough

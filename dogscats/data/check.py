@@ -14,8 +14,9 @@ from itertools import combinations
 from pathlib import Path
 
 from dogscats.data.folders import HOW_TO_GET_DATA
-from dogscats.data.images import UnreadableImageError, read_image
+from dogscats.data.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
+from dogscats.data.shrink import Shrink, planned
 from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar, text_table
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
@@ -35,34 +36,50 @@ class Findings:
     Attributes:
         bad: the reason for each unreadable photo.
         odd: warning of the JPEG library about each photo that it could still decode.
+        sizes: width and height of each readable photo of at least `LARGE` pixels.
     """
 
     bad: dict[str, str]
     odd: dict[str, str]
+    sizes: dict[str, tuple[int, int]]
 
 
-def examine(root: Path, paths: Sequence[str]) -> Findings:
-    """Decode every photo in full.
+def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> Findings:
+    """Decode every photo once.
 
     Args:
         root: folder that `paths` are relative to.
         paths: paths of the photos.
+        shrink: how large photos are decoded; their copies are made in passing, unless they cannot be written. `None`
+            to decode all in full.
     """
+    sizes: dict[str, tuple[int, int]] = {}
+    keeps = shrink is not None and shrink.folder is not None
 
     def reason(path: str) -> str | None:
+        nonlocal keeps
         try:
             path.encode()
-            read_image(root / path)
+            photo = decode(root / path, least=shrink.side if shrink else None)
+            if photo.doubtful:
+                read_image(root / path)  # the JPEG library prints what it finds odd
         except UnicodeEncodeError:
             return "its name is not valid UTF-8; rename it"
         except UnreadableImageError as error:
             return str(error)
+        if photo.size[0] * photo.size[1] >= LARGE:
+            sizes[path] = photo.size
+        if shrink and keeps and is_large(photo.size, shrink.side):
+            try:
+                shrink.keep(root, path, photo.pixels)
+            except Failure:
+                keeps = False  # the disk is full, or read-only
         return None
 
     bad: dict[str, str] = {}
     odd: dict[str, str] = {}
     if not paths:
-        return Findings(bad, odd)
+        return Findings(bad, odd, {})
     # Threads suffice: the decoders release the GIL. The limit bounds memory: each may hold one large image.
     with (
         captured_stderr() as printed,
@@ -79,7 +96,7 @@ def examine(root: Path, paths: Sequence[str]) -> Findings:
                 for path in group:
                     if reason(path) is None and (text := printed()):
                         odd[path] = text
-    return Findings(bad, odd)
+    return Findings(bad, odd, dict(sorted(sizes.items())))  # threads end in any order
 
 
 @contextmanager
@@ -109,34 +126,39 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
             sys.stderr = before
 
 
-def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> Findings:
-    """Decode every photo in full. If the same files were checked before, decode only the bad ones.
+def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shrink | None = None) -> Findings:
+    """Decode every photo. If the same files were checked before, decode only the bad ones.
 
     Args:
         root: folder that `paths` are relative to.
         paths: paths of the photos.
         cache_dir: folder for the cached result, `checked-<fingerprint>.json`.
+        shrink: how large photos are decoded, as in `examine`.
     """
     paths = sorted(paths)
     remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
     before = _remembered(remembered)
-    found = examine(root, paths if before is None else list(before.bad))
+    if before is None and shrink:
+        shrink = planned(shrink, root, paths)
+    found = examine(root, paths if before is None else list(before.bad), shrink)
     if before is None:
         for path, text in found.odd.items():
             log.warning("%s: %s (the photo is still used)", shown(root / path), text)
     elif found.bad == before.bad:
         return before
-    found = Findings(found.bad, found.odd if before is None else before.odd | found.odd)
+    if before is not None:
+        found = Findings(found.bad, before.odd | found.odd, before.sizes | found.sizes)
     with suppress(Failure):  # a read-only cache
-        write_json(remembered, {"photos": len(paths), "bad": found.bad, "odd": found.odd})
+        write_json(remembered, {"photos": len(paths), "bad": found.bad, "odd": found.odd, "sizes": found.sizes})
     return found
 
 
 def _remembered(file: Path) -> Findings | None:
     try:
         content = read_json(file)
-        findings = Findings(*(dict(content[key]) for key in ("bad", "odd")))
-    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of an older version
+        sizes = {str(path): (int(width), int(height)) for path, (width, height) in content["sizes"].items()}
+        findings = Findings(dict(content["bad"]), dict(content["odd"]), sizes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, damaged, or of an older version
         return None
     return findings
 

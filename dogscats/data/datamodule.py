@@ -21,6 +21,7 @@ from dogscats.data.folders import HOW_TO_GET_DATA
 from dogscats.data.layouts import Found, Photos, find_dataset, find_split, leave_out, left_out, left_out_summary
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.seed import stable_seed
+from dogscats.data.shrink import Shrink, check_choice, completed, needed_side
 from dogscats.data.split import group_pattern
 from dogscats.data.workers import TIMEOUT, default_num_workers, fitting_workers
 from dogscats.runs.cache import cache_folder
@@ -70,12 +71,15 @@ class DogsCatsDataModule(LightningDataModule):
         changed: what a resumed run does if photos were added, removed or changed: `refuse`, or `accept` them.
         labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
+        shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
+            decode all photos in full; see `data.shrink`.
 
     Attributes:
         train: training photos, after `setup`.
         valid: validation photos, after `setup`.
         test: labelled test photos, after `setup`; `None` without any.
         bad: the reason for each skipped photo, after `setup`.
+        shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
         held_out: after `labelled`: where the photos are of which the split is one part; empty if it is a whole one.
 
     Raises:
@@ -104,6 +108,7 @@ class DogsCatsDataModule(LightningDataModule):
         changed: str = "refuse",
         labels: str | None = None,
         group: str | None = None,
+        shrink: str | bool = "auto",
     ):
         super().__init__()
         for key, value, least in [
@@ -140,6 +145,7 @@ class DogsCatsDataModule(LightningDataModule):
         if labels is not None and (not isinstance(labels, str | Path) or labels == ""):
             raise ArgumentError("data", f"labels={labels}: expected a table, such as labels.csv.")
         group_pattern(group)
+        check_choice(shrink)
         self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
         self.labels, self.group = None if labels is None else str(labels), group
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
@@ -148,6 +154,8 @@ class DogsCatsDataModule(LightningDataModule):
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
         self.evaluation = fitted(transforms.none(size), size, fit)
+        side = needed_side((self.augmentation, self.evaluation), size)
+        self.shrinking = None if shrink is False else Shrink(side, required=shrink is True)
 
     def prepare_data(self) -> None:
         """Download the dataset if enabled, and find its photos.
@@ -231,14 +239,17 @@ class DogsCatsDataModule(LightningDataModule):
 
     def _readable(self, *splits: Photos) -> list[Photos]:
         cache_dir = cache_folder(self.root, self.cache_dir)
-        found = check_images(splits[0].root, [path for photos in splits for path in photos.paths], cache_dir)
+        shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
+        found = check_images(splits[0].root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
         self.bad, self._bad_root = found.bad, splits[0].root
         if self.bad and self.on_bad_image == "error":
             raise UserError(
                 f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
                 f"data.on_bad_image=skip:\n{self._bad_listed()}"
             )
-        return [replace(leave_out(photos, self.bad), odd=found.odd) for photos in splits]
+        if shrink:
+            shrink = completed(shrink, splits[0].root, found.sizes)
+        return [replace(leave_out(photos, self.bad), odd=found.odd, shrink=shrink) for photos in splits]
 
     def _bad_listed(self) -> str:
         root = self._bad_root
@@ -369,5 +380,6 @@ class DogsCatsDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of unlabelled photos in `test1/` or `test/`; without any, of the validation photos."""
-        photos = self._found.unlabelled if self._found.unlabelled.paths else self.valid
+        unlabelled = replace(self._found.unlabelled, shrink=self.shrinking)  # read once: not worth copies
+        photos = unlabelled if unlabelled.paths else self.valid
         return self.loader(PhotoDataset(photos, self.evaluation, self.seed))

@@ -42,9 +42,12 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         index, epoch = key
         path = self.photos.paths[index]
+        shrink, quietly = self.photos.shrink, path in self.photos.odd
         try:
-            file = self.photos.root / path
-            image = read_image(file, quietly=True) if path in self.photos.odd else read_image(file)
+            if shrink is None:
+                image = read_image(self.photos.root / path, quietly)
+            else:
+                image = shrink.read(self.photos.root, path, quietly)
         except UnreadableImageError as error:
             raise UserError(f"{shown(self.photos.root / path)}: it became unreadable ({error}).") from None
         with torch.random.fork_rng(devices=[]):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.io import ImageReadMode
 
+from dogscats.data.jpeg import decode_scaled
 from dogscats.runs.errors import Failure
 
 EXTENSIONS = {*IMG_EXTENSIONS, ".gif"}
@@ -51,6 +52,9 @@ MAX_BYTES = 8 * MAX_PIXELS
 
 MAX_SCANS = 100
 """Largest number of scans of a progressive JPEG. Encoders write about 10; 400 scans in 0.5 MB take half a minute."""
+
+LARGE = 1_000_000
+"""Pixels from which an image may be large. Smaller ones are decoded in a few milliseconds."""
 
 OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR}
 """Error numbers that belong to one file: a broken link, or one without permission. Others come from elsewhere."""
@@ -155,7 +159,34 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in ("JPEG", *FORMATS, "HEIF") if name in Image.OPEN)
 
 
+class Decoded(NamedTuple):
+    """A decoded image: its `pixels` `(3, H, W)`, and the `size` in its file.
+
+    `doubtful`: only decoding it in full can tell whether it has odd content.
+    """
+
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    doubtful: bool = False
+
+
+def is_large(size: tuple[int, int], side: int) -> bool:
+    """Return whether an image has at least twice the pixels per side that are needed; see `LARGE`.
+
+    Args:
+        size: width and height, in pixels.
+        side: needed pixels of the short side.
+    """
+    short, long = sorted(size)
+    return short >= 2 * side and short * long >= LARGE and long <= 16 * short
+
+
 def read_image(path: Path, quietly: bool = False, least: int | None = None) -> torch.Tensor:
+    """Decode an image to RGB, uint8, `(3, H, W)`; see `decode`."""
+    return decode(path, quietly, least).pixels
+
+
+def decode(path: Path, quietly: bool = False, least: int | None = None) -> Decoded:
     """Decode an image and apply its EXIF orientation.
 
     JPEGs are decoded by torchcodec of the extra `fast`, or else by torchvision. To a 224-pixel tensor torchcodec takes
@@ -168,10 +199,8 @@ def read_image(path: Path, quietly: bool = False, least: int | None = None) -> t
     Args:
         path: image file.
         quietly: decode by Pillow in any case: the JPEG library prints what it finds odd in a file.
-        least: decode a JPEG, quietly, at a fraction of its size, but with sides of at least so many pixels; faster.
-
-    Returns:
-        RGB, uint8, `(3, H, W)`.
+        least: decode a large JPEG (`is_large`), quietly, at a fraction of its size, but with sides of at least so many
+            pixels. Its damages are found as in full.
 
     Raises:
         UnreadableImageError: with the reason, which is in the file itself; also for images above `MAX_PIXELS`,
@@ -184,15 +213,16 @@ def read_image(path: Path, quietly: bool = False, least: int | None = None) -> t
             size = JpegImageFile(io.BytesIO(data)).size
             _check_size(size)
             _check_scans(data, size)
-            if decode_jpeg is not None and not quietly and least is None:
-                return decode_jpeg(data)
+            if least is not None and is_large(size, least):
+                with suppress(Exception):  # the full decoder says what is wrong, or can read it
+                    picture, doubtful = decode_scaled(data, least)
+                    return Decoded(_upright(picture), size, doubtful)
+            if decode_jpeg is not None and not quietly:
+                return Decoded(decode_jpeg(data), size)
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            _check_size(picture.size)
-            if least is not None:
-                picture.draft("RGB", (least, least))
-            ImageOps.exif_transpose(picture, in_place=True)
-            pixels = np.array(_to_rgb(picture))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+            size = picture.size
+            _check_size(size)
+            return Decoded(_upright(picture), size)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -203,6 +233,22 @@ def read_image(path: Path, quietly: bool = False, least: int | None = None) -> t
             raise Failure(f"{path}: there is not enough memory to decode it. Set fewer data.num_workers.") from error
         reason = re.sub(r"^\w+, \S+:\d+, ", "", message)  # torchcodec's source location
         raise UnreadableImageError(reason or type(error).__name__) from error
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Read an image's width and height from its header; `None` if it cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        with Image.open(path, formats=_formats()) as picture:
+            return picture.size
+    except Exception:  # a damaged file can raise almost anything
+        return None
+
+
+def _upright(picture: Image.Image) -> torch.Tensor:
+    ImageOps.exif_transpose(picture, in_place=True)
+    return torch.from_numpy(np.array(_to_rgb(picture))).permute(2, 0, 1)
 
 
 def _read_bytes(path: Path) -> bytes:

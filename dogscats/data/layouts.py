@@ -8,13 +8,14 @@ from pathlib import Path
 from dogscats.data.folders import HOW_TO_GET_DATA, Folders
 from dogscats.data.images import natural_key, walk_files
 from dogscats.data.parquet import has_images, unpacked
+from dogscats.data.shrink import Shrink
 from dogscats.data.split import group_of, group_pattern, held_out, held_out_groups, split_of
 from dogscats.data.tables import Table, read_table
 from dogscats.runs.errors import ArgumentError, UserError
 from dogscats.runs.install import how_to_install
 from dogscats.runs.text import listed, shown
 
-DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-")
+DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-", "tmp/shrunken-")
 """Beginnings of the paths of files that this project keeps in the cache folder in the root."""
 
 
@@ -27,12 +28,14 @@ class Photos:
         paths: relative paths with `/` as separator, in natural order within a class; absolute for files elsewhere.
         labels: class index of each photo; empty for unlabelled photos.
         odd: paths of photos that the JPEG library would print warnings about.
+        shrink: how large photos are read; `None` to decode all in full.
     """
 
     root: Path
     paths: Sequence[str]
     labels: Sequence[int]
     odd: Collection[str] = ()
+    shrink: Shrink | None = None
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,6 @@ def thumbnail(path: Path) -> np.ndarray[Any, Any]:
     Returns:
         RGB, uint8, `(H, W, 3)`; the long side has at most `SIDE` pixels.
     """
-    picture = Image.fromarray(read_image(path, least=SIDE).permute(1, 2, 0).numpy())
+    picture = Image.fromarray(read_image(path, quietly=True, least=SIDE).permute(1, 2, 0).numpy())
     picture.thumbnail((SIDE, SIDE))
     return np.asarray(picture)

@@ -89,7 +89,12 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
         run_dir, cfg, resumed = home_expanded(cfg.resume), resumed_config(cfg), True
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     settings["model"] = accepted(settings.get("model"), "model", ("features", "size"))
-    settings["data"] = accepted(settings.get("data"), "data", ("changed", *unset(settings, "data", "labels", "group")))
+    optional = (
+        "changed",
+        *unset(settings, "data", "labels", "group"),
+        *unset(settings, "data", "shrink", default="auto"),
+    )
+    settings["data"] = accepted(settings.get("data"), "data", optional)
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
     stages = make_stages(settings["recipe"])
@@ -383,10 +388,10 @@ class Run:
         return look_up(self.report.metrics if not self.finished else self.progress.metrics, self.cfg.optimized_metric)
 
 
-def unset(settings: Mapping[str, Any], group: str, *keys: str) -> list[str]:
-    """Select the settings of a group that are null: a target that has no such argument does without them."""
+def unset(settings: Mapping[str, Any], group: str, *keys: str, default: Any = None) -> list[str]:
+    """Select the settings of a group that have their default: a target that has no such argument does without them."""
     node = settings.get(group)
-    return [key for key in keys if isinstance(node, Mapping) and node.get(key) is None]
+    return [key for key in keys if isinstance(node, Mapping) and node.get(key) == default]
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
