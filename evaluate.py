@@ -5,6 +5,8 @@ Reads top to bottom: load the run, then evaluate labelled photos (the default), 
 settings. Each run writes to its own directory under `outputs/evaluate/`.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 
@@ -18,41 +20,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, Trainer
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dogscats.callbacks.report import Report
-from dogscats.callbacks.tta import TTA, predict, tta_loaders
-from dogscats.data.check import write_bad_images
-from dogscats.data.dataset import PhotoDataset
-from dogscats.data.images import EXTENSIONS, list_images, natural_key
-from dogscats.data.split import split_of
-from dogscats.metrics import Predictions, evaluation_metrics
-from dogscats.predictor import Predictor
-from dogscats.runs.compose import build_callbacks, use_own_modules
-from dogscats.runs.console import (
-    MOST_CLASSES,
-    device_name,
-    log_confusion_matrix,
-    log_written,
-    peak_rss_mb,
-    set_progress,
-    text_table,
-)
-from dogscats.runs.determinism import nondeterminism_named
+from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
-from dogscats.runs.ranks import distributed
-from dogscats.runs.report import write_confused_pairs
 from dogscats.runs.signals import interruptible
 from dogscats.runs.text import listed, names_as_text, shown
-from dogscats.runs.trainer import check_trainer, trainer_factory
+
+# torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, Trainer
+
+    from dogscats.callbacks.tta import TTA
+    from dogscats.metrics import Predictions
+    from dogscats.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -65,22 +52,17 @@ CHECKED_PHOTOS = 64
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate, predict or export as configured, and list the files written."""
+    check_settings(cfg)
+    from dogscats.callbacks.report import Report
+    from dogscats.predictor import Predictor
+    from dogscats.runs.compose import build_callbacks, use_own_modules
+    from dogscats.runs.console import device_name, log_written, peak_rss_mb, set_progress
+    from dogscats.runs.determinism import nondeterminism_named
+    from dogscats.runs.ranks import distributed
+    from dogscats.runs.trainer import check_trainer, trainer_factory
+
     started = time.perf_counter()
     use_own_modules()
-    names_as_text(cfg)
-    if (cfg.run is None) == (cfg.ckpt is None):
-        raise UserError(
-            "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
-            f"not {'neither' if cfg.run is None else 'both'}."
-        )
-    if cfg.predict is not None and cfg.export is not None:
-        raise UserError("predict= and export= are separate runs: give one of them.")
-    if cfg.predict == "":
-        raise UserError("predict=: expected a file, a folder or a glob.")
-    if not cfg.split:
-        raise UserError(f"split={cfg.split}: expected the name of a folder in data.root, such as valid.")
-    if cfg.export not in (None, "onnx"):
-        raise UserError(f"export={cfg.export}: the only format is onnx.")
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     check_trainer(settings, training=False)
     set_progress(settings.get("enable_progress_bar") is not False)
@@ -109,6 +91,29 @@ def evaluate(cfg: DictConfig) -> None:
         log_written(run_dir)
 
 
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings that can only be wrong.
+
+    Raises:
+        UserError: with the key, the value and what is expected.
+    """
+    names_as_text(cfg)
+    if (cfg.run is None) == (cfg.ckpt is None):
+        raise UserError(
+            "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
+            f"not {'neither' if cfg.run is None else 'both'}."
+        )
+    if cfg.predict is not None and cfg.export is not None:
+        raise UserError("predict= and export= are separate runs: give one of them.")
+    if cfg.predict == "":
+        raise UserError("predict=: expected a file, a folder or a glob.")
+    if not cfg.split:
+        raise UserError(f"split={cfg.split}: expected the name of a folder in data.root, such as valid.")
+    if cfg.export not in (None, "onnx"):
+        raise UserError(f"export={cfg.export}: the only format is onnx.")
+    checkpoint_of(cfg.run or cfg.ckpt)
+
+
 def report(
     cfg: DictConfig,
     predictor: Predictor,
@@ -118,6 +123,13 @@ def report(
     started: float,
 ) -> None:
     """Predict labelled photos and write metrics, plots and pictures."""
+    from dogscats.callbacks.tta import predict, tta_loaders
+    from dogscats.data.check import write_bad_images
+    from dogscats.data.split import split_of
+    from dogscats.metrics import evaluation_metrics
+    from dogscats.runs.console import log_confusion_matrix, peak_rss_mb
+    from dogscats.runs.report import write_confused_pairs
+
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **labels_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
@@ -157,6 +169,8 @@ def labels_given(cfg: DictConfig) -> dict[str, Any]:
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
     """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
+    from dogscats.runs.console import MOST_CLASSES, text_table
+
     headings = ["accuracy", "95 % interval", "balanced", "macro F1", "log loss", "clipped", "ROC AUC", "ECE"]
     table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
     for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
@@ -183,6 +197,8 @@ def summarise(metrics: dict[str, Any], split: str) -> None:
 
 def n_aug(callbacks: Sequence[Callback]) -> int:
     """Number of augmented versions per photo, as set by the callback `TTA`."""
+    from dogscats.callbacks.tta import TTA
+
     return next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
 
 
@@ -194,6 +210,10 @@ def predict_photos(
     callbacks: Sequence[Callback],
 ) -> None:
     """Predict photos, write `predictions.csv` and, where it applies, `submission.csv`."""
+    from dogscats.callbacks.report import Report
+    from dogscats.callbacks.tta import TTA
+    from dogscats.runs.console import MOST_CLASSES
+
     paths, versions = find_photos(str(cfg.predict)), n_aug(callbacks)
     others = [callback for callback in callbacks if not isinstance(callback, TTA | Report)]
     log.info("\nPredicting %d photos, %d versions of each", len(paths), 1 + versions)
@@ -226,6 +246,8 @@ def find_photos(pattern: str) -> list[Path]:
     Raises:
         UserError: if no photo matches.
     """
+    from dogscats.data.images import EXTENSIONS, list_images, natural_key
+
     path = Path(pattern).expanduser()
     if path.is_dir():
         found = list_images(path)
@@ -259,6 +281,9 @@ def write_submission(predictions: Predictions, path: Path) -> bool:
 
 def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
     """Write `model.onnx` and compare it with PyTorch, on photos of the split if available."""
+    import torch
+
+    from dogscats.data.dataset import PhotoDataset
     from dogscats.export import export_onnx
 
     root, fit = cfg.data.root or predictor.trained_on.get("root"), predictor.trained_on.get("fit", "crop")

@@ -5,6 +5,8 @@ Reads top to bottom: data, model, one `fit` per stage of the recipe, test-time a
 directories, checkpoints, resuming and error handling are in `dogscats/runs/`.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 
@@ -14,27 +16,27 @@ for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports
 import logging
 import math
 import time
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import seed_everything
-from torch import manual_seed
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dogscats.activations import Activations
-from dogscats.callbacks.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
-from dogscats.callbacks.tta import TTA, predict, tta_loaders
-from dogscats.classifier import Classifier
-from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.seed import stable_seed
-from dogscats.runs.compose import build_body
 from dogscats.runs.errors import hydra_errors_exit, user_errors_exit
 from dogscats.runs.resume import resume_hint
-from dogscats.runs.run import Run, open_run
+from dogscats.runs.settings import check_settings
 from dogscats.runs.signals import interruptible
 from dogscats.runs.sweep import sweep_job, sweep_table
 from dogscats.stage import Stage
+
+# torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
+if TYPE_CHECKING:
+    from dogscats.activations import Activations
+    from dogscats.classifier import Classifier
+    from dogscats.data.datamodule import DogsCatsDataModule
+    from dogscats.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,11 @@ FEW_PHOTOS = 5000
 
 def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
-    with open_run(cfg) as run:
+    settings = check_settings(cfg)
+    from dogscats.activations import Activations
+    from dogscats.runs.run import open_run
+
+    with open_run(settings) as run:
         if run.finished:
             log.info("The run in %s is finished; its metrics are in metrics.json.", run.out)
             return run.metric
@@ -78,6 +84,12 @@ def load_data(run: Run) -> DogsCatsDataModule:
 
 def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     """Build the pretrained body and new heads. A checkpoint loaded later replaces their weights."""
+    from pytorch_lightning import seed_everything
+    from torch import manual_seed
+
+    from dogscats.classifier import Classifier
+    from dogscats.runs.compose import build_body
+
     seed_everything(run.cfg.seed, workers=True, verbose=False)
     config = run.settings["model"]
     replaced = {"weights": "none"} if run.checkpoint and "weights" in config else {}
@@ -93,6 +105,8 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
 
 def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> None:
     """Train one stage with its own Trainer, optimizer and schedule, and save the weights."""
+    from dogscats.callbacks.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
+
     log.info("\nStage %s: %s", stage.name, stage.summary)
     started = time.perf_counter()
     saved = run.saved_state(stage)  # of an interrupted stage, after its last complete epoch
@@ -124,6 +138,8 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
 
 def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> float:
     """Predict the validation photos, then those of a labelled test/, with test-time augmentation if enabled."""
+    from dogscats.callbacks.tta import TTA, predict, tta_loaders
+
     callbacks, loggers, last = run.final_callbacks(), run.loggers("final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached

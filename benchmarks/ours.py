@@ -20,7 +20,7 @@ from benchmarks.settings import Settings
 from dogscats.activations import Activations
 from dogscats.callbacks.tta import predict, tta_loaders
 from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.runs.resume import RunProgress
+from dogscats.runs.progress import RunProgress
 from dogscats.runs.run import Run
 from dogscats.stage import make_stages
 from train import build_model, load_data

@@ -20,6 +20,7 @@ from dogscats.data.tables import table_at
 from dogscats.metrics import Predictions
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
+from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import ArgumentError, UserError, first_line
 from dogscats.runs.trainer import trainer_factory
 from dogscats.runs.trust import build, build_body, checked, load_config
@@ -65,14 +66,7 @@ class Predictor:
                 code that needs trust.
         """
         quiet_libraries()
-        file = Path(source).expanduser()
-        if file.is_dir():
-            folder, file = file, file / "checkpoints" / "last.ckpt"
-            if not file.is_file():
-                raise UserError(
-                    f"{folder}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a "
-                    "stage, or a checkpoint with ckpt=<file>."
-                )
+        file = checkpoint_of(source)
         checkpoint = read_checkpoint(file)
         try:
             saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from dogscats.data.folders import HOW_TO_GET_DATA
+from dogscats.data.arguments import HOW_TO_GET_DATA
 from dogscats.data.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
 from dogscats.data.shrink import Shrink, planned

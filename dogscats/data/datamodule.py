@@ -1,11 +1,11 @@
 """The LightningDataModule for folders of photos."""
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -13,16 +13,15 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from dogscats import transforms
+from dogscats.data.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.check import check_images
 from dogscats.data.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
 from dogscats.data.download import LESSON_URL, download_dataset
-from dogscats.data.fit import FITS, fitted
-from dogscats.data.folders import HOW_TO_GET_DATA
+from dogscats.data.fit import fitted
 from dogscats.data.layouts import Found, Photos, find_dataset, find_split, leave_out, left_out, left_out_summary
 from dogscats.data.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.seed import stable_seed
-from dogscats.data.shrink import Shrink, check_choice, completed, needed_side
-from dogscats.data.split import group_pattern
+from dogscats.data.shrink import Shrink, completed, needed_side
 from dogscats.data.workers import TIMEOUT, default_num_workers, fitting_workers
 from dogscats.runs.cache import cache_folder
 from dogscats.runs.errors import ArgumentError, UserError
@@ -30,9 +29,6 @@ from dogscats.runs.signals import handle_signals_in_worker
 from dogscats.runs.text import listed, shown
 
 log = logging.getLogger(__name__)
-
-MOST = {"size": 4096, "num_workers": 512}
-"""Largest accepted values: beyond them, a mistake is more likely than a use."""
 
 
 def process_rank() -> tuple[int, int]:
@@ -111,41 +107,12 @@ class DogsCatsDataModule(LightningDataModule):
         shrink: str | bool = "auto",
     ):
         super().__init__()
-        for key, value, least in [
-            ("size", size, 1),
-            ("batch_size", batch_size, 2),  # BatchNorm cannot train on one photo
-            ("num_workers", 0 if num_workers is None else num_workers, 0),
-            ("limit", 1 if limit is None else limit, 1),
-        ]:
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST.get(key, value):
-                most = f" and at most {MOST[key]}" if key in MOST else ""
-                raise ArgumentError("data", f"{key}={value}: expected a whole number of at least {least}{most}.")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ArgumentError("data", f"seed={seed}: expected a whole number, 0 or more.")
-        if (
-            isinstance(valid_fraction, bool)
-            or not isinstance(valid_fraction, int | float)
-            or not 0 < valid_fraction < 1
-        ):
-            raise ArgumentError("data", f"valid_fraction={valid_fraction}: expected a number between 0 and 1.")
-        if fit not in FITS:
-            raise ArgumentError("data", f"fit={fit}: expected {', '.join(FITS[:-1])} or {FITS[-1]}.")
-        if not isinstance(root, str | Path) or root == "":
-            raise ArgumentError("data", f"root={root}: expected a folder.")
-        if not isinstance(download, bool):
-            raise ArgumentError("data", f"download={download}: expected true or false.")
+        given: dict[str, Any] = {"root": root, "size": size, "batch_size": batch_size, "num_workers": num_workers}
+        given |= {"limit": limit, "seed": seed, "valid_fraction": valid_fraction, "on_bad_image": on_bad_image}
+        given |= {"download": download, "sha256": sha256, "fit": fit, "changed": changed}
+        check_arguments(given | {"labels": labels, "group": group, "shrink": shrink})
         if not callable(augment):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
-        if changed not in ("refuse", "accept"):
-            raise ArgumentError("data", f"changed={changed}: expected refuse or accept.")
-        if on_bad_image not in ("error", "skip"):
-            raise ArgumentError("data", f"on_bad_image={on_bad_image}: expected error or skip.")
-        if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
-            raise ArgumentError("data", f"sha256={sha256}: expected 64 hexadecimal digits.")
-        if labels is not None and (not isinstance(labels, str | Path) or labels == ""):
-            raise ArgumentError("data", f"labels={labels}: expected a table, such as labels.csv.")
-        group_pattern(group)
-        check_choice(shrink)
         self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
         self.labels, self.group = None if labels is None else str(labels), group
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed

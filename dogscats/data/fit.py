@@ -7,8 +7,6 @@ from torchvision.transforms.v2 import functional as tvf
 
 from dogscats.transforms import LimitAspect
 
-FITS = ("crop", "pad", "squash")
-
 
 class Square(v2.Transform):
     """Make an image square without cutting anything off, before a transform that resizes and crops it.

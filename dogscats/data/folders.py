@@ -5,18 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dogscats.data.arguments import HOW_TO_GET_DATA
 from dogscats.data.images import image_names, is_image_name, is_leftover, natural_key
 from dogscats.data.split import split_of
 from dogscats.runs.errors import UserError
 from dogscats.runs.text import listed
-
-HOW_TO_GET_DATA = """\
-Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/, or into
-<data.root>/<class>/ alone: a part is then held out. Kaggle's file names, <class>.<number>.jpg, and tables
-(data.labels=<file>) are also supported; see "Your own photos" in README.md.
-The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
-downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
-To try it without data, use data=sample: synthetic cats and dogs."""
 
 FLAT = "<class>.<number>.jpg"
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dogscats.data.folders import HOW_TO_GET_DATA, Folders
+from dogscats.data.arguments import check_root
+from dogscats.data.folders import Folders
 from dogscats.data.images import natural_key, walk_files
 from dogscats.data.parquet import has_images, unpacked
 from dogscats.data.shrink import Shrink
@@ -240,8 +241,7 @@ def _source(root: Path, labels: str | None, cache_dir: str | None) -> tuple[Fold
     Returns:
         Its photos by split and class, and the tables they are from, relative to `root`.
     """
-    if not root.is_dir():
-        raise ArgumentError("data", f"root={root}: there is no such folder.\n{HOW_TO_GET_DATA}")
+    check_root(root)
     if labels is None:
         folders = Folders(root)
         if files := folders.parquet_files():

@@ -30,13 +30,11 @@ from dogscats.data.fit import Square
 from dogscats.data.images import UnreadableImageError, decode, image_size, is_large
 from dogscats.runs.cache import fingerprint
 from dogscats.runs.console import progress_bar
-from dogscats.runs.errors import ArgumentError, Failure
+from dogscats.runs.errors import Failure
 from dogscats.runs.files import CANNOT_WRITE, cannot_write
 from dogscats.transforms import LimitAspect, RandomQuarterTurn, RandomRotatedCrop, RandomZoom
 
 log = logging.getLogger(__name__)
-
-CHOICES = ("auto", True, False)
 
 MARGIN = 1.3
 """Pixels per side that are kept, relative to those that transforms need: resizing twice blurs less so."""
@@ -295,16 +293,6 @@ class _Room:
 def copies_bytes(sizes: Iterable[tuple[int, int]], side: int) -> float:
     """Estimate the size of copies in bytes."""
     return sum(BYTES_PER_PIXEL * side * side * max(size) / min(size) for size in sizes)
-
-
-def check_choice(shrink: object) -> None:
-    """Refuse a bad value of `data.shrink`.
-
-    Raises:
-        ArgumentError: for anything but auto, true or false.
-    """
-    if not isinstance(shrink, str | bool) or shrink not in CHOICES:
-        raise ArgumentError("data", f"shrink={shrink}: expected auto, true or false.")
 
 
 def copy_name(root: Path, path: str) -> str:

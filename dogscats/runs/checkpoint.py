@@ -9,10 +9,9 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dogscats.classifier import Classifier
-from dogscats.data.datamodule import MOST
+from dogscats.data.arguments import MOST_PIXELS
 from dogscats.runs.errors import UserError, first_line
-from dogscats.runs.files import atomic_path, cannot_write, digest, write_text
-from dogscats.runs.text import shown
+from dogscats.runs.files import atomic_path, cannot_write, check_exists, digest, write_text
 from dogscats.runs.trust import checked, targets
 from dogscats.runs.weights import check_stored, why_unreadable
 
@@ -42,8 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file does not exist, is damaged, or contains anything but plain data.
     """
-    if not path.is_file():
-        raise UserError(f"{shown(path)}: there is no such file.")
+    check_exists(path)
     digests = digest_file(path)
     if digests.exists() and digest(path) not in digests.read_text().split():
         raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")
@@ -153,9 +151,7 @@ def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) 
         ValueError: for odd ones. Numbers that are made up could fill the memory: each head has tensors in `state`.
     """
     size, heads, classes = (description[key] for key in ("size", "heads", "classes"))
-    if not (
-        isinstance(size, int) and 1 <= size <= MOST["size"] and isinstance(heads, int) and 1 <= heads <= len(state)
-    ):
+    if not (isinstance(size, int) and 1 <= size <= MOST_PIXELS and isinstance(heads, int) and 1 <= heads <= len(state)):
         raise ValueError(f"size={size}, heads={heads}")
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("its classes are not names")

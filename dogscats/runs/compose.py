@@ -19,7 +19,6 @@ from dogscats.callbacks.lr_finder import LRFinder
 from dogscats.callbacks.lr_schedule import LRSchedule
 from dogscats.callbacks.tta import TTA
 from dogscats.runs.errors import UserError, first_line, user_message
-from dogscats.runs.install import command
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -46,21 +45,17 @@ def use_own_modules() -> None:
         sys.path.append(str(Path.cwd()))
 
 
-def accepted(node: Any, group: str, optional: Sequence[str]) -> dict[str, Any]:
+def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[str, Any]:
     """Drop arguments that a recipe or group may set from a node whose target has no such argument.
 
     Args:
-        node: config group, as plain containers.
+        node: config group with a `_target_`, as plain containers.
         group: its name.
         optional: arguments that may be dropped.
 
     Raises:
-        UserError: for a missing group or value.
+        UserError: for a target that cannot be imported.
     """
-    if not isinstance(node, dict) or "_target_" not in node:
-        raise UserError(f"{group}: the config group is missing, or has no _target_. See {command('train')} --help.")
-    if missing := next((key for key, value in node.items() if value == "???"), None):
-        raise UserError(f"{group}.{missing}: it is missing. Set {group}.{missing}=<value>.")
     try:
         target = get_object(node["_target_"])
         known = inspect.signature(target).parameters

@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import atomic_path, write_text
+from dogscats.runs.files import atomic_path, check_exists, write_text
 from dogscats.runs.text import home_expanded, setting, without_password
 
 PATHS = ("data.root", "data.cache_dir", "activations.dir", "load", "model.weights")
@@ -68,6 +68,24 @@ def run_directory(resume: object, new: str) -> str:
     """
     folder = None if resume is None else home_expanded(str(resume))
     return str(folder) if folder and (folder / "config.yaml").is_file() else new
+
+
+def checkpoint_of(source: str | Path) -> Path:
+    """Return the checkpoint to load: that of a run directory, or `source` itself.
+
+    Raises:
+        UserError: if there is none.
+    """
+    file = Path(source).expanduser()
+    if file.is_dir():
+        folder, file = file, file / "checkpoints" / "last.ckpt"
+        if not file.is_file():
+            raise UserError(
+                f"{folder}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a stage, or "
+                "a checkpoint with ckpt=<file>."
+            )
+    check_exists(file)
+    return file
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:

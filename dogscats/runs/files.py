@@ -23,6 +23,16 @@ CANNOT_WRITE = {
 """Error numbers that mean a file cannot be written, whichever library raises them."""
 
 
+def check_exists(file: Path) -> None:
+    """Refuse a file that does not exist.
+
+    Raises:
+        UserError: with its path.
+    """
+    if not file.is_file():
+        raise UserError(f"{shown(file)}: there is no such file.")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.

@@ -13,6 +13,7 @@ from dogscats.metrics import Predictions
 from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, text_table
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import write_csv, write_json
+from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -151,3 +152,32 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
         final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if k.startswith("valid_")]
         raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
     return value
+
+
+def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:
+    """Refuse an `optimized_metric` that `metrics.json` will not have, or that is a test metric.
+
+    Args:
+        metric: dotted path.
+        stages: stages of the recipe.
+        n_aug: number of augmented versions in test-time augmentation.
+        own_callbacks: whether there are callbacks that may log further metrics.
+
+    Raises:
+        UserError: with examples of metrics.
+    """
+    if str(metric).startswith("final.test_"):
+        raise UserError(
+            f"optimized_metric={metric}: what is chosen by its test metrics has no unbiased metric left. Choose by "
+            f"{str(metric).replace('.test_', '.valid_')}; the test metrics are in metrics.json."
+        )
+    known = [f"final.valid_{name}{suffix}" for suffix in ("", "_tta")[: 2 if n_aug else 1] for name in FINAL]
+    known += [f"stages.{stage.name}.{name}" for stage in stages for name in (*METRICS, "epochs", "seconds")]
+    known += ["final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
+    logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
+    if metric not in known and not (own_callbacks and str(metric).startswith(logged)):
+        tta = " It needs callbacks.tta.n_aug=1 or more." if str(metric).endswith("_tta") and not n_aug else ""
+        raise UserError(
+            f"optimized_metric={metric}: metrics.json will have no such number.{tta} Examples: "
+            f"{', '.join(known[: len(FINAL) * (2 if n_aug else 1)])}, {known[len(FINAL) * (2 if n_aug else 1)]}."
+        )

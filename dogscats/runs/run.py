@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
@@ -42,21 +42,12 @@ from dogscats.runs.files import read_csv, remove_unfinished
 from dogscats.runs.install import command
 from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
+from dogscats.runs.progress import ResumeCheckpoint, RunProgress, read_progress, read_whole, run_lock
 from dogscats.runs.ranks import distributed
-from dogscats.runs.report import RunReport, look_up
-from dogscats.runs.resume import (
-    ResumeCheckpoint,
-    RunProgress,
-    continues,
-    read_progress,
-    read_whole,
-    resumed_config,
-    run_lock,
-)
-from dogscats.runs.settings import check_settings
-from dogscats.runs.text import home_expanded, names_as_text
+from dogscats.runs.report import RunReport, check_metric, look_up
+from dogscats.runs.settings import Settings
 from dogscats.runs.trainer import check_trainer, cpu_computes_bf16, trainer_factory
-from dogscats.stage import Stage, make_stages
+from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +57,13 @@ NOT_NEEDED = ("url", "sha256", "changed")
 
 
 @contextmanager
-def open_run(cfg: DictConfig) -> Iterator["Run"]:
+def open_run(checked: Settings) -> Iterator["Run"]:
     """Start a new run, or resume the one named by `resume`.
 
     Only rank 0 writes to the run directory; the other ranks write to a temporary folder.
 
     Args:
-        cfg: composed config.
+        checked: settings of the run.
 
     Raises:
         UserError: for a bad config, before any computation.
@@ -81,23 +72,18 @@ def open_run(cfg: DictConfig) -> Iterator["Run"]:
     quiet_libraries()
     use_own_modules()
     keep_freed_memory()
-    names_as_text(cfg)
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.resume is None:
-        resumed = continues(cfg, run_dir)
-    else:
-        run_dir, cfg, resumed = home_expanded(cfg.resume), resumed_config(cfg), True
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    settings["model"] = accepted(settings.get("model"), "model", ("features", "size"))
-    optional = (
-        "changed",
-        *unset(settings, "data", "labels", "group"),
-        *unset(settings, "data", "shrink", default="auto"),
-    )
-    settings["data"] = accepted(settings.get("data"), "data", optional)
+    cfg, run_dir, stages, resumed = checked.cfg, checked.run_dir, checked.stages, checked.resumed
+    model, data = checked.values["model"], checked.values["data"]
+    # A target without these does without them.
+    unset = [
+        key for key, default in {"labels": None, "group": None, "shrink": "auto"}.items() if data.get(key) == default
+    ]
+    settings = checked.values | {
+        "model": accepted(model, "model", ("features", "size")),
+        "data": accepted(data, "data", ("changed", *unset)),
+    }
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
-    stages = make_stages(settings["recipe"])
     with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, run_lock(run_dir, fabric):
         progress = read_progress(run_dir, stages) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
@@ -144,7 +130,7 @@ class Run:
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
         n_aug = max((callback.n_aug for callback in built if isinstance(callback, TTA)), default=0)
         own = any(not type(callback).__module__.startswith("dogscats.") for callback in built)
-        check_settings(settings, stages, n_aug, own)
+        check_metric(settings["optimized_metric"], stages, n_aug, own)
         build_loggers(cfg.get("logger"), out, "final")
         make_trainer = trainer_factory(settings["trainer"], out, fabric.device)
         self.make_trainer = partial(make_trainer, plugins=[VerifiedCheckpointIO()])
@@ -386,12 +372,6 @@ class Run:
     def metric(self) -> float:
         """The value named by `optimized_metric` in `metrics.json`."""
         return look_up(self.report.metrics if not self.finished else self.progress.metrics, self.cfg.optimized_metric)
-
-
-def unset(settings: Mapping[str, Any], group: str, *keys: str, default: Any = None) -> list[str]:
-    """Select the settings of a group that have their default: a target that has no such argument does without them."""
-    node = settings.get(group)
-    return [key for key in keys if isinstance(node, Mapping) and node.get(key) == default]
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,69 +1,100 @@
-"""Settings that can only be wrong are refused before anything is computed."""
+"""Settings that can only be wrong are refused first, before torch is imported."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dogscats.callbacks.history import METRICS
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dogscats.data.arguments import check_arguments, check_root
 from dogscats.runs.errors import UserError
+from dogscats.runs.files import check_exists
 from dogscats.runs.install import command
-from dogscats.runs.report import FINAL
-from dogscats.stage import Stage
+from dogscats.runs.resume import continues, resumed_config
+from dogscats.runs.rules import SWITCH, Rule, whole
+from dogscats.runs.text import home_expanded, names_as_text
+from dogscats.stage import Stage, make_stages
 
-
-def _whole(least: int, most: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (_whole(0, 2**32 - 1), "a whole number of at least 0, and at most 4294967295"),
-    "heads": (_whole(1, 1000), "a whole number of at least 1, and at most 1000"),
-    "activations.views": (_whole(0, 10_000), "a whole number of at least 0"),
-    "trust": (lambda value: isinstance(value, bool), "true or false"),
+RULES: dict[str, Rule] = {
+    "seed": whole(0, 2**32 - 1),
+    "heads": whole(1, 1000),
+    "activations.views": (whole(0, 10_000)[0], "a whole number of at least 0"),
+    "trust": SWITCH,
 }
-"""Settings with what is expected of them. Groups check their own when they are built."""
+"""Settings with what is expected of them. Stages and data have their own rules; other groups check when built."""
+
+FOLDERS = ("dogscats.DogsCatsDataModule", "dogscats.data.DogsCatsDataModule")
+"""Names of the data module that needs `data.root`, unless it downloads the photos."""
+
+SAMPLE = "dogscats.data.sample.SampleDataModule"
 
 
-def check_settings(settings: Mapping[str, Any], stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:
-    """Refuse values that can only be wrong.
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings of a run.
 
-    Args:
-        settings: config of the run, as plain containers.
+    Attributes:
+        cfg: config of the run; of a resumed run, the saved one.
+        values: the same config, resolved to plain containers.
         stages: stages of the recipe.
-        n_aug: number of augmented versions in test-time augmentation.
-        own_callbacks: whether there are callbacks that may log further metrics.
+        run_dir: run directory.
+        resumed: whether the run directory holds a run to continue.
+    """
+
+    cfg: DictConfig
+    values: dict[str, Any]
+    stages: list[Stage]
+    run_dir: Path
+    resumed: bool
+
+
+def check_settings(cfg: DictConfig) -> Settings:
+    """Check what needs no torch of a new run's config, or of the config of the run named by `resume`.
 
     Raises:
         UserError: with the key, the value and what is expected.
     """
-    for group in ("data", "model", "augment", "activations"):
-        if not isinstance(settings.get(group), Mapping):
+    names_as_text(cfg)
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.resume is None:
+        resumed = continues(cfg, run_dir)
+    else:
+        run_dir, cfg, resumed = home_expanded(cfg.resume), resumed_config(cfg), True
+    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for group in ("model", "data"):
+        _check_node(values.get(group), group)
+    for group in ("augment", "activations"):
+        if not isinstance(values.get(group), Mapping):
             raise UserError(f"{group}: the config group is missing. Run {command('train')} --help for the choices.")
-    if not isinstance(settings["model"].get("weights", "none"), str):
-        raise UserError(f"model.weights={settings['model']['weights']}: expected imagenet, none or a file.")
+    if not isinstance(values["model"].get("weights", "none"), str):
+        raise UserError(f"model.weights={values['model']['weights']}: expected imagenet, none or a file.")
     for key, (good, expected) in RULES.items():
         group, _, name = key.rpartition(".")
-        value = (settings[group] if group else settings).get(name)
+        value = (values[group] if group else values).get(name)
         if not good(value):
             raise UserError(f"{key}={value}: expected {expected}.")
-    if (settings.get("trainer") or {}).get("limit_val_batches") == 0:
+    data = values["data"]
+    if data["_target_"] in (*FOLDERS, SAMPLE):
+        check_arguments(data)
+        found_later = data["_target_"] == SAMPLE or data.get("download") or resumed  # a finished run needs no photos
+        if "root" in data and not found_later:
+            check_root(Path(data["root"]).expanduser())
+    if values.get("load") and not resumed:
+        check_exists(Path(values["load"]).expanduser())
+    stages = make_stages(values["recipe"])
+    if (values.get("trainer") or {}).get("limit_val_batches") == 0:
         for stage in stages:
             if stage.keep == "best":
                 raise UserError(
                     f"trainer.limit_val_batches=0: recipe.{stage.name}.keep=best needs the validation loss."
                 )
-    metric = settings["optimized_metric"]
-    if str(metric).startswith("final.test_"):
-        raise UserError(
-            f"optimized_metric={metric}: what is chosen by its test metrics has no unbiased metric left. Choose by "
-            f"{str(metric).replace('.test_', '.valid_')}; the test metrics are in metrics.json."
-        )
-    known = [f"final.valid_{name}{suffix}" for suffix in ("", "_tta")[: 2 if n_aug else 1] for name in FINAL]
-    known += [f"stages.{stage.name}.{name}" for stage in stages for name in (*METRICS, "epochs", "seconds")]
-    known += ["final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
-    logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
-    if metric not in known and not (own_callbacks and str(metric).startswith(logged)):
-        tta = " It needs callbacks.tta.n_aug=1 or more." if str(metric).endswith("_tta") and not n_aug else ""
-        raise UserError(
-            f"optimized_metric={metric}: metrics.json will have no such number.{tta} Examples: "
-            f"{', '.join(known[: len(FINAL) * (2 if n_aug else 1)])}, {known[len(FINAL) * (2 if n_aug else 1)]}."
-        )
+    return Settings(cfg, values, stages, run_dir, resumed)
+
+
+def _check_node(node: Any, group: str) -> None:
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}: the config group is missing, or has no _target_. See {command('train')} --help.")
+    if missing := next((key for key, value in node.items() if value == "???"), None):
+        raise UserError(f"{group}.{missing}: it is missing. Set {group}.{missing}=<value>.")

@@ -81,6 +81,7 @@ class Interrupt:
             raise self._interrupted()
 
     def _interrupted(self) -> Interrupted:
+        atexit.register(_leave, 128 + self.signum)  # again, to come before what was imported since the signal
         error = Interrupted(self.signum)
         self.last = weakref.ref(error)
         return error

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dogscats.callbacks.progress import Progress
 from dogscats.callbacks.signals import own_signal_handlers
 from dogscats.runs.errors import UserError, first_line
+from dogscats.runs.rules import SWITCH, Rule, is_number, whole
 
 INSTEAD = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
@@ -46,12 +47,8 @@ NO_EFFECT = {
 """Values of refused arguments that are accepted, because they change nothing."""
 
 
-def _whole(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return is_number(value) and value > 0
 
 
 def _time(value: Any) -> bool:
@@ -60,17 +57,19 @@ def _time(value: Any) -> bool:
     return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)) and re.search("[1-9]", str(value)))
 
 
-def _switch(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        ("accumulate_grad_batches", "check_val_every_n_epoch", "min_epochs", "min_steps", "num_nodes"),
-        (_whole, "a whole number of at least 1"),
+        (
+            "accumulate_grad_batches",
+            "check_val_every_n_epoch",
+            "log_every_n_steps",
+            "min_epochs",
+            "min_steps",
+            "num_nodes",
+        ),
+        whole(1),
     ),
-    "log_every_n_steps": (_whole, "a whole number of at least 1"),
-    "num_sanity_val_steps": (lambda value: _whole(value, -1), "a whole number, 0 or more, or -1 for all"),
+    "num_sanity_val_steps": (whole(-1)[0], "a whole number, 0 or more, or -1 for all"),
     **dict.fromkeys(("limit_train_batches", "limit_predict_batches", "gradient_clip_val"), (_positive, "more than 0")),
     **dict.fromkeys(
         (
@@ -82,10 +81,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
             "sync_batchnorm",
             "enable_autolog_hparams",
         ),
-        (_switch, "true or false"),
+        SWITCH,
     ),
-    "deterministic": (lambda value: _switch(value) or value == "warn", "true, false or warn"),
-    "fast_dev_run": (lambda value: _switch(value) or _whole(value), "true, false or a number of batches"),
+    "deterministic": (lambda value: isinstance(value, bool) or value == "warn", "true, false or warn"),
+    "fast_dev_run": (lambda value: isinstance(value, bool) or whole(1)[0](value), "true, false or a number of batches"),
     "max_time": (_time, "a time such as 00:02:30:00 (days, hours, minutes, seconds)"),
     "val_check_interval": (lambda value: _positive(value) or _time(value), "more than 0"),
     "profiler": (lambda value: isinstance(value, str) or "_target_" in value, "simple, advanced, pytorch or a node"),

@@ -8,14 +8,16 @@ Targets that users name on the command line or in their own config files need no
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dogscats.backbone import Backbone
 from dogscats.runs.errors import UserError, first_line
+
+if TYPE_CHECKING:  # torch is imported where a body is built: configs are checked before
+    from dogscats.backbone import Backbone
 
 TRUSTED = frozenset(
     {
@@ -145,7 +147,7 @@ def build(config: Mapping[str, Any], source: str | Path, trust: bool = False, **
     return instantiate(checked(config, source, trust), **arguments)
 
 
-def build_body(config: Mapping[str, Any], source: str | Path, trust: bool = False) -> Backbone:
+def build_body(config: Mapping[str, Any], source: str | Path, trust: bool = False) -> "Backbone":
     """Build a body with random weights from the config in a checkpoint.
 
     Args:
@@ -156,6 +158,8 @@ def build_body(config: Mapping[str, Any], source: str | Path, trust: bool = Fals
     Raises:
         UserError: if the target is missing or needs trust.
     """
+    from dogscats.backbone import Backbone
+
     if source == "checkpoint" and not trust and needs_trust(config):  # Classifier.load_from_checkpoint
         raise UserError(
             f"{source}: it names {', '.join(needs_trust(config))}; give the model itself: model=<Backbone>."
