@@ -1,9 +1,9 @@
 """Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
 
 import hashlib
-import logging
-import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,9 @@ from dogscats.data.dataset import Batch, PhotoBatches, PhotoDataset
 from dogscats.data.features import activation_loader
 from dogscats.data.samplers import SharedBatchSampler
 from dogscats.fold import fold_batchnorm
-from dogscats.runs.cache import cache_folder, fingerprint, read_array, seal_array
-from dogscats.runs.console import progress_bar
+from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import atomic_path, remove_unfinished
-from dogscats.runs.locks import locked
-
-log = logging.getLogger(__name__)
+from dogscats.runs.shares import cached_array
 
 
 def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
@@ -51,14 +47,14 @@ def precompute(
     view: int | None = None,
     description: str = "activations",
 ) -> torch.Tensor:
-    """Compute the body's features of all photos in `loader`, or read them from the cache.
+    """Compute the body's features of all photos, or read them from the cache; all ranks together.
 
     BatchNorm uses its running statistics and is folded into the convolutions where possible. No autograd graph is
     kept.
 
     Args:
         body: pretrained body; not modified.
-        loader: loader of the photos, in order.
+        loader: loader of the photos, in order; with several ranks, of this rank's whole batches.
         folder: cache folder, for `activations-<key>.npy` and its checksum `activations-<key>.json`.
         device: device that computes the features.
         view: index of the augmented version; `None` for a deterministic transform.
@@ -68,20 +64,30 @@ def precompute(
         Features `(N, F)`, float32, memory-mapped.
     """
     assert isinstance(loader.dataset, PhotoBatches)
-    dataset = loader.dataset.dataset
-    file, shape = folder / f"activations-{activation_key(body, dataset, view)}.npy", (len(dataset), body.num_features)
-    # If two runs need the same activations, one computes them and the other waits.
-    with locked(file.with_suffix(".lock"), f"{file}"):
-        features = read_array(file, shape)
-        if features is None:
-            log.info("Computing %s: %s", description, file)
-            _build(body, loader, file, device, view or 0, description)
-            features = read_array(file, shape)
-        else:
-            log.info("Reusing %s: %s", description, file)
+    assert isinstance(loader.sampler, SharedBatchSampler)
+    dataset, batches = loader.dataset.dataset, loader.sampler
+    assert batches.sampler.seed is None
+    assert batches.whole or batches.num_replicas == 1
+    batches.set_epoch(view or 0)
+    file = folder / f"activations-{activation_key(body, dataset, view)}.npy"
+    features = cached_array(
+        file,
+        (len(dataset), body.num_features),
+        lambda: _features(body, loader, device),
+        batches.count,
+        description,
+    )
     if features is None:
         raise UserError(f"{file}: the network gives features that are not finite numbers. Check model.weights.")
     return features
+
+
+@torch.inference_mode()
+def _features(body: Backbone, loader: DataLoader[Batch], device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the features `(B, F)` of each batch."""
+    frozen = fold_batchnorm(body).to(device)
+    for batch in loader:
+        yield frozen(batch.inputs.to(device, non_blocking=True)).float().cpu().numpy()
 
 
 class Activations:
@@ -90,7 +96,7 @@ class Activations:
     Args:
         model: classifier whose body computes the activations.
         data: data module.
-        fabric: Fabric of all ranks; rank 0 computes, the others wait.
+        fabric: Fabric of all ranks; each computes a share.
         folder: cache folder; `None` for the default of `cache_folder`.
         views: number of augmented versions per training photo; 0 for the plain photo.
     """
@@ -123,29 +129,6 @@ class Activations:
         return activation_loader([features], self.data.valid, self.data.batch_sampler(plain), plain.seed)
 
     def _features(self, dataset: PhotoDataset, description: str, view: int | None = None) -> torch.Tensor:
-        loader = self.data.loader(dataset, persistent=False, shared=False)
+        loader = self.data.loader(dataset, persistent=False, whole=True)
         folder = cache_folder(self.data.root, self.folder)
-        with self.fabric.rank_zero_first():
-            return precompute(self.body, loader, folder, self.fabric.device, view, description)
-
-
-def _build(
-    body: Backbone, loader: DataLoader[Batch], file: Path, device: torch.device, view: int, description: str
-) -> None:
-    assert isinstance(loader.dataset, PhotoBatches)
-    assert isinstance(loader.sampler, SharedBatchSampler)
-    dataset = loader.dataset.dataset
-    loader.sampler.set_epoch(view)
-    remove_unfinished(file.parent, file.name)
-    frozen = fold_batchnorm(body).to(device)
-    with atomic_path(file) as temporary, torch.inference_mode():
-        features = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.float32, shape=(len(dataset), body.num_features)
-        )
-        if hasattr(os, "posix_fallocate"):  # so a full disk raises here, instead of a signal on a later write
-            with temporary.open("r+b") as reserved:
-                os.posix_fallocate(reserved.fileno(), 0, temporary.stat().st_size)
-        for batch in progress_bar(loader, f"Computing {description}", len(loader), "batch"):
-            features[batch.indices.numpy()] = frozen(batch.inputs.to(device, non_blocking=True)).float().cpu()
-        features.flush()
-    seal_array(file)
+        return precompute(self.body, loader, folder, self.fabric.device, view, description)

@@ -26,16 +26,16 @@ def module(root: Path, **settings: object) -> DogsCatsDataModule:
 
 
 @pytest.fixture
-def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were built, in order."""
-    built: list[Path] = []
-    build = activations._build
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
+    """The bodies whose features were computed, in order."""
+    built: list[Backbone] = []
+    features = activations._features
 
-    def counting(body: Backbone, loader: object, file: Path, *rest: object) -> None:
-        built.append(file)
-        build(body, loader, file, *rest)  # type: ignore[arg-type]
+    def counting(body: Backbone, *rest: object) -> object:
+        built.append(body)
+        return features(body, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(activations, "_build", counting)
+    monkeypatch.setattr(activations, "_features", counting)
     return built
 
 
@@ -56,7 +56,7 @@ def test_features_are_those_of_the_frozen_body(tiny_body: Backbone, root: Path, 
 
 
 @CHANGED
-def test_an_unchanged_cache_is_reused(tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path]) -> None:
+def test_an_unchanged_cache_is_reused(tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Backbone]) -> None:
     first = compute(tiny_body, module(root), tmp_path)
     again = compute(tiny_body, module(root, batch_size=7, seed=3), tmp_path)  # neither changes a feature
     assert torch.equal(first, again)
@@ -81,7 +81,7 @@ def rewrite_photo(root: Path) -> None:
     ids=["rewritten", "renamed", "removed"],
 )
 def test_changed_photos_rebuild_the_cache(
-    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path], change: Callable[[Path], object]
+    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Backbone], change: Callable[[Path], object]
 ) -> None:
     compute(tiny_body, module(root), tmp_path)
     change(root)
@@ -91,7 +91,7 @@ def test_changed_photos_rebuild_the_cache(
 
 @CHANGED
 def test_a_changed_network_size_or_transform_rebuilds_the_cache(
-    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path]
+    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Backbone]
 ) -> None:
     compute(tiny_body, module(root), tmp_path)
     compute(tiny_body, module(root, size=20), tmp_path)
@@ -112,10 +112,10 @@ def test_a_changed_network_size_or_transform_rebuilds_the_cache(
 @pytest.mark.fault("activation cache damaged: computed anew")
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "no checksum", "empty"])
 def test_a_damaged_cache_is_rebuilt(
-    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Path], damage: str
+    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Backbone], damage: str
 ) -> None:
     expected = compute(tiny_body, module(root), tmp_path).clone()
-    file = builds[0]
+    (file,) = tmp_path.glob("activations-*.npy")
     content = bytearray(file.read_bytes())
     if damage == "no checksum":
         file.with_suffix(".json").unlink()

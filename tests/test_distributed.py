@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ from conftest import REPOSITORY, TINY, Run
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from dogscats.activations import precompute
 from dogscats.backbone import Backbone
 from dogscats.callbacks.lr_finder import LRFinder
 from dogscats.callbacks.tta import TTA, tta_loaders
 from dogscats.classifier import Classifier
-from dogscats.data import DogsCatsDataModule
+from dogscats.data import DogsCatsDataModule, dataset
 from dogscats.heads import Heads
 
 NO_PICTURES = "callbacks.reports.pictures=null"  # which take long to draw
@@ -162,6 +164,67 @@ def test_predictions_are_those_of_one_rank(classifier: Loading, tmp_path: Path) 
         found.append(torch.load(tta.file))
     assert found[0].shape == (10, 2)
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+
+
+class Precomputing(Callback):
+    """Computes activations, and saves those of each rank and which photos it has decoded."""
+
+    def __init__(self, folder: Path, caches: list[str]):
+        self.folder, self.caches = folder, caches
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Loading)
+        rank, decoded = trainer.global_rank, []
+        read = dataset.read_image
+
+        def counting(file: Path, **options: object) -> torch.Tensor:
+            decoded.append(file.name)
+            return read(file, **options)  # type: ignore[arg-type]
+
+        torch.set_num_threads(1)
+        dataset.read_image = counting
+        for photos in pl_module.data.train_dataset("s", augment=False), pl_module.data.train_dataset("s", augment=True):
+            loader = pl_module.data.loader(photos, persistent=False, whole=True)
+            view = 1 if loader.dataset.dataset.transform is pl_module.data.augmentation else None  # type: ignore[attr-defined]
+            cache = self.folder / self.caches[rank]
+            features = precompute(pl_module.body, loader, cache, torch.device("cpu"), view)  # type: ignore[arg-type]
+            torch.save((features.clone(), list(decoded)), self.folder / f"{trainer.world_size}-{rank}-{view}.pt")
+            decoded.clear()
+        dataset.read_image = read
+
+
+@pytest.mark.fault("activations by two ranks, with and without a shared folder: equal bits, each photo decoded once")
+@pytest.mark.parametrize("caches", [["both", "both"], ["one", "other"]], ids=["shared folder", "own folders"])
+def test_two_ranks_share_the_activations(classifier: Loading, tmp_path: Path, caches: list[str]) -> None:
+    classifier.data = DogsCatsDataModule(classifier.data.root, size=24, batch_size=10, num_workers=0)
+    classifier.data.setup()  # 24 photos: the last batch is smaller, and of the first rank
+    for ranks, folders in (1, ["single"]), (2, caches):
+        trainer_of(ranks, Precomputing(tmp_path, folders)).predict(classifier, return_predictions=False)
+    for view in (None, 1):
+        single, everything = torch.load(tmp_path / f"1-0-{view}.pt")
+        found = [torch.load(tmp_path / f"2-{rank}-{view}.pt") for rank in range(2)]
+        assert all(torch.equal(features, single) for features, _ in found)
+        assert [len(decoded) for _, decoded in found] == [14, 10]
+        assert sorted(found[0][1] + found[1][1]) == sorted(everything)
+    files = [{file.name: file.read_bytes() for file in (tmp_path / name).glob("*[!k]")} for name in ("single", *caches)]
+    assert files[0] == files[1] == files[2]
+    assert len(files[0]) == 4  # two arrays and their checksums; no file that is not finished
+    # What two ranks have computed is reused by one.
+    trainer_of(1, Precomputing(tmp_path, caches)).predict(classifier, return_predictions=False)
+    assert torch.load(tmp_path / "1-0-1.pt")[1] == []
+
+
+@pytest.mark.fault(
+    "a photo goes bad while two ranks compute activations: both stop with the message, nothing half-written"
+)
+def test_what_one_rank_cannot_read_is_said_by_both(classifier: Loading, tmp_path: Path) -> None:
+    root = shutil.copytree(classifier.data.root, tmp_path / "photos")
+    classifier.data = DogsCatsDataModule(root, size=24, batch_size=10, num_workers=0)
+    classifier.data.setup()
+    (root / classifier.data.train.paths[12]).write_bytes(b"gone bad after the check")  # in the batch of the second rank
+    with pytest.raises(Exception, match="it became unreadable"):
+        trainer_of(2, Precomputing(tmp_path, ["both", "both"])).predict(classifier, return_predictions=False)
+    assert {file.suffix for file in (tmp_path / "both").iterdir()} <= {".lock"}
 
 
 class SavingFinder(LRFinder):

@@ -21,6 +21,7 @@ from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar, text_table
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
 from dogscats.runs.files import digest, read_json, write_csv, write_json
+from dogscats.runs.locks import locked
 from dogscats.runs.text import shown
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,16 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
     """
     paths = sorted(paths)
     remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
-    before = _remembered(remembered)
+    if (before := _remembered(remembered)) is not None:
+        return _check(root, paths, remembered, before, shrink)
+    # Of the ranks that torchrun or Slurm start, and of other runs, one decodes the photos and the others wait.
+    with locked(remembered.with_suffix(".lock"), f"{remembered}"):
+        return _check(root, paths, remembered, _remembered(remembered), shrink)
+
+
+def _check(
+    root: Path, paths: Sequence[str], remembered: Path, before: Findings | None, shrink: Shrink | None
+) -> Findings:
     if before is None and shrink:
         shrink = planned(shrink, root, paths)
     found = examine(root, paths if before is None else list(before.bad), shrink)

@@ -288,7 +288,7 @@ class DogsCatsDataModule(LightningDataModule):
         return PhotoDataset(self.valid, self.evaluation, self.seed)
 
     def loader(
-        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True, shared: bool = True
+        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True, whole: bool = False
     ) -> DataLoader[Batch]:
         """Make a loader of batches, in the order of the photos or shuffled by the dataset's seed and the epoch.
 
@@ -296,13 +296,13 @@ class DogsCatsDataModule(LightningDataModule):
             dataset: dataset to load.
             shuffle: whether to shuffle, for training.
             persistent: whether to keep the workers between epochs.
-            shared: whether to split each batch across ranks; otherwise every rank gets all photos.
+            whole: whether ranks take whole batches in turn; otherwise each batch is split across ranks.
         """
         ranks = process_rank()[1]
         workers = fitting_workers(self.num_workers, self.batch_size * 3 * self.size**2 // ranks, ranks)
         return LazyDataLoader(
             PhotoBatches(dataset),
-            sampler=self.batch_sampler(dataset, shuffle, shared),
+            sampler=self.batch_sampler(dataset, shuffle, whole),
             batch_size=None,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
@@ -313,13 +313,13 @@ class DogsCatsDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
-    def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, shared: bool = True) -> SharedBatchSampler:
+    def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, whole: bool = False) -> SharedBatchSampler:
         """Make the batch sampler of `loader`.
 
         Raises:
             UserError: if the batch size cannot be split across ranks.
         """
-        rank, world_size = process_rank() if shared else (0, 1)
+        rank, world_size = process_rank()
         if self.batch_size % world_size or self.batch_size < 2 * world_size:
             raise ArgumentError(
                 "data",
@@ -331,7 +331,7 @@ class DogsCatsDataModule(LightningDataModule):
                 "data", f"root={self.root}: {len(dataset)} training photos are too few for {world_size} ranks."
             )
         sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
-        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size)
+        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size, whole)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of augmented training photos, for your own Trainer."""

@@ -1,5 +1,6 @@
 """Samplers: the order of photos, and how batches are split across ranks."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -49,11 +50,25 @@ class SharedBatchSampler(DistributedSampler[list[tuple[int, int]]]):
         training: whether shares must be equal.
         rank: index of this rank.
         world_size: number of ranks.
+        whole: whether ranks take whole batches in turn instead, so that each batch is that of a single-process run.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int, training: bool, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        sampler: EpochSampler,
+        batch_size: int,
+        training: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        whole: bool = False,
+    ):
         super().__init__(range(len(sampler)), world_size, rank)  # type: ignore[arg-type]
-        self.sampler, self.batch_size, self.training = sampler, batch_size, training
+        self.sampler, self.batch_size, self.training, self.whole = sampler, batch_size, training, whole
+
+    @property
+    def count(self) -> int:
+        """Number of batches of all ranks together."""
+        return math.ceil(len(self.sampler) / self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch."""
@@ -62,6 +77,8 @@ class SharedBatchSampler(DistributedSampler[list[tuple[int, int]]]):
     def _share(self, start: int) -> int:
         """Return this rank's number of photos in the batch that starts at `start`."""
         count = min(self.batch_size, len(self.sampler) - start)
+        if self.whole:
+            return count if start // self.batch_size % self.num_replicas == self.rank else 0
         if self.training:
             share = count // self.num_replicas
             return share if share >= 2 else 0
@@ -74,5 +91,7 @@ class SharedBatchSampler(DistributedSampler[list[tuple[int, int]]]):
         order = list(self.sampler)
         for start in range(0, len(order), self.batch_size):
             share = self._share(start)
-            if share:
+            if share and self.whole:
+                yield order[start : start + share]
+            elif share:
                 yield order[start + self.rank : start + self.batch_size : self.num_replicas][:share]

@@ -69,7 +69,8 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
         watch.start()
         yield fabric
     except BaseException as error:
-        lost = watch.lost(error)
+        # A user error is raised by all ranks: those that have ended before this one are not the reason.
+        lost = None if isinstance(error, UserError) else watch.lost(error)
         for process in watch.processes:
             process.kill()
         if not fabric.is_global_zero and (user_message(error) or re.search(DISCONNECTED, str(error))):
