@@ -212,7 +212,7 @@ def test_a_test_set_without_a_class_is_evaluated(
     assert "5 photos of test" in result.stdout
     (tmp_path / "others" / "train").symlink_to(shared_root / "train")
     result = run_command("evaluate.py", f"ckpt={trained}", "data.root=others", "split=train", "callbacks.tta.n_aug=0")
-    assert "these are 0.8 of the photos in train/" in result.stdout
+    assert "These are 80 % of the photos in train/; split=valid has the others" in result.stdout
 
 
 @pytest.fixture(scope="module")
