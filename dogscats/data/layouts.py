@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dogscats.data.arguments import check_root
@@ -36,7 +36,7 @@ class Photos:
     paths: Sequence[str]
     labels: Sequence[int]
     odd: Collection[str] = ()
-    shrink: Shrink | None = None
+    shrink: Shrink | None = field(default=None, compare=False)  # the same photos, however they are read
 
 
 @dataclass(frozen=True)
