@@ -18,6 +18,7 @@ from dogscats.data.images import UnreadableImageError, read_image
 from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
 from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar, text_table
+from dogscats.runs.content import load_samples, save_samples
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
 from dogscats.runs.files import digest, read_json, write_csv, write_json
 from dogscats.runs.locks import locked
@@ -119,7 +120,9 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path) -> Findings:
         cache_dir: folder for the cached result, `checked-<fingerprint>.json`.
     """
     paths = sorted(paths)
+    load_samples(samples := cache_dir / "checked-samples.bin")
     remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
+    save_samples(samples)
     if (before := _remembered(remembered)) is not None:
         return _check(root, paths, remembered, before)
     # Of the ranks that torchrun or Slurm start, and of other runs, one decodes the photos and the others wait.

@@ -81,10 +81,21 @@ class UnreadableImageError(Exception):
     """A file that cannot be decoded as an image; the message is the reason."""
 
 
-def natural_key(path: str | Path) -> list[tuple[int, str]]:
-    """Return a key for natural sort order: `2.jpg` before `10.jpg`."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+DIGITS = re.compile(r"\d+")
+
+
+def natural_key(path: str | Path) -> str:
+    """Return a key for natural sort order: `2.jpg` before `10.jpg`.
+
+    A number is preceded by its length, and by a character that is less than all others: a text sorts before a longer
+    one. Text is compared much faster than lists of text and numbers.
+    """
+    return DIGITS.sub(_number_key, str(path))
+
+
+def _number_key(found: re.Match[str]) -> str:
+    number = str(int(found[0]))
+    return f"\0{chr(len(number))}{number}"
 
 
 def walk_files(folder: Path) -> Iterator[str]:

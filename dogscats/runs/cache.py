@@ -3,17 +3,15 @@
 import hashlib
 import os
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dogscats.runs.content import file_versions
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import digest, read_json, write_json
-
-SAMPLE = 4096
-"""Bytes of each sample of a file: a page, the least that a disk reads."""
 
 PART = 1 << 20
 """Bytes of an array that are verified at once: a whole number of values, and little enough for the CPU's cache."""
@@ -53,38 +51,10 @@ def fingerprint(root: Path, paths: Iterable[str]) -> str:
 
     For a missing file, such as the target of a broken link, only the path counts.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        try:
-            version = f"{(root / path).stat().st_mtime_ns}\0{content_sample(root / path)}"
-        except OSError:
-            version = ""
-        digest.update(f"{path}\0{version}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def content_sample(file: Path) -> str:
-    """Return the size of a file in bytes, and a hash of three samples of its content.
-
-    A photo that replaces another is noticed, even with the same size and modification time.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    status = file.stat()
-    return f"{status.st_size}\0{_sampled(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)}"
-
-
-@cache
-def _sampled(file: Path, size: int, *version: int) -> str:
-    """Hash the start, middle and end of a file; `version` changes with the file, so that it is read once a process."""
-    if not file.is_file():  # a pipe would be waited for
-        return ""
-    digest = hashlib.blake2b(digest_size=8)
-    with file.open("rb", buffering=0) as content:
-        for start in sorted({0, max(size // 2 - SAMPLE // 2, 0), max(size - SAMPLE, 0)}):
-            content.seek(start)
-            digest.update(content.read(SAMPLE))
+    digest, paths = _blake2b(), list(paths)
+    for path, version in zip(paths, file_versions(root, paths), strict=True):
+        line = f"{path}\0{version[0]}\0{version[1]}\0{version[2]}\n" if version else f"{path}\0\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

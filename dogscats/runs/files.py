@@ -112,6 +112,8 @@ FORMULA = ("=", "+", "-", "@")
 
 def cell(value: object) -> object:
     """Return a value as `write_csv` writes it."""
+    if type(value) is str and value.isprintable() and value[:1] not in FORMULA:
+        return value  # most are, in tables with a million rows
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
@@ -132,9 +134,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: if it is damaged.
     """
+    return list(csv_rows(path))
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of `read_csv`, one at a time in memory."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            yield from csv.DictReader(file)
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.runs.cache import content_sample
+from dogscats.runs.content import file_versions
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import cell, read_csv, write_csv
+from dogscats.runs.files import cell, csv_rows, write_csv
 from dogscats.runs.text import listed
 
 log = logging.getLogger(__name__)
@@ -26,18 +26,21 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
     Raises:
         UserError: if photos were added, removed, changed or moved between splits, and not accepted by `data.changed`.
     """
+    classes = [str(cell(name)) for name in data.classes]
     now = {
-        str(cell(path)): (split, *content_sample(photos.root / path).split("\0"), str(cell(data.classes[label])))
+        str(cell(path)): (split, *((str(version[1]), version[2]) if version else ("", "")), classes[label])
         for split, photos in (("train", data.train), ("valid", data.valid), ("test", data.test))
         if photos
-        for path, label in zip(photos.paths, photos.labels, strict=True)
+        for path, label, version in zip(
+            photos.paths, photos.labels, file_versions(photos.root, photos.paths), strict=True
+        )
     }
     file = run_dir / FILE
     if resumed and file.is_file():
         try:
             before = {
                 row["path"]: (row["split"], row["bytes"], row["sample"], *([row["label"]] if "label" in row else []))
-                for row in read_csv(file)
+                for row in csv_rows(file)
             }
         except KeyError as error:
             raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
