@@ -76,6 +76,7 @@ def measure(settings: Million) -> dict[str, float]:
             assert not left_out(root, found.used)
         with timed("fingerprint"):
             key = fingerprint(root, sorted([*found.train.paths, *found.valid.paths]))
+        del found
         folder = cache_folder(root)
         write_json(folder / f"checked-{key}.json", {"photos": settings.files, "bad": {}, "odd": {}})
         data = DogsCatsDataModule(root, num_workers=0)

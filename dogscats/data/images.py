@@ -94,7 +94,9 @@ def natural_key(path: str | Path) -> str:
 
 
 def _number_key(found: re.Match[str]) -> str:
-    number = str(int(found[0]))
+    number = found[0]
+    if number[0] == "0" or not number.isascii():
+        number = str(int(number))
     return f"\0{chr(len(number))}{number}"
 
 
@@ -135,7 +137,10 @@ def list_images(folder: Path) -> list[Path]:
 
 def is_image_name(folder: Path, name: str) -> bool:
     """Return whether the file `name` in `folder` is an image; see `is_image`."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS or is_image(folder / name)  # noqa: PTH122
+    dot = name.rfind(".")
+    if dot > 0 and name[dot - 1] not in "./" and name[dot:].lower() in EXTENSIONS:
+        return True  # as of most files; a Path for each would take most of the time
+    return is_image(folder / name)
 
 
 def is_image(path: Path) -> bool:

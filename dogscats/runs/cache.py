@@ -13,6 +13,9 @@ from dogscats.runs.content import file_versions
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import digest, read_json, write_json
 
+LINES = 1000
+"""Files whose lines are hashed at once."""
+
 PART = 1 << 20
 """Bytes of an array that are verified at once: a whole number of values, and little enough for the CPU's cache."""
 
@@ -52,9 +55,13 @@ def fingerprint(root: Path, paths: Iterable[str]) -> str:
     For a missing file, such as the target of a broken link, only the path counts.
     """
     digest, paths = _blake2b(), list(paths)
-    for path, version in zip(paths, file_versions(root, paths), strict=True):
-        line = f"{path}\0{version[0]}\0{version[1]}\0{version[2]}\n" if version else f"{path}\0\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+    for start in range(0, len(paths), LINES):
+        group = paths[start : start + LINES]
+        lines = (
+            f"{path}\0{version[0]}\0{version[1]}\0{version[2]}\n" if version else f"{path}\0\n"
+            for path, version in zip(group, file_versions(root, group), strict=True)
+        )
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from dogscats.runs.errors import Failure
@@ -98,10 +99,16 @@ def load_samples(file: Path) -> None:
 
 
 def save_samples(file: Path) -> None:
-    """Write the samples for later processes, atomically; not in a read-only folder."""
-    kept = _known if len(_others) > MOST_OTHERS * len(_known) else {**_others, **_known}
-    content = b"".join(part for record in kept.items() for part in record)
-    if file.is_file() and file.stat().st_size == 16 + len(content):  # nothing new
+    """Write the samples for later processes if there are new ones; not in a read-only folder."""
+    others = _others if len(_others) <= MOST_OTHERS * len(_known) else {}
+    size = 16 + RECORD * (len(_known) + len(others))
+    if file.is_file() and file.stat().st_size == size:
         return
-    with suppress(Failure), atomic_path(file) as temporary:
-        temporary.write_bytes(hashlib.blake2b(content, digest_size=16).digest() + content)
+    digest = hashlib.blake2b(digest_size=16)
+    with suppress(Failure), atomic_path(file) as temporary, temporary.open("wb") as content:
+        content.write(bytes(16))
+        for record in chain(others.items(), _known.items()):
+            content.write(line := b"".join(record))
+            digest.update(line)
+        content.seek(0)
+        content.write(digest.digest())

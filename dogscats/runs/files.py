@@ -97,13 +97,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     Bytes of file names that are not valid UTF-8 are escaped, as are control characters. Text that a spreadsheet would
     take for a formula gets an apostrophe in front.
     """
+    write_rows(path, [cell(value) for value in header], (map(cell, row) for row in rows))
+
+
+def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file like `write_csv`, of values that `cell` has returned."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(cell, header))
-        writer.writerows(map(cell, row) for row in rows)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 FORMULA = ("=", "+", "-", "@")
