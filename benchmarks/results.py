@@ -164,6 +164,7 @@ def write_results(taken: Mapping[str, Any], path: Path) -> None:
         "",
         *distance(taken.get("limit")),
         *growth(taken),
+        *million(taken),
         "## GPU",
         "",
         "Not measured: no GPU was available. `python -m benchmarks.lesson_at_scale` measures the full lesson on "
@@ -220,5 +221,34 @@ def growth(taken: Mapping[str, Any]) -> list[str]:
         *(f"| {v['count']} | {v['images_per_s']:.1f} | {v['peak_rss_mb']:.0f} |" for v in measured),
         "",
         f"The cache key of {measured[-1]['files']} files takes {max(v['key_seconds'] for v in measured):.2f} s.",
+        "",
+    ]
+
+
+def million(taken: Mapping[str, Any]) -> list[str]:
+    """Write the table of the start with very many files."""
+    found = taken.get("million")
+    if not found:
+        return []
+    steps = {
+        "listing": "find the photos, their classes and the held-out ones, and files left out",
+        "fingerprint": "cache key: size, times and content of every file, the first time",
+        "photos_csv": "`photos.csv`",
+        "sampler": "one epoch of the batch sampler",
+        "repeated": "start of the run when it is repeated, up to the first batch of activations",
+    }
+    return [
+        f"## Start with {found['files']:,} photos",
+        "",
+        "Empty files in class folders, in one process; peak memory includes PyTorch. The checked photos and the",
+        "activations are in the cache. The last row has all steps and verifies the activations.",
+        "",
+        "| what | seconds | peak memory, MB |",
+        "|---|---|---|",
+        *(
+            f"| {what} | {found[f'{step}_seconds']:.1f} | "
+            f"{found['repeated_peak_rss_mb' if step == 'repeated' else 'peak_rss_mb']:.0f} |"
+            for step, what in steps.items()
+        ),
         "",
     ]

@@ -28,7 +28,7 @@ from dogscats.data.images import list_images
 from dogscats.runs.files import atomic_path
 
 FOLDER = Path(__file__).parent
-GROWTH = (500, 2_000, 8_000)
+GROWTH = (500, 2_000, 8_000, 20_000)
 
 
 @dataclass
@@ -140,6 +140,7 @@ def measure(settings: Bench) -> None:
         once("limit", "limit", "benchmarks.limit", *common)
         for count in GROWTH:
             once(f"growth/{count}", "growth", "benchmarks.growth", f"photos={photos}", f"count={count}")
+        once("million", "million", "benchmarks.million")
     measurements.add("machine", machine(settings))
     write_results(measurements.taken, Path(settings.output) / "RESULTS.md")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import command_runner
 
-from benchmarks import cross_validation, domains, growth, lesson_at_scale, limit, ours, results, run
+from benchmarks import cross_validation, domains, growth, lesson_at_scale, limit, million, ours, results, run
 from benchmarks.settings import Settings, from_command_line
 from dogscats.runs.errors import UserError
 from dogscats.stage import Stage
@@ -92,6 +92,12 @@ def test_growth_computes_as_many_photos_as_it_says(shared_root: Path) -> None:
     assert metrics["count"] == 40
     assert metrics["images_per_s"] > 0
     assert metrics["files"] == 60
+
+
+def test_the_start_with_many_photos_has_all_steps() -> None:
+    metrics = million.measure(million.Million(files=60, classes=3))
+    assert {"listing_seconds", "repeated_seconds", "peak_rss_mb"} <= metrics.keys()
+    assert "## Start with 60 photos" in results.million({"million": metrics})
 
 
 def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from conftest import REPOSITORY, TINY, Run, draw_root
 
 import dogscats.data.check
 from dogscats.data import DogsCatsDataModule
-from dogscats.data.check import check_images, find_leaks, write_bad_images
+from dogscats.data.check import Findings, check_images, find_leaks, write_bad_images
 from dogscats.data.layouts import find_photos
+from dogscats.data.shrink import Shrink
 from dogscats.runs.errors import UserError
 from dogscats.runs.text import shown
 
@@ -192,3 +195,20 @@ def test_a_run_that_skips_lists_them(run_command: Run, root: Path, tmp_path: Pat
     (file,) = tmp_path.glob("outputs/*/*/bad_images.csv")
     assert len(file.read_text().splitlines()) == 1 + len(bad)
     assert json.loads(file.with_name("metrics.json").read_text())["final"]["n"] == 9
+
+
+@pytest.mark.fault("the ranks of torchrun check the same photos at once: decoded once")
+def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that waits for the lock finds the result of the other."""
+    paths = [path for photos in find_photos(root)[1:] for path in photos.paths]
+    examined: list[int] = []
+
+    def counting(root: Path, paths: list[str], shrink: Shrink | None) -> Findings:
+        examined.append(len(paths))
+        time.sleep(0.3)  # the others reach the lock
+        return Findings({}, {}, {})
+
+    monkeypatch.setattr(dogscats.data.check, "examine", counting)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: check_images(root, paths, root / "tmp"), range(3)))
+    assert sorted(examined) == [0, 0, len(paths)]  # only the bad ones, of which there are none

@@ -2,6 +2,8 @@
 
 import io
 import os
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from conftest import REAL_DATA
 from PIL import Image
 
 from dogscats import transforms
-from dogscats.data.images import UnreadableImageError, list_images, read_image
+from dogscats.data.images import UnreadableImageError, list_images, natural_key, read_image
 
 GREY = np.add.outer(np.arange(0, 120, 4), np.arange(0, 80, 2)).astype(np.uint8)  # (30, 40)
 COLOR = np.stack([GREY, 255 - GREY, np.roll(GREY, 7, axis=1)], axis=2)
@@ -314,3 +316,15 @@ def test_real_photos_are_decoded_as_pillow_does() -> None:
         pytest.skip(f"no photos at {folder}")
     for path in list_images(folder)[::20]:
         assert np.array_equal(pixels(path), np.asarray(Image.open(path).convert("RGB")))
+
+
+def old_key(path: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", path)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def test_natural_order_compares_numbers_and_the_text_between_them() -> None:
+    """The key is text, which is fast; it sorts like a list of text and numbers."""
+    draw = random.Random(0)
+    names = ["".join(draw.choices("ab10_9 .\udce9é٣", k=draw.randint(0, 7))) for _ in range(3000)]
+    assert sorted(names, key=natural_key) == sorted(names, key=old_key)

@@ -152,7 +152,7 @@ def test_only_its_content_makes_a_photo_unreadable(
     result = run_command("train.py", f"data.root={root}", *FAST, "data.on_bad_image=skip")
     assert result.returncode == 1
     assert "cat.3.jpg" in result.stderr
-    assert not list((root / "tmp").glob("checked-*"))
+    assert not list((root / "tmp").glob("checked-*.json"))
 
 
 @pytest.mark.fault("JPEG with extraneous bytes: named once, then silent")

@@ -19,6 +19,7 @@ from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, lef
 from dogscats.data.shrink import Shrink, planned
 from dogscats.runs.cache import cache_folder, fingerprint
 from dogscats.runs.console import progress_bar, text_table
+from dogscats.runs.content import load_samples, save_samples
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
 from dogscats.runs.files import digest, read_json, write_csv, write_json
 from dogscats.runs.locks import locked
@@ -137,7 +138,9 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
         shrink: how large photos are decoded, as in `examine`.
     """
     paths = sorted(paths)
+    load_samples(samples := cache_dir / "checked-samples.bin")
     remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
+    save_samples(samples)
     if (before := _remembered(remembered)) is not None:
         return _check(root, paths, remembered, before, shrink)
     # Of the ranks that torchrun or Slurm start, and of other runs, one decodes the photos and the others wait.

@@ -107,13 +107,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     Bytes of file names that are not valid UTF-8 are escaped, as are control characters. Text that a spreadsheet would
     take for a formula gets an apostrophe in front.
     """
+    write_rows(path, [cell(value) for value in header], (map(cell, row) for row in rows))
+
+
+def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file like `write_csv`, of values that `cell` has returned."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(cell, header))
-        writer.writerows(map(cell, row) for row in rows)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 FORMULA = ("=", "+", "-", "@")
@@ -122,6 +127,8 @@ FORMULA = ("=", "+", "-", "@")
 
 def cell(value: object) -> object:
     """Return a value as `write_csv` writes it."""
+    if type(value) is str and value.isprintable() and value[:1] not in FORMULA:
+        return value  # most are, in tables with a million rows
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
@@ -142,9 +149,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: if it is damaged.
     """
+    return list(csv_rows(path))
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of `read_csv`, one at a time in memory."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            yield from csv.DictReader(file)
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
 

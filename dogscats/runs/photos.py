@@ -1,13 +1,13 @@
 """The photos of a run, `photos.csv`: a run is not resumed with others unnoticed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.runs.cache import content_sample
+from dogscats.runs.content import file_versions
 from dogscats.runs.errors import UserError
-from dogscats.runs.files import cell, read_csv, write_csv
+from dogscats.runs.files import cell, csv_rows, write_rows
 from dogscats.runs.text import listed
 
 log = logging.getLogger(__name__)
@@ -26,18 +26,12 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
     Raises:
         UserError: if photos were added, removed, changed or moved between splits, and not accepted by `data.changed`.
     """
-    now = {
-        str(cell(path)): (split, *content_sample(photos.root / path).split("\0"), str(cell(data.classes[label])))
-        for split, photos in (("train", data.train), ("valid", data.valid), ("test", data.test))
-        if photos
-        for path, label in zip(photos.paths, photos.labels, strict=True)
-    }
     file = run_dir / FILE
     if resumed and file.is_file():
         try:
             before = {
                 row["path"]: (row["split"], row["bytes"], row["sample"], *([row["label"]] if "label" in row else []))
-                for row in read_csv(file)
+                for row in csv_rows(file)
             }
         except KeyError as error:
             raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
@@ -47,6 +41,7 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
                 f"data.root={data.root}: the classes are {listed(data.classes)} now, but those of the run in {run_dir} "
                 f"are {listed(sorted(labels))}. Put them back as they were, or start a new run."
             )
+        now = {path: (split, size, sample, label) for split, path, size, sample, label in _rows(data)}
         if not any(split == "test" for split, *_ in before.values()):
             # A run of an older version, or without a labelled test/: training is the same with one.
             changes = differences(before, {path: row for path, row in now.items() if row[0] != "test"})
@@ -59,11 +54,18 @@ def keep_photos(data: DogsCatsDataModule, run_dir: Path, resumed: bool) -> None:
                 f"data.root={data.root}: the photos have changed since the run in {run_dir} began: {changes}. Put them "
                 "back as they were, or go on with the photos of now: data.changed=accept."
             )
-    write_csv(
-        file,
-        ["split", "path", "bytes", "sample", "label"],
-        ([split, path, *rest] for path, (split, *rest) in now.items()),
-    )
+    write_rows(file, ["split", "path", "bytes", "sample", "label"], _rows(data))
+
+
+def _rows(data: DogsCatsDataModule) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the rows of `photos.csv`, one at a time in memory."""
+    classes = [str(cell(name)) for name in data.classes]
+    for split, photos in ("train", data.train), ("valid", data.valid), ("test", data.test):
+        if photos:
+            versions = file_versions(photos.root, photos.paths)
+            for path, label, version in zip(photos.paths, photos.labels, versions, strict=True):
+                _, size, sample = version or (0, "", "")
+                yield split, str(cell(path)), str(size), sample, classes[label]
 
 
 def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]) -> str:
