@@ -212,6 +212,7 @@ def test_cross_validation_predicts_each_photo_by_a_head_that_has_not_seen_it() -
     assert (learned.argmax(dim=1) == labels).double().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_cross_validation_of_a_recipe(shared_root: Path, tmp_path: Path) -> None:
     overrides = [
         "recipe=small", "data.size=32", "model=timm", "model.name=test_resnet", "model.weights=none",
@@ -259,6 +260,7 @@ def test_domains_are_measured_once_and_continued(shared_root: Path, tmp_path: Pa
     assert line.startswith(f"| {shared_root.name}, 32 px | head_only | efficientnet_lite0 | ")
 
 
+@pytest.mark.slow
 def test_the_table_of_domains_has_medians_and_intervals(shared_root: Path, tmp_path: Path) -> None:
     settings = tiny_domains(shared_root, tmp_path / "domains.json", seeds=[0, 1, 2])
     row = {"n": 10, "accuracy": 0.5, "accuracy_tta": 0.9, "log_loss": 1, "log_loss_tta": 0.25, "seconds": 3}

@@ -259,6 +259,7 @@ def test_csv_logs_of_an_interrupted_stage_are_kept(run_command: Run, shared_root
     assert losses[0][2] == losses[1][0]  # the epoch that was lost is repeated
 
 
+@pytest.mark.slow
 def test_mlflow_with_a_store_of_its_own(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     result = run_command(
@@ -279,6 +280,7 @@ def test_mlflow_with_a_store_of_its_own(run_command: Run, shared_root: Path, tmp
     assert {"confusion_matrix.png", "augmentation.png", "lr_schedule.png"} == artifacts
 
 
+@pytest.mark.slow
 def test_wandb_offline(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     result = run_command(

@@ -93,6 +93,7 @@ def test_two_ranks_under_torchrun(shared_root: Path, tmp_path: Path) -> None:
     assert (run / "lr_finder.png").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(run_process: Run, shared_root: Path) -> None:
     result = run_process("train.py", f"data.root={shared_root}", *TINY, *TWO, "data.batch_size=5")
     assert result.returncode == 1

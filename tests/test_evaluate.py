@@ -265,6 +265,7 @@ def test_a_mistake_gets_one_message_and_exit_code_1(
     assert "Traceback" not in result.stderr + result.stdout
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_the_process_with_one_message_and_exit_code_1(run_process: Run, trained: Path) -> None:
     result = run_process("evaluate.py", f"run={trained}", "split=nowhere")
     assert result.returncode == 1

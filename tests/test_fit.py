@@ -62,7 +62,8 @@ def test_a_bad_fit_is_refused(tmp_path: Path) -> None:
         DogsCatsDataModule(tmp_path, fit="stretch")
 
 
-@pytest.mark.parametrize("fit", ["pad", pytest.param("squash", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", ["pad", "squash"])
 def test_training_evaluation_and_export_use_the_same_fit(fit: str, run_command: Run, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

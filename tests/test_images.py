@@ -272,6 +272,7 @@ def test_folders_that_link_to_each_other_are_read_once(tmp_path: Path) -> None:
 
 
 @ODD_PHOTO
+@pytest.mark.slow
 def test_large_and_long_pictures_take_little_memory(tmp_path: Path) -> None:
     """200 megapixels are refused before they are decoded; a strip of 1 x 60000 is cut before it is scaled."""
     Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")

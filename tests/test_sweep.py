@@ -123,6 +123,7 @@ def test_one_process_at_a_time_runs_a_sweep(run_command: Run, tmp_path: Path, mo
     assert not list((tmp_path / "sweep").glob("[0-9]*"))
 
 
+@pytest.mark.slow
 def test_a_job_that_diverges_says_so(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     result = run_command(
         "train.py", "-m", "lr=1e-2,1e30", f"data.root={shared_root}", *FAST, f"activations.dir={tmp_path / 'cache'}"

@@ -166,6 +166,7 @@ def test_the_list_names_nothing_that_runs_what_a_config_chooses() -> None:
     assert all(name.startswith(known) for name in TRUSTED)
 
 
+@pytest.mark.slow
 def test_a_config_from_before_the_modules_moved_still_evaluates_and_resumes(
     runs: Path, run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
