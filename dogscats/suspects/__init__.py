@@ -1,0 +1,1 @@
+"""Suspects: photos that may have a wrong label, may be duplicates or leaks, or do not belong in the dataset."""
