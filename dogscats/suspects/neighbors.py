@@ -1,0 +1,72 @@
+"""Nearest neighbors in feature space, and the features in few dimensions that make it quick."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as nnf
+
+from dogscats.runs.console import progress_bar
+
+DIMENSIONS = 512
+"""Largest number of principal components: beyond them, results no longer change and time does."""
+
+ROWS = 4096
+"""Rows of features that are in memory at once."""
+
+BLOCK = 1024
+"""Photos whose similarities to all others are computed at once."""
+
+
+class Neighbors(NamedTuple):
+    """The `K` nearest neighbors of `N` photos, nearest first: `indices` and cosine `similarities`, both `(N, K)`."""
+
+    indices: torch.Tensor
+    similarities: torch.Tensor
+
+
+def principal_components(features: torch.Tensor) -> torch.Tensor:
+    """Reduce features to their principal components.
+
+    Features are standardized first: those of several depths differ in scale by orders of magnitude. Components are
+    divided by the fourth root of their variance, half-way to whitening, so that the few largest ones do not outweigh
+    the others.
+
+    Args:
+        features: features `(N, F)`; may be memory-mapped, as only `ROWS` are read at once.
+
+    Returns:
+        Components `(N, D)`, float32, with `D` at most `DIMENSIONS`.
+    """
+    count, size = features.shape
+    mean, products = torch.zeros(size), torch.zeros(size, size)
+    for rows in features.split(ROWS):
+        mean += rows.sum(dim=0) / count
+    for rows in features.split(ROWS):
+        centered = rows - mean
+        products.addmm_(centered.T, centered, alpha=1 / count)
+    deviation = products.diagonal().sqrt().clamp_min(1e-6)
+    values, vectors = torch.linalg.eigh(products / deviation[:, None] / deviation)
+    most = min(DIMENSIONS, size, max(count - 1, 1))
+    values, vectors = values[-most:].flip(0), vectors[:, -most:].flip(1)
+    vectors = vectors / values.clamp_min(1e-6) ** 0.25 / deviation[:, None]
+    return torch.cat([(rows - mean) @ vectors for rows in features.split(ROWS)])
+
+
+def nearest(points: torch.Tensor, count: int, among: torch.Tensor | None = None) -> Neighbors:
+    """Find the nearest neighbors of each point by cosine similarity, the point itself left out.
+
+    Args:
+        points: points `(N, D)`.
+        count: number of neighbors; fewer if there are fewer points.
+        among: other versions of the same points `(N, D)`, in the same order; `None` for the points themselves.
+    """
+    unit = nnf.normalize(points, dim=1)
+    others = unit if among is None else nnf.normalize(among, dim=1)
+    count = min(count, len(points) - 1)
+    parts = []
+    for start in range(0, len(points), BLOCK):
+        similarities = unit[start : start + BLOCK] @ others.T
+        rows = torch.arange(len(similarities))
+        similarities[rows, start + rows] = -torch.inf
+        parts.append(similarities.topk(count, dim=1))
+    return Neighbors(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
