@@ -26,7 +26,6 @@ from dogscats.data.layouts import left_out
 from dogscats.data.shrink import Shrink, needed_side, resized, shrunken
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import ArgumentError, Failure
-from dogscats.runs.run import unset
 
 SIZE = 32
 SIDE = needed_side([transforms.side_on(SIZE), transforms.none(SIZE)], SIZE)
@@ -95,9 +94,16 @@ def test_a_bad_setting_is_refused(shrink: object) -> None:
         DogsCatsDataModule("photos", shrink=shrink)  # type: ignore[arg-type]
 
 
-def test_a_data_module_without_the_argument_gets_none() -> None:
-    assert unset({"data": {"shrink": "auto"}}, "data", "shrink", default="auto") == ["shrink"]
-    assert unset({"data": {"shrink": False}}, "data", "shrink", default="auto") == []
+def test_a_data_module_without_the_argument_gets_none(run_command: Run, root: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={root}", "data._target_=mine.Older", *TINY, "recipe=head_only"]
+    settings += ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
+    refused = run_command("train.py", *settings, "data.shrink=true")
+    assert refused.returncode == 1
+    assert "shrink" in refused.stderr
+    result = run_command("train.py", *settings, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    evaluated = run_command("evaluate.py", f"run={tmp_path / 'run'}", "trust=true")
+    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_copies_are_made_once_in_the_check(

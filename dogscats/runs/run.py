@@ -183,7 +183,11 @@ class Run:
             "heads": len(model.heads),
             "size": data.size,
             "augment": self.settings["augment"],
-            "data": {key: value for key, value in plain_config(self.cfg)["data"].items() if key not in NOT_NEEDED},
+            "data": {
+                key: value
+                for key, value in plain_config(self.cfg)["data"].items()
+                if key in self.settings["data"] and key not in NOT_NEEDED
+            },
             "seed": self.cfg.seed,
         }
         if self.checkpoint:
