@@ -18,12 +18,12 @@ from dogscats.data.images import LARGE, UnreadableImageError, decode, is_large, 
 from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
 from dogscats.data.shrink import Shrink, planned
 from dogscats.runs.cache import cache_folder, fingerprint
-from dogscats.runs.console import progress_bar, text_table
+from dogscats.runs.console import progress_bar
 from dogscats.runs.content import load_samples, save_samples
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
 from dogscats.runs.files import digest, read_json, write_csv, write_json
 from dogscats.runs.locks import locked
-from dogscats.runs.text import shown
+from dogscats.runs.text import shown, text_table
 
 log = logging.getLogger(__name__)
 

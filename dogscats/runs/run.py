@@ -44,8 +44,9 @@ from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
 from dogscats.runs.progress import ResumeCheckpoint, RunProgress, read_progress, read_whole, run_lock
 from dogscats.runs.ranks import distributed
-from dogscats.runs.report import RunReport, check_metric, look_up
+from dogscats.runs.report import RunReport, check_metric
 from dogscats.runs.settings import Settings
+from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import check_trainer, cpu_computes_bf16, trainer_factory
 from dogscats.stage import Stage
 
