@@ -13,7 +13,7 @@ from conftest import REPOSITORY, TINY, Run, draw_root
 import dogscats.data.check
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.check import check_images, find_leaks, write_bad_images
-from dogscats.data.layouts import find_photos
+from dogscats.data.layouts import find_dataset
 from dogscats.runs.errors import UserError
 from dogscats.runs.text import shown
 
@@ -93,7 +93,8 @@ def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.Monke
         return read(path)
 
     monkeypatch.setattr(dogscats.data.check, "read_image", counting)
-    paths = [*(p for photos in find_photos(root)[1:] for p in photos.paths)]
+    found = find_dataset(root)
+    paths = [*found.train.paths, *found.valid.paths]
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     assert len(decoded) == len(paths) - 1  # all but the one whose name is enough
     decoded.clear()
@@ -116,7 +117,8 @@ def test_bad_images_csv(tmp_path: Path) -> None:
 
 
 def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
-    _, train, valid = find_photos(root)
+    found = find_dataset(root)
+    train, valid = found.train, found.valid
     assert find_leaks(train, valid) == []
     # A duplicate in the other class, one by a link, and a file of the same size that is another photo.
     (root / "valid/cats/duplicate.jpg").write_bytes((root / "train/dogs/dog.3.jpg").read_bytes())
@@ -124,7 +126,8 @@ def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     changed = bytearray((root / "train/dogs/dog.5.jpg").read_bytes())
     changed[-3] ^= 1
     (root / "valid/dogs/similar.jpg").write_bytes(changed)
-    _, train, valid = find_photos(root)
+    found = find_dataset(root)
+    train, valid = found.train, found.valid
     assert find_leaks(train, valid) == [
         ("train/dogs/dog.3.jpg", "valid/cats/duplicate.jpg"),
         ("train/dogs/dog.4.jpg", "valid/dogs/link.jpg"),
@@ -177,7 +180,7 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
 def test_the_command_without_a_dataset(run_command: Run, tmp_path: Path) -> None:
     result = run_command("dogscats/check.py", os.fspath(tmp_path / "nowhere"))
     assert result.returncode == 1
-    assert "nowhere: there is no folder train/" in result.stderr
+    assert "nowhere: there is no such folder" in result.stderr
     assert "Traceback" not in result.stderr
 
 
