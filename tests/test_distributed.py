@@ -198,7 +198,7 @@ class Precomputing(Callback):
 @pytest.mark.fault("activations by two ranks, with and without a shared folder: equal bits, each photo decoded once")
 @pytest.mark.parametrize("caches", [["both", "both"], ["one", "other"]], ids=["shared folder", "own folders"])
 def test_two_ranks_share_the_activations(classifier: Loading, tmp_path: Path, caches: list[str]) -> None:
-    classifier.data = DogsCatsDataModule(classifier.data.root, size=24, batch_size=10, num_workers=0)
+    classifier.data = DogsCatsDataModule(classifier.data.root, size=24, batch_size=10, num_workers=0, shrink="auto")
     classifier.data.setup()  # 24 photos: the last batch is smaller, and of the first rank
     for ranks, folders in (1, ["single"]), (2, caches):
         trainer_of(ranks, Precomputing(tmp_path, folders)).predict(classifier, return_predictions=False)
