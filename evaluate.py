@@ -31,7 +31,7 @@ from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
 from dogscats.runs.signals import interruptible
-from dogscats.runs.text import listed, names_as_text, shown
+from dogscats.runs.text import listed, names_as_text, shown, text_table
 
 # torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def labels_given(cfg: DictConfig) -> dict[str, Any]:
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
     """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
-    from dogscats.runs.console import MOST_CLASSES, text_table
+    from dogscats.runs.console import MOST_CLASSES
 
     headings = ["accuracy", "95 % interval", "balanced", "macro F1", "log loss", "clipped", "ROC AUC", "ECE"]
     table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]

@@ -79,7 +79,7 @@ def measure(settings: Million) -> dict[str, float]:
         del found
         folder = cache_folder(root)
         write_json(folder / f"checked-{key}.json", {"photos": settings.files, "bad": {}, "odd": {}, "sizes": {}})
-        data = DogsCatsDataModule(root, num_workers=0)
+        data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
         data.setup()
         with timed("photos_csv"):
             keep_photos(data, run_dir, resumed=False)
@@ -92,7 +92,7 @@ def measure(settings: Million) -> dict[str, float]:
         for dataset in data.train_dataset("s", augment=False), data.valid_dataset():
             cache_activations(body, dataset, folder)
         with timed("repeated"):
-            data = DogsCatsDataModule(root, num_workers=0)
+            data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
             data.prepare_data()
             data.setup()
             keep_photos(data, run_dir, resumed=False)

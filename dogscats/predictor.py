@@ -21,7 +21,7 @@ from dogscats.metrics import Predictions
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
 from dogscats.runs.directory import checkpoint_of
-from dogscats.runs.errors import ArgumentError, UserError, first_line
+from dogscats.runs.errors import ArgumentError, UserError, first_line, user_message
 from dogscats.runs.trainer import trainer_factory
 from dogscats.runs.trust import build, build_body, checked, load_config
 
@@ -122,7 +122,8 @@ class Predictor:
         try:
             data: DogsCatsDataModule = instantiate({k: v for k, v in config.items() if k not in arguments}, **arguments)
         except InstantiationException as error:
-            raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(first_line(error)) from error
+            cause = error.__cause__
+            raise cause if isinstance(cause, UserError) else UserError(user_message(error)) from error
         return data
 
     def predict(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from conftest import TinyNetwork
@@ -27,6 +28,29 @@ class Data(DogsCatsDataModule):
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
         print("own data module")
+
+
+class Older(DogsCatsDataModule):
+    """Has the arguments of an older version."""
+
+    def __init__(
+        self,
+        root: str,
+        size: int,
+        batch_size: int,
+        num_workers: int | None,
+        limit: int | None,
+        fit: str,
+        valid_fraction: float,
+        on_bad_image: str,
+        download: bool,
+        augment: Callable[[int], v2.Transform],
+        seed: int,
+        cache_dir: str | None,
+        url: str = "",
+        sha256: str | None = None,
+    ) -> None:
+        super().__init__(root, size, batch_size, num_workers, limit, augment, seed, cache_dir, fit=fit)
 
 
 class Epochs(Callback):

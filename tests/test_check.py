@@ -15,7 +15,7 @@ from conftest import REPOSITORY, TINY, Run, draw_root
 import dogscats.data.check
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.check import Findings, check_images, find_leaks, write_bad_images
-from dogscats.data.layouts import find_photos
+from dogscats.data.layouts import find_dataset
 from dogscats.data.shrink import Shrink
 from dogscats.runs.errors import UserError
 from dogscats.runs.text import shown
@@ -96,7 +96,8 @@ def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.Monke
         return decode(path, least=least)
 
     monkeypatch.setattr(dogscats.data.check, "decode", counting)
-    paths = [*(p for photos in find_photos(root)[1:] for p in photos.paths)]
+    found = find_dataset(root)
+    paths = [*found.train.paths, *found.valid.paths]
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     assert len(decoded) == len(paths) - 1  # all but the one whose name is enough
     decoded.clear()
@@ -119,7 +120,8 @@ def test_bad_images_csv(tmp_path: Path) -> None:
 
 
 def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
-    _, train, valid = find_photos(root)
+    found = find_dataset(root)
+    train, valid = found.train, found.valid
     assert find_leaks(train, valid) == []
     # A duplicate in the other class, one by a link, and a file of the same size that is another photo.
     (root / "valid/cats/duplicate.jpg").write_bytes((root / "train/dogs/dog.3.jpg").read_bytes())
@@ -127,7 +129,8 @@ def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     changed = bytearray((root / "train/dogs/dog.5.jpg").read_bytes())
     changed[-3] ^= 1
     (root / "valid/dogs/similar.jpg").write_bytes(changed)
-    _, train, valid = find_photos(root)
+    found = find_dataset(root)
+    train, valid = found.train, found.valid
     assert find_leaks(train, valid) == [
         ("train/dogs/dog.3.jpg", "valid/cats/duplicate.jpg"),
         ("train/dogs/dog.4.jpg", "valid/dogs/link.jpg"),
@@ -180,7 +183,7 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
 def test_the_command_without_a_dataset(run_command: Run, tmp_path: Path) -> None:
     result = run_command("dogscats/check.py", os.fspath(tmp_path / "nowhere"))
     assert result.returncode == 1
-    assert "nowhere: there is no folder train/" in result.stderr
+    assert "nowhere: there is no such folder" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -200,7 +203,8 @@ def test_a_run_that_skips_lists_them(run_command: Run, root: Path, tmp_path: Pat
 @pytest.mark.fault("the ranks of torchrun check the same photos at once: decoded once")
 def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that waits for the lock finds the result of the other."""
-    paths = [path for photos in find_photos(root)[1:] for path in photos.paths]
+    found = find_dataset(root)
+    paths = [*found.train.paths, *found.valid.paths]
     examined: list[int] = []
 
     def counting(root: Path, paths: list[str], shrink: Shrink | None) -> Findings:

@@ -140,8 +140,9 @@ def test_what_cannot_take_effect_is_refused(run_command: Run, shared_root: Path,
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_evaluation_refuses_a_callback_of_training(run_command: Run) -> None:
-    result = run_command("evaluate.py", "run=any", EARLY_STOPPING)
+def test_evaluation_refuses_a_callback_of_training(run_command: Run, tmp_path: Path) -> None:
+    (tmp_path / "any.ckpt").touch()  # not read before that
+    result = run_command("evaluate.py", "ckpt=any.ckpt", EARLY_STOPPING)
     assert result.returncode == 1
     assert "callbacks.early_stopping: this has no effect: it acts when training" in result.stderr
 

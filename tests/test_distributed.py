@@ -20,7 +20,8 @@ from dogscats.backbone import Backbone
 from dogscats.callbacks.lr_finder import LRFinder
 from dogscats.callbacks.tta import TTA, tta_loaders
 from dogscats.classifier import Classifier
-from dogscats.data import DogsCatsDataModule, dataset
+from dogscats.data import DogsCatsDataModule, shrink
+from dogscats.data.images import Decoded
 from dogscats.heads import Heads
 
 NO_PICTURES = "callbacks.reports.pictures=null"  # which take long to draw
@@ -176,14 +177,14 @@ class Precomputing(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Loading)
         rank, decoded = trainer.global_rank, []
-        read = dataset.read_image
+        decode = shrink.decode
 
-        def counting(file: Path, **options: object) -> torch.Tensor:
+        def counting(file: Path, quietly: bool, least: int) -> Decoded:
             decoded.append(file.name)
-            return read(file, **options)  # type: ignore[arg-type]
+            return decode(file, quietly, least)
 
         torch.set_num_threads(1)
-        dataset.read_image = counting
+        shrink.decode = counting
         for photos in pl_module.data.train_dataset("s", augment=False), pl_module.data.train_dataset("s", augment=True):
             loader = pl_module.data.loader(photos, persistent=False, whole=True)
             view = 1 if loader.dataset.dataset.transform is pl_module.data.augmentation else None  # type: ignore[attr-defined]
@@ -191,13 +192,13 @@ class Precomputing(Callback):
             features = precompute(pl_module.body, loader, cache, torch.device("cpu"), view)  # type: ignore[arg-type]
             torch.save((features.clone(), list(decoded)), self.folder / f"{trainer.world_size}-{rank}-{view}.pt")
             decoded.clear()
-        dataset.read_image = read
+        shrink.decode = decode
 
 
 @pytest.mark.fault("activations by two ranks, with and without a shared folder: equal bits, each photo decoded once")
 @pytest.mark.parametrize("caches", [["both", "both"], ["one", "other"]], ids=["shared folder", "own folders"])
 def test_two_ranks_share_the_activations(classifier: Loading, tmp_path: Path, caches: list[str]) -> None:
-    classifier.data = DogsCatsDataModule(classifier.data.root, size=24, batch_size=10, num_workers=0)
+    classifier.data = DogsCatsDataModule(classifier.data.root, size=24, batch_size=10, num_workers=0, shrink="auto")
     classifier.data.setup()  # 24 photos: the last batch is smaller, and of the first rank
     for ranks, folders in (1, ["single"]), (2, caches):
         trainer_of(ranks, Precomputing(tmp_path, folders)).predict(classifier, return_predictions=False)

@@ -9,7 +9,8 @@ from conftest import TINY, Run, draw_photo
 from torchvision.transforms import v2
 
 from dogscats import DogsCatsDataModule, Predictor, transforms
-from dogscats.data.fit import FITS, Square, fitted, pad_to_square
+from dogscats.data.arguments import FITS
+from dogscats.data.fit import Square, fitted, pad_to_square
 from dogscats.runs.errors import UserError
 
 

@@ -15,7 +15,7 @@ from runs import outcome
 import dogscats.data.images
 from dogscats.data.check import check_images
 from dogscats.data.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, list_images, read_image
-from dogscats.data.layouts import find_photos, left_out
+from dogscats.data.layouts import find_dataset, left_out
 from dogscats.runs.cache import fingerprint
 from dogscats.runs.errors import Failure
 
@@ -58,10 +58,11 @@ def test_heic_photos_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     root = draw_root(tmp_path / "photos")
     file = root / "train" / "cats" / "phone.HEIC"
     heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(file)
-    assert "train/cats/phone.HEIC" in find_photos(root)[1].paths
+    assert "train/cats/phone.HEIC" in find_dataset(root).train.paths
     assert read_image(file).shape == (3, 48, 64)
     monkeypatch.setattr(dogscats.data.images, "_formats", lambda: ("JPEG", *FORMATS))
-    _, train, valid = find_photos(root)
+    found = find_dataset(root)
+    train, valid = found.train, found.valid
     assert left_out(root, [*train.paths, *valid.paths]) == ["train/cats/phone.HEIC"]
 
 
@@ -181,7 +182,8 @@ def test_odd_photos_are_remembered_with_the_check(root: Path, tmp_path: Path) ->
     photo = root / "train" / "cats" / "cat.3.jpg"
     content = photo.read_bytes()
     photo.write_bytes(content[:-2] + b"\x00" * 33 + content[-2:])
-    paths = [path for photos in find_photos(root)[1:] for path in photos.paths]
+    found = find_dataset(root)
+    paths = [*found.train.paths, *found.valid.paths]
     for _ in range(2):
         found = check_images(root, paths, tmp_path / "cache")
         assert list(found.odd) == ["train/cats/cat.3.jpg"]

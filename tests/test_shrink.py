@@ -26,7 +26,6 @@ from dogscats.data.layouts import left_out
 from dogscats.data.shrink import Shrink, needed_side, resized, shrunken
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import ArgumentError, Failure
-from dogscats.runs.run import unset
 
 SIZE = 32
 SIDE = needed_side([transforms.side_on(SIZE), transforms.none(SIZE)], SIZE)
@@ -58,7 +57,8 @@ def large_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def module(root: Path, cache: Path, **settings: object) -> DogsCatsDataModule:
-    data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, cache_dir=str(cache), **settings)  # type: ignore[arg-type]
+    settings = {"cache_dir": str(cache), "shrink": "auto"} | settings
+    data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, **settings)  # type: ignore[arg-type]
     data.setup()
     return data
 
@@ -80,7 +80,7 @@ def test_the_side_that_transforms_need() -> None:
     assert needed_side([lambda image: image], 100) == 400
     assert needed_side([v2.Compose([v2.ElasticTransform()])], 100) == 400
     for fit in ("pad", "squash"):
-        data = DogsCatsDataModule("photos", 100, fit=fit)
+        data = DogsCatsDataModule("photos", 100, fit=fit, shrink="auto")
         assert data.shrinking is not None
         assert data.shrinking.side == 200
     assert is_large((1200, 900), SIDE)
@@ -95,9 +95,16 @@ def test_a_bad_setting_is_refused(shrink: object) -> None:
         DogsCatsDataModule("photos", shrink=shrink)  # type: ignore[arg-type]
 
 
-def test_a_data_module_without_the_argument_gets_none() -> None:
-    assert unset({"data": {"shrink": "auto"}}, "data", "shrink", default="auto") == ["shrink"]
-    assert unset({"data": {"shrink": False}}, "data", "shrink", default="auto") == []
+def test_a_data_module_without_the_argument_gets_none(run_command: Run, root: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={root}", "data._target_=mine.Older", *TINY, "recipe=head_only"]
+    settings += ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
+    refused = run_command("train.py", *settings, "data.shrink=true")
+    assert refused.returncode == 1
+    assert "shrink" in refused.stderr
+    result = run_command("train.py", *settings, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    evaluated = run_command("evaluate.py", f"run={tmp_path / 'run'}", "trust=true")
+    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_copies_are_made_once_in_the_check(
@@ -120,7 +127,7 @@ def test_copies_are_made_once_in_the_check(
     before, decoded[:] = inputs(first), []
     assert torch.equal(inputs(module(large_root, tmp_path)), before)
     assert decoded == ["small.jpg"] * 2  # to train on, not to check
-    larger = DogsCatsDataModule(large_root, 64, 5, num_workers=0, cache_dir=str(tmp_path))
+    larger = DogsCatsDataModule(large_root, 64, 5, num_workers=0, cache_dir=str(tmp_path), shrink="auto")
     larger.setup()  # sizes are remembered: only large photos are read again
     assert len(decoded) == 2 + 16
     assert len(copies(tmp_path)) == 32
@@ -314,16 +321,16 @@ def test_copies_are_neither_photos_nor_left_out(tmp_path: Path) -> None:
     for label, name in enumerate(("cats", "dogs")):
         draw_large(root / "train" / name / "large.jpg", label, 0)
     for _ in range(2):
-        data = DogsCatsDataModule(root, SIZE, 5, num_workers=0)
+        data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, shrink="auto")
         data.setup()
         assert len(data.train.paths) == 6
         assert left_out(root, data._found.used) == []
     assert len(copies(root / "tmp")) == 2
     inside = root / "train" / "cats" / "cache"
-    data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, cache_dir=str(inside))
+    data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, cache_dir=str(inside), shrink="auto")
     data.setup()
     assert len(copies(inside)) == 2
-    data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, cache_dir=str(inside))
+    data = DogsCatsDataModule(root, SIZE, 5, num_workers=0, cache_dir=str(inside), shrink="auto")
     data.setup()
     assert len(data.train.paths) == 6
 

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from dogscats.data.arguments import HOW_TO_GET_DATA
 from dogscats.data.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
 from dogscats.data.shrink import Shrink, planned
 from dogscats.runs.cache import cache_folder, fingerprint
-from dogscats.runs.console import progress_bar, text_table
+from dogscats.runs.console import progress_bar
 from dogscats.runs.content import load_samples, save_samples
 from dogscats.runs.errors import Failure, UserError, user_errors_exit
 from dogscats.runs.files import digest, read_json, write_csv, write_json
 from dogscats.runs.locks import locked
-from dogscats.runs.text import shown
+from dogscats.runs.text import shown, text_table
 
 log = logging.getLogger(__name__)
 
@@ -283,8 +282,6 @@ def main() -> None:
     options = parser.parse_args()
     root = options.root.expanduser()
     with user_errors_exit():
-        if not root.is_dir():
-            raise UserError(f"{root}: there is no folder train/ in it; it does not exist.\n{HOW_TO_GET_DATA}")
         if not 0 < options.valid_fraction < 1:
             raise UserError(f"--valid-fraction={options.valid_fraction:g}: expected a number between 0 and 1.")
         text, good = report(root, options.labels, options.group, options.valid_fraction)

@@ -68,7 +68,7 @@ class DogsCatsDataModule(LightningDataModule):
         labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
-            decode all photos in full; see `data.shrink`.
+            decode all photos in full, as runs did before there were copies; see `data.shrink`.
 
     Attributes:
         train: training photos, after `setup`.
@@ -104,7 +104,7 @@ class DogsCatsDataModule(LightningDataModule):
         changed: str = "refuse",
         labels: str | None = None,
         group: str | None = None,
-        shrink: str | bool = "auto",
+        shrink: str | bool = False,
     ):
         super().__init__()
         given: dict[str, Any] = {"root": root, "size": size, "batch_size": batch_size, "num_workers": num_workers}

@@ -38,6 +38,7 @@ class Folders:
             self.base += f"{wrapper}/"
         self.names, self.files = _entries(root / self.base)
         self.hollow: list[str] = []
+        self.notes: list[str] = []
         self._flat: set[str] = set()
         self._folders: dict[str, str] = {}
         for name in self.names:
@@ -78,7 +79,9 @@ class Folders:
         """
         if split not in self._folders:
             return self._alone()
-        found = self._in_folder(f"{self.base}{self._folders[split]}/", split)
+        found = self._in_folder(self.place(split), split)
+        if split == "train":
+            self._check_one_class(found, self.place(split), "move them up")
         for name, paths in found.items():
             if not (paths or allow_empty):
                 folder = self.root / self.place(split) / name
@@ -96,7 +99,7 @@ class Folders:
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """List the photos of a labelled `test/`; empty if it is missing or unlabelled.
 
-        It is labelled if it has folders or flat file names of `classes`.
+        It is labelled if it has folders or flat file names of `classes`. Other folders are told in `notes`.
 
         Raises:
             UserError: if only some of its classes are known.
@@ -110,27 +113,14 @@ class Folders:
             found = {name: paths for name, paths in self._class_folders(folder, names).items() if paths}
         elif not names and any(name.partition(".")[0] in classes and name.count(".") > 1 for name in files):
             found = self._flat_names("test", folder)
+        elif len(names) > 1:
+            self.notes = [f"The photos in {folder} are unlabelled: {listed(names, 3)} are not among the classes"]
         if unknown := [name for name in found if name not in classes]:
             raise UserError(
                 f"data.root={self.root}: {self.place('test')} has photos of {listed(unknown)}, but the classes of "
                 f"{self.place('train')} are {listed(classes)}. Move the others out of {self.place('test')}."
             )
         return found
-
-    def if_nested(self, name: str) -> str:
-        """Return the advice for a split with one class, whose folders may be the classes."""
-        if "train" not in self._folders or not (folder := self.root / self.place("train") / name).is_dir():
-            return ""
-        return f", or, if the folders in {name}/ are the classes, move them up" if _entries(folder)[0] else ""
-
-    def not_classes(self, classes: Sequence[str], labelled_test: bool) -> list[str]:
-        """Say that the folders in `test/` are not classes, and its photos therefore unlabelled."""
-        if "test" not in self._folders or labelled_test:
-            return []
-        names = _entries(self.root / self.place("test"))[0]
-        if len(names) < 2:
-            return []
-        return [f"The photos in {self.place('test')} are unlabelled: {listed(names, 3)} are not among the classes"]
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos in `test1/` and, unless it is labelled, `test/`."""
@@ -178,12 +168,7 @@ class Folders:
                     f"classes into them: {inner['train']}/{name}/ and {other}/{name}/."
                 )
         self._check_names_of_splits(found)
-        if len(found) == 1 and any(path.count("/") > self.base.count("/") + 1 for path in found[next(iter(found))]):
-            name = next(iter(found))
-            raise UserError(
-                f"data.root={self.root}: {self.place('train')} has only one class, {name!r}. If the folders in it are "
-                f"the classes, set data.root={where / name}. Or else add photos of at least one more class."
-            )
+        self._check_one_class(found, self.base, f"set data.root={where / next(iter(found), '')}")
         found = found or self._flat_names("train", self.base)
         if not found:
             raise UserError(
@@ -191,6 +176,15 @@ class Folders:
                 f"{FLAT}.{self._table_hint}\n{HOW_TO_GET_DATA}"
             )
         return found
+
+    def _check_one_class(self, found: Mapping[str, Sequence[str]], folder: str, advice: str) -> None:
+        """Refuse a single class whose photos are in folders, which may be the classes."""
+        if len(found) == 1 and any(path.count("/") > folder.count("/") + 1 for path in found[next(iter(found))]):
+            name = next(iter(found))
+            raise UserError(
+                f"data.root={self.root}: {self.place('train')} has only one class, {name!r}. If the folders in {name}/ "
+                f"are the classes, {advice}. Or else add photos of at least one more class."
+            )
 
     def _check_names_of_splits(self, found: Mapping[str, Sequence[str]]) -> None:
         """Refuse folders such as `seg_train/` and `seg_test/`, whose photos are all in folders of their own."""

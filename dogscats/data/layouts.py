@@ -8,10 +8,11 @@ from pathlib import Path
 from dogscats.data.arguments import check_root
 from dogscats.data.folders import Folders
 from dogscats.data.images import natural_key, walk_files
-from dogscats.data.parquet import has_images, unpacked
+from dogscats.data.parquet import has_images
 from dogscats.data.shrink import Shrink
 from dogscats.data.split import group_of, group_pattern, held_out, held_out_groups, split_of
 from dogscats.data.tables import Table, read_table
+from dogscats.data.unpack import unpacked
 from dogscats.runs.errors import ArgumentError, UserError
 from dogscats.runs.install import how_to_install
 from dogscats.runs.text import listed, shown
@@ -108,10 +109,10 @@ def _find(
     if len(train) < 2:
         raise UserError(
             f"{source.name}: {source.place('train')} has only one class, {next(iter(train))!r}. "
-            f"Add photos of at least one more class{source.if_nested(next(iter(train)))}."
+            "Add photos of at least one more class."
         )
     test, where = source.test(list(train)), ""
-    notes += source.not_classes(list(train), bool(test))
+    notes += source.notes
     if pattern:
         notes += _ungrouped(train, pattern)
     if "valid" in source.splits:
@@ -145,14 +146,6 @@ def _find(
         source.hollow,
         notes,
     )
-
-
-def find_photos(
-    root: Path, valid_fraction: float = 0.2, seed: int = 0, limit: int | None = None
-) -> tuple[list[str], Photos, Photos]:
-    """Find classes, training photos and validation photos in the folders of `root`; see `find_dataset`."""
-    found = find_dataset(root, valid_fraction, seed, limit)
-    return found.classes, found.train, found.valid
 
 
 def find_split(

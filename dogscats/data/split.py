@@ -10,6 +10,12 @@ from dogscats.runs.errors import ArgumentError
 SPELLINGS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
 """Names of each split, as folders or in a table, in any case."""
 
+IS_VALID = "is_valid"
+"""fastai's column of a table for the split."""
+
+TRUTHS = {"valid": ("true", "1", "1.0"), "train": ("false", "0", "0.0")}
+"""What its cells say, in any case: `1.0` is written by pandas for a column with gaps."""
+
 EXACT = 2000
 """Number of photos of a class up to which the nearest sum of groups is found exactly; of more, it fills the rest."""
 
@@ -20,6 +26,17 @@ FEW = 300
 def split_of(name: str) -> str | None:
     """Return the split that a folder or table names: `train`, `valid` or `test`; `None` for any other name."""
     return next((split for split, names in SPELLINGS.items() if name.lower() in names), None)
+
+
+def split_in(column: str, cell: str) -> str | None:
+    """Return the split that a cell names in a column of a table; `None` for any other text."""
+    known = TRUTHS if column.lower() == IS_VALID else SPELLINGS
+    return next((split for split, names in known.items() if cell.lower() in names), None)
+
+
+def spellings(column: str) -> list[str]:
+    """List what may be in the cells of a column of splits."""
+    return [name for names in (TRUTHS if column.lower() == IS_VALID else SPELLINGS).values() for name in names]
 
 
 def held_out(paths: Sequence[str], fraction: float, seed: int) -> list[str]:

@@ -1,30 +1,24 @@
 """Tables of labelled photos: CSV or Parquet files with the columns path, label and perhaps split."""
 
 import csv
-import json
-import os
-import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dogscats.data.images import is_image_name, natural_key, walk_files
-from dogscats.data.split import SPELLINGS, split_of
+from dogscats.data.file_index import FileIndex
+from dogscats.data.images import natural_key
+from dogscats.data.parquet import PATHS, label_names, label_text, open_parquet, read_batches
+from dogscats.data.split import IS_VALID, SPELLINGS, spellings, split_in
 from dogscats.runs.errors import UserError, first_line
-from dogscats.runs.install import how_to_install
 from dogscats.runs.text import listed, shown
 
 COLUMNS = {
-    "path": ("path", "file", "filename", "file_name", "image", "image_id", "id", "name"),
+    "path": PATHS,
     "label": ("label", "labels", "class", "category", "breed", "species", "target"),
-    "split": ("split", "set", "subset"),
+    "split": ("split", "set", "subset", IS_VALID),
 }
 """Names of each column, in any case; the first that a table has is used."""
-
-IS_VALID = "is_valid"
-"""fastai's column for the split, true or false; used in tables without a column `split`."""
 
 SEPARATORS = ",;\t"
 
@@ -33,12 +27,12 @@ MOST_NAMED = 5
 
 
 class Row(NamedTuple):
-    """A row of a table; `where` names it in messages, such as `line 3`, and `split` is as it is written."""
+    """A row of a table; `where` names it in messages, such as `line 3`."""
 
     where: str
     path: str
     label: str
-    split: str | None
+    split: str
 
 
 class Table:
@@ -47,7 +41,7 @@ class Table:
     Args:
         root: folder that the paths in the table are relative to.
         name: name of the table in messages.
-        rows: rows of the table.
+        rows: rows of the table; `split` is `train`, `valid` or `test`.
         splits_from: where rows have their split from, such as `its column split`; empty if they have none.
 
     Raises:
@@ -56,33 +50,34 @@ class Table:
 
     base = ""
     hollow: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, root: Path, name: str, rows: Iterable[Row], splits_from: str = ""):
         self.root, self.name, self.splits_from = root, name, splits_from
         self._by_split: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        files, seen, missing, count = _Files(root), dict[str, tuple[Row, str]](), list[Row](), 0
+        files, seen, missing, count = FileIndex(root), dict[str, Row](), list[Row](), 0
         for row in rows:
             count += 1
-            split = self._split(row)
             if not row.label or not row.path:
-                raise self._error(row, f"it has no {'label' if row.path else 'path'}. Fill it in, or remove the row")
+                what = "label" if row.path else "path"
+                raise UserError(f"{name}: {row.where}: it has no {what}. Fill it in, or remove the row.")
             found = files.find(row.path)
             if not found:
                 missing.append(row)
                 continue
             if len(found) > 1:
-                raise self._error(
-                    row, f"{shown(row.path)!r} may be {listed(found, 2)}. Write the path from data.root on"
+                which = listed(found, 2)
+                raise UserError(
+                    f"{name}: {row.where}: {shown(row.path)!r} may be {which}. Write the path from data.root on."
                 )
             path = found[0]
-            before, where = seen.setdefault(path, (row, split))
+            before = seen.setdefault(path, row)
             if before is row:
-                self._by_split[split][row.label].append(path)
-            elif (before.label, where) != (row.label, split):
-                raise self._error(
-                    row,
-                    f"{shown(path)} is {shown(row.label)!r} in {split}, but {shown(before.label)!r} in {where} in "
-                    f"{before.where}. Remove one of the rows",
+                self._by_split[row.split][row.label].append(path)
+            elif (before.label, before.split) != (row.label, row.split):
+                raise UserError(
+                    f"{name}: {row.where}: {shown(path)} is {shown(row.label)!r} in {row.split}, but "
+                    f"{shown(before.label)!r} in {before.split} in {before.where}. Remove one of the rows."
                 )
         self._names = files.names
         if missing:
@@ -126,31 +121,12 @@ class Table:
             )
         return found
 
-    def if_nested(self, name: str) -> str:
-        """Return no advice: a table has no folders of classes."""
-        return ""
-
-    def not_classes(self, classes: Sequence[str], labelled_test: bool) -> list[str]:
-        """Return no remarks: other rows of test are refused."""
-        return []
-
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos in `test1/` and `test/` that the table does not have."""
         known = {path for by_class in self._by_split.values() for paths in by_class.values() for path in paths}
         folders = {*SPELLINGS["test"], "test1"}
         found = [path for path in self._names if path.partition("/")[0].lower() in folders and path not in known]
         return sorted(found, key=natural_key)
-
-    def _split(self, row: Row) -> str:
-        if row.split is None:
-            return "train"
-        if (split := split_of(row.split)) is None:
-            known = ", ".join(chain.from_iterable(SPELLINGS.values()))
-            raise self._error(row, f"its split is {shown(row.split)!r}, expected one of {known}")
-        return split
-
-    def _error(self, row: Row, what: str) -> UserError:
-        return UserError(f"{self.name}: {row.where}: {what}.")
 
 
 def read_table(root: Path, file: Path, name: str) -> Table:
@@ -169,14 +145,7 @@ def read_table(root: Path, file: Path, name: str) -> Table:
     rows = _parquet_rows(file, name) if file.suffix.lower() == ".parquet" else _text_rows(file, name)
     _, header = next(rows, ("", []))
     columns = find_columns(name, header)
-    fastais = [column.strip().lower() for column in header].index(IS_VALID) if _has(header, IS_VALID) else None
-    if "split" in columns:
-        fastais = None
-
-    def split_in(cells: Sequence[str]) -> str | None:
-        if fastais is not None:
-            return "valid" if cells[fastais].strip().lower() in ("true", "1", "1.0") else "train"
-        return cells[columns["split"]].strip() if "split" in columns else None
+    splits = header[columns["split"]].strip() if "split" in columns else ""
 
     def checked() -> Iterator[Row]:
         for where, cells in rows:
@@ -186,14 +155,13 @@ def read_table(root: Path, file: Path, name: str) -> Table:
                     "the separator in it."
                 )
             path, label = (cells[columns[kind]].strip() for kind in ("path", "label"))
-            yield Row(where, path, label, split_in(cells))
+            written = cells[columns["split"]].strip() if splits else "train"
+            if (split := split_in(splits, written)) is None:
+                known = ", ".join(spellings(splits))
+                raise UserError(f"{name}: {where}: its {splits} is {shown(written)!r}, expected one of {known}.")
+            yield Row(where, path, label, split)
 
-    splits_column = header[columns["split"]].strip() if "split" in columns else IS_VALID if fastais is not None else ""
-    return Table(root, name, checked(), splits_column and f"its column {splits_column}")
-
-
-def _has(header: Sequence[str], column: str) -> bool:
-    return column in (name.strip().lower() for name in header)
+    return Table(root, name, checked(), splits and f"its column {splits}")
 
 
 def table_at(root: str | Path | None, own: str | None, labels: str | None) -> str | None:
@@ -274,115 +242,3 @@ def _parquet_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
             for (column, index), value in zip(wanted.items(), values, strict=True):
                 cells[index] = label_text(value, names.get(column))
             yield f"row {number}", cells
-
-
-def open_parquet(file: Path, name: str) -> Any:
-    """Open a Parquet file.
-
-    Raises:
-        UserError: if it is damaged, or pyarrow is not installed.
-    """
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise UserError(f"{name}: Parquet files need pyarrow: {how_to_install('parquet')}.") from error
-    try:
-        return ParquetFile(file)
-    except ArrowException as error:
-        reason = first_line(error)
-        raise UserError(f"{name}: it is not a Parquet file ({reason}). Download or save it again.") from error
-
-
-def read_batches(table: Any, name: str, **options: Any) -> Iterator[Any]:
-    """Yield the batches of rows of a Parquet file.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    from pyarrow import ArrowException
-
-    try:
-        yield from table.iter_batches(**options)
-    except (ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(f"{name}: it is damaged ({first_line(error)}). Download or save it again.") from error
-
-
-def label_names(schema: Any) -> dict[str, list[str]]:
-    """Return the class names of the columns of type ClassLabel, which `datasets` stores in the schema's metadata."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
-            if isinstance(feature, Mapping) and isinstance(feature.get("names"), list)
-        }
-    except (KeyError, ValueError, TypeError, AttributeError):  # not by `datasets`
-        return {}
-
-
-def label_text(value: Any, names: Sequence[str] | None = None) -> str:
-    """Return a label as text: the class name of a number, if it has one; empty for none, which is -1 there."""
-    if value is None:
-        return ""
-    if names is None or isinstance(value, str):
-        return str(value)
-    return names[value] if 0 <= value < len(names) else ""
-
-
-class _Files:
-    """Photos in a folder, to be found by the paths that a table has.
-
-    Args:
-        root: folder of the photos.
-    """
-
-    def __init__(self, root: Path):
-        self.root, self.top = root, os.path.abspath(root)  # noqa: PTH100  # text, as the paths are
-        self.names = [f for f in walk_files(root) if not f.startswith("tmp/") and is_image_name(root, f)]
-        self.exact = set(self.names)
-        self.by_end: dict[int, dict[str, list[str]]] = {}
-
-    def find(self, path: str) -> list[str]:
-        """List the files that a path may mean: the exact one, or else all whose path ends so, without extension too."""
-        if path in self.exact:
-            return [path]
-        for name in dict.fromkeys((path, path.replace("\\", "/"))):
-            if found := self._find(posixpath.normpath(name)):
-                return found
-        return []
-
-    def _find(self, path: str) -> list[str]:
-        if path.startswith("/"):
-            path = path.removeprefix(self.top.rstrip("/") + "/")
-            return [path] if path in self.exact or self._is_file(path) else []
-        if path in self.exact:
-            return [path]
-        ends = self._ends(path.count("/") + 1)
-        without_extension = ends.get(f"{path}.", [])
-        found = [name for name in without_extension if name.rpartition(".")[0] == path]
-        found = found or ends.get(path, []) or without_extension
-        if len(found) > 1:
-            return sorted(found, key=natural_key)
-        return found or ([path] if self._is_file(path) else [])
-
-    def _is_file(self, path: str) -> bool:
-        try:
-            return (self.root / path).is_file()
-        except (OSError, ValueError):  # what is no path at all, such as a photo in base64
-            return False
-
-    def _ends(self, depth: int) -> dict[str, list[str]]:
-        """Group the files by the last `depth` parts of their paths, with extension and without: `cat.0.`."""
-        if depth not in self.by_end:
-            groups: dict[str, list[str]] = defaultdict(list)
-            for name in self.names:
-                end = name.rpartition("/")[2] if depth == 1 else "/".join(name.split("/")[-depth:])
-                groups[end].append(name)
-                stem, dot, extension = end.rpartition(".")
-                if dot and "/" not in extension:
-                    groups[f"{stem}."].append(name)
-            self.by_end[depth] = dict(groups)
-        return self.by_end[depth]

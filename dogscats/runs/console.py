@@ -1,11 +1,11 @@
-"""Console output: library log levels, progress bars, tables, and the end of the summary."""
+"""Console output: library log levels, progress bars, and the end of the summary."""
 
 import logging
 import os
 import resource
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dogscats.confusion import confused_pairs
 from dogscats.metrics import Predictions
-from dogscats.runs.text import shown
+from dogscats.runs.text import shown, text_table
 
 log = logging.getLogger(__name__)
 
@@ -91,24 +91,6 @@ def _bar_settings() -> dict[str, Any]:
         "dynamic_ncols": True,
         "disable": not shows_progress or getattr(rank_zero_only, "rank", 0) > 0,  # rank 0 shows the bar
     }
-
-
-def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
-    """Format rows of cells as aligned lines.
-
-    Args:
-        rows: rows of cells; the first has the headings.
-        left: number of leading columns to left-align; the others are right-aligned.
-    """
-    cells = [[shown(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
 
 
 def log_confusion_matrix(predictions: Predictions) -> None:

@@ -155,13 +155,7 @@ def _raised_in(error: BaseException) -> str | None:
     """Return the library that itself raised the error, as it does for invalid settings."""
     frames = traceback.extract_tb(error.__traceback__)
     parts = Path(frames[-1].filename).parts if frames else ()
-    libraries = {
-        "pytorch_lightning": "Lightning",
-        "lightning_fabric": "Lightning",
-        "hydra": "Hydra",
-        "omegaconf": "Hydra",
-    }
-    return next((libraries[part] for part in parts if part in libraries), None)
+    return next((LIBRARIES[part] for part in parts if part in LIBRARIES), None)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import shlex
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 CLONE = Path(__file__).resolve().parent.parent.parent
 """The clone that the code is in; without `train.py` if it was installed from a wheel."""
 
@@ -24,8 +26,12 @@ def how_to_install(extra: str) -> str:
     if (CLONE / "pyproject.toml").is_file():
         return f"pip install --editable {shlex.quote(f'{CLONE}[{extra}]')}"
     try:
-        needed = [line.split(";") for line in requires("dogscats") or ()]
+        needed = [Requirement(line) for line in requires("dogscats") or ()]
     except PackageNotFoundError:
         needed = []
-    packages = [name.strip() for name, *marker in needed if marker and f"'{extra}'" in marker[0].replace('"', "'")]
+    packages = [
+        f"{package.name}{package.specifier}"
+        for package in needed
+        if package.marker and package.marker.evaluate({"extra": extra}) and not package.marker.evaluate({"extra": ""})
+    ]
     return f"pip install {shlex.join(packages)}"

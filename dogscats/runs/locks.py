@@ -40,7 +40,7 @@ def locked(file: Path, what: str, timeout: float = -1) -> Iterator[None]:
         except Timeout:
             log.info("Waiting for another process, which uses %s", what)
             lock.acquire(timeout=timeout)
-    except NotImplementedError:  # what older versions of filelock make of ENOSYS
+    except NotImplementedError:  # what filelock 3.12 makes of ENOSYS
         log.warning("%s cannot be locked: its file system has no locks. Do not use it from several processes.", what)
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in UNSUPPORTED | {errno.EROFS, errno.EACCES, errno.EPERM}:

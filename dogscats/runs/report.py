@@ -10,9 +10,10 @@ from typing import Any
 from dogscats.callbacks.history import HEADINGS, METRICS
 from dogscats.confusion import confused_pairs
 from dogscats.metrics import Predictions
-from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb, text_table
+from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import write_csv, write_json
+from dogscats.runs.text import text_table
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -137,21 +138,6 @@ def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict
 def write_confused_pairs(run_dir: Path, predictions: Predictions) -> None:
     """Write `confused_pairs.csv`: actual, predicted, photos; most confused first."""
     write_csv(run_dir / "confused_pairs.csv", ["actual", "predicted", "photos"], confused_pairs(predictions))
-
-
-def look_up(metrics: Mapping[str, Any], path: str) -> float:
-    """Look up a number in the content of a `metrics.json` by its dotted path.
-
-    Raises:
-        UserError: if there is no such number.
-    """
-    value: Any = metrics
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(value, int | float):
-        final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if k.startswith("valid_")]
-        raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
-    return value
 
 
 def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:

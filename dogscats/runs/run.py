@@ -44,8 +44,9 @@ from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
 from dogscats.runs.progress import ResumeCheckpoint, RunProgress, read_progress, read_whole, run_lock
 from dogscats.runs.ranks import distributed
-from dogscats.runs.report import RunReport, check_metric, look_up
+from dogscats.runs.report import RunReport, check_metric
 from dogscats.runs.settings import Settings
+from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import check_trainer, cpu_computes_bf16, trainer_factory
 from dogscats.stage import Stage
 
@@ -183,7 +184,11 @@ class Run:
             "heads": len(model.heads),
             "size": data.size,
             "augment": self.settings["augment"],
-            "data": {key: value for key, value in plain_config(self.cfg)["data"].items() if key not in NOT_NEEDED},
+            "data": {
+                key: value
+                for key, value in plain_config(self.cfg)["data"].items()
+                if key in self.settings["data"] and key not in NOT_NEEDED
+            },
             "seed": self.cfg.seed,
         }
         if self.checkpoint:

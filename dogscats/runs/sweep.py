@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from dogscats.runs.files import read_json, write_csv, write_json
 from dogscats.runs.install import command
 from dogscats.runs.locks import locked
 from dogscats.runs.signals import finish_undisturbed
-from dogscats.runs.text import setting, shown
+from dogscats.runs.text import setting, shown, text_table
 
 # torch and matplotlib are imported where they are used: Hydra loads this module before it shows a help text.
 if TYPE_CHECKING:
@@ -95,8 +95,6 @@ class Job:
     @classmethod
     def read(cls, file: Path, metric: str) -> "Job":
         """Read a job from its record, and its metric from its run directory."""
-        from dogscats.runs.report import look_up
-
         record: Any = read_json(file)
         pairs = dict(str(override).split("=", 1) for override in record["overrides"] if "=" in str(override))
         run_dir, status, value = Path(record["run_dir"]), record["status"], math.nan
@@ -106,6 +104,21 @@ class Job:
             except UserError as error:
                 status = f"{FAILED}: {first_line(error)}"
         return cls(record["number"], pairs, value, status, run_dir)
+
+
+def look_up(metrics: Mapping[str, Any], path: str) -> float:
+    """Look up a number in the content of a `metrics.json` by its dotted path.
+
+    Raises:
+        UserError: if there is no such number.
+    """
+    value: Any = metrics
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float):
+        final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if k.startswith("valid_")]
+        raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
+    return value
 
 
 def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure":
@@ -156,10 +169,7 @@ def write_table(folder: Path, metric: str) -> None:
 
 
 def print_table(folder: Path, metric: str) -> None:
-    """Write and print the jobs so far, best first, and draw `sweep.png`."""
-    from dogscats.plots.publish import publish
-    from dogscats.runs.console import text_table
-
+    """Write and print the jobs so far, best first."""
     write_table(folder, metric)
     jobs = read_jobs(folder, metric)
     keys = swept_keys(jobs)
@@ -168,7 +178,14 @@ def print_table(folder: Path, metric: str) -> None:
         values = (job.overrides.get(key, "") for key in keys)
         rows.append([str(job.number), *values, f"{job.metric:.5f}", shorten(job.status, 60)])
     print("\n".join(text_table(rows, left=len(rows[0]))))
-    publish(draw_sweep(sorted(jobs, key=lambda job: job.number), keys, metric), folder / "sweep.png")
+
+
+def write_picture(folder: Path, metric: str) -> None:
+    """Draw `sweep.png` of the jobs so far, and say where everything is."""
+    from dogscats.plots.publish import publish
+
+    jobs = read_jobs(folder, metric)
+    publish(draw_sweep(sorted(jobs, key=lambda job: job.number), swept_keys(jobs), metric), folder / "sweep.png")
     print(f"Written to {folder}: sweep.csv, sweep.png")
     print(f"Compare the runs: tensorboard --logdir {shlex.quote(str(folder))}")
 
@@ -224,6 +241,7 @@ class SweepReport(Callback):
         try:
             jobs = read_jobs(folder, metric)
             print_table(folder, metric)
+            write_picture(folder, metric)
         except Exception as error:
             reason = user_message(error) or repr(error)
             raise SystemExit(f"error: the table of the sweep cannot be made: {reason}") from error
@@ -247,5 +265,8 @@ def sweep_table() -> Iterator[None]:
                 print_table(folder, metric)
                 typed = [shlex.quote(argument) for argument in read_json(folder / RECORDS / "command.json")]
                 again = " ".join([*typed, setting("hydra.sweep.dir", str(folder))])
-                print(f"To continue the sweep (with the same launcher, if any): {command('train')} -m {again}")
+                print(
+                    f"To continue the sweep (with the same launcher, if any): {command('train')} -m {again}", flush=True
+                )
+                write_picture(folder, metric)  # last: matplotlib and torch take seconds to import
         raise

@@ -1,4 +1,4 @@
-"""Names and paths as text: on a terminal, in commands to be pasted, and without passwords."""
+"""Names and paths as text: on a terminal, in tables, in commands to be pasted, and without passwords."""
 
 import logging
 import re
@@ -56,6 +56,24 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """List names, at most the first `most`."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(map(shown, names[:most])) + more
+
+
+def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
+    """Format rows of cells as aligned lines.
+
+    Args:
+        rows: rows of cells; the first has the headings.
+        left: number of leading columns to left-align; the others are right-aligned.
+    """
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
 
 
 def setting(key: str, value: object) -> str:
