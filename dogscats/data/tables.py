@@ -190,6 +190,11 @@ def _has(header: Sequence[str], column: str) -> bool:
     return column in (name.strip().lower() for name in header)
 
 
+def is_own_root(root: str | Path | None, own: str | None) -> bool:
+    """Return whether a folder of photos is that of a run, `own`; `None` is."""
+    return root is None or (own is not None and Path(root).expanduser().absolute() == Path(own))
+
+
 def table_at(root: str | Path | None, own: str | None, labels: str | None) -> str | None:
     """Return the table of a run's own data, for photos in `root`: `None` for a root that does not have it.
 
@@ -198,7 +203,7 @@ def table_at(root: str | Path | None, own: str | None, labels: str | None) -> st
         own: folder of the run's own data.
         labels: table of the run's own data.
     """
-    if labels is None or root is None or (own is not None and Path(root).expanduser().absolute() == Path(own)):
+    if labels is None or root is None or is_own_root(root, own):
         return labels
     there = Path(root).expanduser() / labels
     return labels if not Path(labels).expanduser().is_absolute() and there.is_file() else None
