@@ -35,6 +35,8 @@ from dogscats.runs.checkpoint import (
 )
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.console import device_name, quiet_libraries, set_progress
+from dogscats.runs.decisions import FILE as DECISIONS
+from dogscats.runs.decisions import keep_decisions, with_own_decisions
 from dogscats.runs.determinism import nondeterminism_named
 from dogscats.runs.directory import plain_config, save_config
 from dogscats.runs.errors import Failure, UserError
@@ -75,9 +77,10 @@ def open_run(checked: Settings) -> Iterator["Run"]:
     cfg, run_dir, stages, resumed = checked.cfg, checked.run_dir, checked.stages, checked.resumed
     model, data = checked.values["model"], checked.values["data"]
     # A target without these does without them.
-    unset = [
-        key for key, default in {"labels": None, "group": None, "shrink": "auto"}.items() if data.get(key) == default
-    ]
+    defaults = {"labels": None, "group": None, "shrink": "auto", "decisions": None}
+    unset = [key for key, default in defaults.items() if data.get(key) == default]
+    if resumed:
+        data = with_own_decisions(data, run_dir)
     settings = checked.values | {
         "model": accepted(model, "model", ("features", "size")),
         "data": accepted(data, "data", ("changed", *unset)),
@@ -89,6 +92,7 @@ def open_run(checked: Settings) -> Iterator["Run"]:
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
         if fabric.is_global_zero and not resumed:
+            (run_dir / DECISIONS).unlink(missing_ok=True)  # of a run that was refused
             save_config(cfg, run_dir)
         try:
             with nondeterminism_named():
@@ -154,8 +158,9 @@ class Run:
         return not self.resumed and hydra.runtime.choices.get("recipe") == "lesson1" and not named
 
     def keep_photos(self, data: DogsCatsDataModule) -> None:
-        """Write the list of photos of a new run; refuse to resume a run with others."""
+        """Write the list of photos of a new run, and decisions about them; refuse to resume a run with others."""
         keep_photos(data, self.out, self.resumed)
+        keep_decisions(data.decisions, self.out, self.cfg.data.get("decisions"))
 
     @property
     def stages_left(self) -> list[Stage]:
@@ -175,6 +180,7 @@ class Run:
         """
         for folder in (self.out, self.out / "checkpoints"):
             remove_unfinished(folder)
+        saved = {key: value for key, value in plain_config(self.cfg)["data"].items() if key not in NOT_NEEDED}
         if data.bad:
             write_bad_images(self.out / "bad_images.csv", data.bad)
         self.description = {
@@ -183,7 +189,7 @@ class Run:
             "heads": len(model.heads),
             "size": data.size,
             "augment": self.settings["augment"],
-            "data": {key: value for key, value in plain_config(self.cfg)["data"].items() if key not in NOT_NEEDED},
+            "data": with_own_decisions(saved, self.out.absolute()),
             "seed": self.cfg.seed,
         }
         if self.checkpoint:
