@@ -336,7 +336,7 @@ def test_runs_with_and_without_decisions_reuse_what_is_computed_and_sweeps_take_
 def test_a_resumed_run_goes_on_with_its_own_copy(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     file = decisions(tmp_path, *SOME)
     mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
-    recipe = ["recipe.precompute.epochs=2", "recipe.finetune.cycles=1", "recipe.augmented.cycles=1"]
+    recipe = ["recipe.precompute.epochs=2", "~recipe.finetune", "recipe.augmented.cycles=1"]
     settings = [f"data.root={shared_root}", *TINY, *recipe, "callbacks.lr_finder.before=none", "callbacks.reports=null"]
     settings += ["data.decisions=decisions.csv", mine]
     straight = run_command("train.py", *settings, "hydra.run.dir=straight")
@@ -357,6 +357,26 @@ def test_a_resumed_run_goes_on_with_its_own_copy(run_command: Run, shared_root: 
         assert outcome(tmp_path / name) == outcome(tmp_path / "straight")
     refused = run_command("train.py", f"resume={tmp_path / 'edited'}", "data.decisions=other.csv")
     assert "a run resumes with its own settings; drop data.decisions=other.csv" in refused.stderr
+
+
+def test_a_refused_run_leaves_no_copy_and_a_file_of_the_user_is_left_alone(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    decisions(tmp_path, *SOME)
+    settings = [f"data.root={shared_root}", *FAST, "data.decisions=decisions.csv"]
+    refused = run_command("train.py", *settings, "load=photos.csv", "hydra.run.dir=run")
+    assert refused.returncode == 1
+    assert not (tmp_path / "run" / "decisions.csv").exists()
+    bad = tmp_path / "bad.ckpt"
+    bad.write_bytes(b"no checkpoint")
+    refused = run_command("train.py", *settings, f"load={bad}", "hydra.run.dir=run")  # after the photos
+    assert "Decisions decisions.csv" in refused.stdout
+    assert refused.returncode == 1
+    assert not (tmp_path / "run" / "decisions.csv").exists()
+    own = decisions(tmp_path / "run", HEADER)
+    refused = run_command("train.py", *settings, "hydra.run.dir=run")
+    assert f"{own}: it is in the way of the run's copy of decisions.csv" in refused.stderr
+    assert own.read_text() == f"{HEADER}\n"
 
 
 def predicted(folder: Path) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dogscats.data.decisions import Decisions
 from dogscats.data.tables import is_own_root
+from dogscats.runs.errors import UserError
 from dogscats.runs.files import atomic_path
 from dogscats.runs.text import shown
 
@@ -30,24 +31,38 @@ def with_own_decisions(data: Mapping[str, Any], run_dir: Path) -> dict[str, Any]
     return {**data} | ({"decisions": str(copy)} if data.get("decisions") and copy.is_file() else {})
 
 
-def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None) -> None:
-    """Write the copy, exactly as read; of a resumed run, say if the original has changed since.
+def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None, resumed: bool) -> bool:
+    """Write the copy, exactly as read, unless it is there; say if the original has changed since.
 
     Args:
         decisions: decisions that the run has read.
         run_dir: run directory.
         given: the original: value of `data.decisions`.
+        resumed: whether the run is resumed.
+
+    Returns:
+        Whether the copy was written.
+
+    Raises:
+        UserError: if there is another file in its place, such as the user's own with `hydra.run.dir=.`.
     """
     if decisions is None or given is None:
-        return
-    with atomic_path(run_dir / FILE) as temporary:
-        temporary.write_bytes(decisions.content)
-    original = Path(given).expanduser()
+        return False
+    copy, original = run_dir / FILE, Path(given).expanduser()
     if original.is_file() and original.read_bytes() != decisions.content:
         log.warning(
             "Decisions %s has changed since the run began, which goes on with its own copy, %s",
-            *(shown(original), shown(run_dir / FILE)),
+            *(shown(original), shown(copy)),
         )
+    if copy.is_file():
+        if not resumed and copy.read_bytes() != decisions.content:
+            raise UserError(
+                f"{copy}: it is in the way of the run's copy of {given}. Move it, or choose another hydra.run.dir."
+            )
+        return False
+    with atomic_path(copy) as temporary:
+        temporary.write_bytes(decisions.content)
+    return True
 
 
 def decisions_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> str | None:

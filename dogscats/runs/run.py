@@ -92,7 +92,6 @@ def open_run(checked: Settings) -> Iterator["Run"]:
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
         if fabric.is_global_zero and not resumed:
-            (run_dir / DECISIONS).unlink(missing_ok=True)  # of a run that was refused
             save_config(cfg, run_dir)
         try:
             with nondeterminism_named():
@@ -100,6 +99,8 @@ def open_run(checked: Settings) -> Iterator["Run"]:
         except UserError as error:
             if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
                 (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
+                if run.wrote_decisions:
+                    (out / DECISIONS).unlink(missing_ok=True)
             raise
 
 
@@ -128,7 +129,7 @@ class Run:
     ):
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
         self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
-        self.report = RunReport(out, started)
+        self.report, self.wrote_decisions = RunReport(out, started), False
         self.lr_finder = build_lr_finder(cfg.callbacks)
         # Built here only to report config errors before any computation.
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
@@ -160,7 +161,8 @@ class Run:
     def keep_photos(self, data: DogsCatsDataModule) -> None:
         """Write the list of photos of a new run, and decisions about them; refuse to resume a run with others."""
         keep_photos(data, self.out, self.resumed)
-        keep_decisions(data.decisions, self.out, self.cfg.data.get("decisions"))
+        given = self.cfg.data.get("decisions")
+        self.wrote_decisions = keep_decisions(data.decisions, self.out, given, self.resumed)
 
     @property
     def stages_left(self) -> list[Stage]:
