@@ -182,7 +182,11 @@ class Run:
         """
         for folder in (self.out, self.out / "checkpoints"):
             remove_unfinished(folder)
-        saved = {key: value for key, value in plain_config(self.cfg)["data"].items() if key not in NOT_NEEDED}
+        saved = {
+            key: value
+            for key, value in plain_config(self.cfg)["data"].items()
+            if key in self.settings["data"] and key not in NOT_NEEDED
+        }
         if data.bad:
             write_bad_images(self.out / "bad_images.csv", data.bad)
         self.description = {
