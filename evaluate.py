@@ -130,9 +130,11 @@ def report(
     from dogscats.runs.console import log_confusion_matrix, peak_rss_mb
     from dogscats.runs.report import write_confused_pairs
 
-    data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **labels_given(cfg))
+    data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
+    if data.decided:
+        log.info("Decisions %s", data.decided)
     if data.held_out:
         share, rest = (
             (data.valid_fraction, "train") if split_of(cfg.split) == "valid" else (1 - data.valid_fraction, "valid")
@@ -162,9 +164,10 @@ def report(
     log_confusion_matrix(tta.best)
 
 
-def labels_given(cfg: DictConfig) -> dict[str, Any]:
-    """Return the table of labels if one was given, as an argument of the data module."""
-    return {} if cfg.data.labels is None else {"labels": cfg.data.labels}
+def files_given(cfg: DictConfig) -> dict[str, Any]:
+    """Return the table of labels and the file of decisions that were given, as arguments of the data module."""
+    given = {key: cfg.data[key] for key in ("labels", "decisions") if cfg.data[key] is not None}
+    return given | ({"decisions": None} if given.get("decisions") == "none" else {})
 
 
 def summarise(metrics: dict[str, Any], split: str) -> None:
@@ -288,7 +291,7 @@ def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
 
     root, fit = cfg.data.root or predictor.trained_on.get("root"), predictor.trained_on.get("fit", "crop")
     if root is not None and Path(root).expanduser().is_dir():
-        data = predictor.data(root, cfg.data.batch_size, **labels_given(cfg))
+        data = predictor.data(root, cfg.data.batch_size, **files_given(cfg))
         photos = data.labelled(cfg.split, predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
         chosen = range(0, len(dataset), -(-len(dataset) // CHECKED_PHOTOS))  # evenly spaced, so all classes appear

@@ -71,6 +71,8 @@ def load_data(run: Run) -> DogsCatsDataModule:
     data.setup()
     run.keep_photos(data)
     log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)
+    if data.decided:
+        log.info("Decisions %s", data.decided)
     if data.test:
         log.info("Test      %d labelled photos, predicted once after the last stage", len(data.test.paths))
     if data.left_out:

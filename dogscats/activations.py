@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dogscats.backbone import Backbone
 from dogscats.classifier import Classifier
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.dataset import Batch, PhotoBatches, PhotoDataset
+from dogscats.data.decisions import before_decisions
 from dogscats.data.features import activation_loader
 from dogscats.data.samplers import SharedBatchSampler
 from dogscats.fold import fold_batchnorm
@@ -119,16 +121,20 @@ class Activations:
                 self._features(augmented, f"activations of train, version {view + 1}", view)
                 for view in range(self.views)
             ]
-        batches = self.data.batch_sampler(plain, shuffle=True)
-        return activation_loader(features, self.data.train, batches, plain.seed)
+        return self._loader(features, plain, shuffle=True)
 
     def valid_loader(self) -> DataLoader[Batch]:
         """Make the validation loader, in the order of the photos."""
         plain = self.data.valid_dataset()
-        features = self._features(plain, "activations of valid")
-        return activation_loader([features], self.data.valid, self.data.batch_sampler(plain), plain.seed)
+        return self._loader([self._features(plain, "activations of valid")], plain)
+
+    def _loader(self, views: list[torch.Tensor], dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
+        batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
+        return activation_loader(views, dataset.photos, batches, dataset.seed, rows)
 
     def _features(self, dataset: PhotoDataset, description: str, view: int | None = None) -> torch.Tensor:
+        dataset = copy(dataset)
+        dataset.photos, _ = before_decisions(dataset.photos)
         loader = self.data.loader(dataset, persistent=False, whole=True)
         folder = cache_folder(self.data.root, self.folder)
         return precompute(self.body, loader, folder, self.fabric.device, view, description)

@@ -20,6 +20,7 @@ from dogscats.data.tables import table_at
 from dogscats.metrics import Predictions
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
+from dogscats.runs.decisions import decisions_at, with_own_decisions
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import ArgumentError, UserError, first_line, user_message
 from dogscats.runs.trainer import trainer_factory
@@ -77,6 +78,7 @@ class Predictor:
             if data is None and config_file.is_file():  # an older checkpoint without these keys
                 config = load_config(config_file, trust)
                 data, seed = config.get("data"), config.get("seed", 0)
+            data = data and with_own_decisions(data, config_file.parent)
             body = build_body(saved["model"], file, trust)
             model = Classifier(body, saved["classes"], heads)
             model.load_state_dict(state)
@@ -115,6 +117,7 @@ class Predictor:
             "download": False,
             "cache_dir": None,
             "labels": table_at(root, self.trained_on.get("root"), self.trained_on.get("labels")),
+            "decisions": decisions_at(root, self.trained_on),
         } | more
         config = checked({"_target_": "dogscats.data.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
         if "_target_" in self.trained_on:  # a custom data module may have other arguments

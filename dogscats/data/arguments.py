@@ -38,6 +38,7 @@ RULES: dict[str, Rule] = {
     "sha256": or_none((lambda value: bool(re.fullmatch("[0-9a-fA-F]{64}", str(value))), "64 hexadecimal digits")),
     "shrink": (lambda value: isinstance(value, str | bool) and value in ("auto", True, False), "auto, true or false"),
     "labels": or_none((lambda value: isinstance(value, str | Path) and value != "", "a table, such as labels.csv")),
+    "decisions": or_none((lambda value: isinstance(value, str | Path) and value != "", "a file: decisions.csv")),
 }
 """Arguments with what is expected of them."""
 
@@ -62,3 +63,17 @@ def check_root(root: Path) -> None:
     """
     if not root.is_dir():
         raise ArgumentError("data", f"root={root}: there is no such folder.\n{HOW_TO_GET_DATA}")
+
+
+def check_decisions(file: str) -> None:
+    """Refuse a file of decisions that does not exist.
+
+    Raises:
+        ArgumentError: with what it should have.
+    """
+    if not Path(file).expanduser().is_file():
+        raise ArgumentError(
+            "data",
+            f"decisions={file}: there is no such file. Give a CSV file with the columns path, decision and label, or "
+            "none to use all photos as they are.",
+        )

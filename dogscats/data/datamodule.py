@@ -16,6 +16,7 @@ from dogscats import transforms
 from dogscats.data.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.check import check_images
 from dogscats.data.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
+from dogscats.data.decisions import Decisions, NewLabels, decide, decided, read_decisions, summary
 from dogscats.data.download import LESSON_URL, download_dataset
 from dogscats.data.fit import fitted
 from dogscats.data.layouts import Found, Photos, find_dataset, find_split, leave_out, left_out, left_out_summary
@@ -69,11 +70,14 @@ class DogsCatsDataModule(LightningDataModule):
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
             decode all photos in full, as runs did before there were copies; see `data.shrink`.
+        decisions: CSV file of photos to drop or relabel, see `data.decisions`; `None` to use all as they are. Splits,
+            classes and `limit` do not depend on it.
 
     Attributes:
-        train: training photos, after `setup`.
-        valid: validation photos, after `setup`.
-        test: labelled test photos, after `setup`; `None` without any.
+        train: training photos, after `setup` and decisions.
+        valid: validation photos, after `setup` and decisions.
+        test: labelled test photos, after `setup` and decisions; `None` without any.
+        decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad: the reason for each skipped photo, after `setup`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
         held_out: after `labelled`: where the photos are of which the split is one part; empty if it is a whole one.
@@ -84,6 +88,7 @@ class DogsCatsDataModule(LightningDataModule):
 
     test: Photos | None = None
     held_out = ""
+    decided = ""
 
     def __init__(
         self,
@@ -105,16 +110,18 @@ class DogsCatsDataModule(LightningDataModule):
         labels: str | None = None,
         group: str | None = None,
         shrink: str | bool = False,
+        decisions: str | None = None,
     ):
         super().__init__()
         given: dict[str, Any] = {"root": root, "size": size, "batch_size": batch_size, "num_workers": num_workers}
         given |= {"limit": limit, "seed": seed, "valid_fraction": valid_fraction, "on_bad_image": on_bad_image}
         given |= {"download": download, "sha256": sha256, "fit": fit, "changed": changed}
-        check_arguments(given | {"labels": labels, "group": group, "shrink": shrink})
+        check_arguments(given | {"labels": labels, "group": group, "shrink": shrink, "decisions": decisions})
         if not callable(augment):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
         self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
         self.labels, self.group = None if labels is None else str(labels), group
+        self._decisions_file = None if decisions is None else str(decisions)
         self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
         self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
         self.download, self.url, self.sha256 = download, url, sha256
@@ -125,15 +132,15 @@ class DogsCatsDataModule(LightningDataModule):
         self.shrinking = None if shrink is False else Shrink(side, required=shrink is True)
 
     def prepare_data(self) -> None:
-        """Download the dataset if enabled, and find its photos.
+        """Download the dataset if enabled, find its photos, and read decisions about them.
 
         Raises:
-            UserError: if `root` has no photos or its layout is unclear (the message says how to get data), or the
-                download fails.
+            UserError: if `root` has no photos or its layout is unclear (the message says how to get data), the
+                download fails, or decisions do not fit the photos.
         """
         if self.download:
             download_dataset(self.url, self.root, self.sha256)
-        self._found  # noqa: B018
+        self._changes  # noqa: B018
 
     @cached_property
     def _found(self) -> Found:
@@ -146,6 +153,20 @@ class DogsCatsDataModule(LightningDataModule):
     def _where(self) -> dict[str, str | None]:
         """Arguments of `find_dataset` and `find_split` that say where labels are."""
         return {"labels": self.labels, "group": self.group, "cache_dir": self.cache_dir}
+
+    @cached_property
+    def decisions(self) -> Decisions | None:
+        """Decisions about photos, read on first use; `None` without any.
+
+        Raises:
+            UserError: if the file does not exist or has mistakes.
+        """
+        return None if self._decisions_file is None else read_decisions(self._decisions_file)
+
+    @cached_property
+    def _changes(self) -> NewLabels:
+        changes, self.decided = decide(self.decisions, self._found) if self.decisions else ({}, "")
+        return changes
 
     @cached_property
     def classes(self) -> list[str]:
@@ -162,14 +183,14 @@ class DogsCatsDataModule(LightningDataModule):
         Sets `train`, `valid`, `test` and `bad`.
 
         Raises:
-            UserError: if classes are missing, empty or differ between splits, there are too few photos, or photos
-                are unreadable.
+            UserError: if classes are missing, empty or differ between splits, there are too few photos, photos are
+                unreadable, or decisions do not fit the photos.
         """
         if hasattr(self, "train"):
             return
-        found = self._found
+        found, changes = self._found, self._changes
         classes = found.classes
-        train, valid, *test = self._readable(found.train, found.valid, *([found.test] if found.test else []))
+        train, valid, *test = self._usable(changes, found.train, found.valid, *([found.test] if found.test else []))
         if found.test and not test[0].paths:
             raise UserError(
                 f"data.root={self.root}: no photo in test can be read. Replace some of these:\n{self._bad_listed()}"
@@ -185,10 +206,12 @@ class DogsCatsDataModule(LightningDataModule):
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
 
-        Other splits may be missing, and a class may have no photos or no folder. Sets `bad` and `held_out`.
+        Other splits may be missing, and a class may have no photos or no folder. Sets `bad`, `held_out` and
+        `decided`. Decisions about photos of other splits are ignored.
 
         Raises:
-            UserError: if the split is missing, empty or has unknown classes, or photos are unreadable.
+            UserError: if the split is missing, empty or has unknown classes, photos are unreadable, or decisions do
+                not fit them.
         """
         found, photos, self.held_out = find_split(
             self.root, split, self.valid_fraction, self.seed, self.limit, **self._where
@@ -199,16 +222,29 @@ class DogsCatsDataModule(LightningDataModule):
                 f"{listed(classes)}. Move the photos of other classes elsewhere to evaluate the rest."
             )
         photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
-        (photos,) = self._readable(photos)
+        changes: NewLabels = {}
+        if self.decisions:
+            changes = self.decisions.new_labels(dict(zip(photos.paths, photos.labels, strict=True)), classes)
+            self.decided = summary(self.decisions.name, {split: photos}, changes)
+            if photos.paths and not decided(photos, changes).paths:
+                raise UserError(f"{self.decisions.name}: no photo of {split} is left. Keep some.")
+        (photos,) = self._usable(changes, photos)
         if not photos.paths:
             raise ArgumentError("data", f"root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
         return photos
 
-    def _readable(self, *splits: Photos) -> list[Photos]:
+    def _usable(self, changes: NewLabels, *splits: Photos) -> list[Photos]:
+        """Leave out unreadable photos, and drop and relabel others as decided.
+
+        Photos that will be dropped are checked, too: the result is cached for the list of all photos, and so are
+        activations. But an unreadable one stops nothing.
+        """
         cache_dir = cache_folder(self.root, self.cache_dir)
         shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
         found = check_images(splits[0].root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
-        self.bad, self._bad_root = found.bad, splits[0].root
+        dropped = {path for path, label in changes.items() if label is None}
+        self.bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
+        self._bad_root = splits[0].root
         if self.bad and self.on_bad_image == "error":
             raise UserError(
                 f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
@@ -216,7 +252,8 @@ class DogsCatsDataModule(LightningDataModule):
             )
         if shrink:
             shrink = completed(shrink, splits[0].root, found.sizes)
-        return [replace(leave_out(photos, self.bad), odd=found.odd, shrink=shrink) for photos in splits]
+        readable = [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits]
+        return [decided(photos, changes) for photos in readable] if changes else readable
 
     def _bad_listed(self) -> str:
         root = self._bad_root

@@ -31,6 +31,7 @@ class Photos:
         labels: class index of each photo; empty for unlabelled photos.
         odd: paths of photos that the JPEG library would print warnings about.
         shrink: how large photos are read; `None` to decode all in full.
+        undecided: the photos before decisions dropped some; `None` if none are dropped.
     """
 
     root: Path
@@ -38,6 +39,7 @@ class Photos:
     labels: Sequence[int]
     odd: Collection[str] = ()
     shrink: Shrink | None = field(default=None, compare=False)  # the same photos, however they are read
+    undecided: "Photos | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Found:
         unlabelled: photos without labels, in `test1/` or `test/`.
         layout: the layout in a few words: `train/ + val/`.
         held_out: where the photos are of which a share is held out; empty if the validation photos are given.
-        used: paths of all labelled and unlabelled photos, relative to their root, and of tables.
+        labelled: paths of all labelled photos, also of those that `limit` leaves out.
+        tables: paths of the tables that they are from, relative to the root.
         hollow: folders beside class folders that have no photos.
         notes: what the log should say about groups, and about folders that are not classes.
     """
@@ -64,9 +67,15 @@ class Found:
     unlabelled: Photos
     layout: str
     held_out: str = ""
-    used: Sequence[str] = ()
+    labelled: Sequence[str] = ()
+    tables: Sequence[str] = ()
     hollow: Sequence[str] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def used(self) -> list[str]:
+        """Paths of all labelled and unlabelled photos, relative to their root, and of tables."""
+        return [*self.tables, *self.labelled, *self.unlabelled.paths]
 
 
 def find_dataset(
@@ -133,7 +142,7 @@ def _find(
     splits = ["train", *(["valid"] if not where else []), *(["test"] if test else [])]
     share = f", {100 * valid_fraction:g} % held out{' by data.group' if pattern else ''}" if where else ""
     unlabelled = source.unlabelled(bool(test))
-    used = [path for by_class in (train, valid, test) for paths in by_class.values() for path in paths]
+    labelled = [path for by_class in (train, valid, test) for paths in by_class.values() for path in paths]
     return Found(
         list(train),
         _photos(source.root, train, limit),
@@ -142,7 +151,8 @@ def _find(
         Photos(source.root, unlabelled, []),
         f"{source.layout(splits)}{share}",
         where,
-        [*tables, *used, *unlabelled],
+        labelled,
+        tables,
         source.hollow,
         notes,
     )

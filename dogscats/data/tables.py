@@ -1,16 +1,17 @@
 """Tables of labelled photos: CSV or Parquet files with the columns path, label and perhaps split."""
 
-import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from dogscats.data.delimited import ENCODING, check_width, text_rows
 from dogscats.data.file_index import FileIndex
 from dogscats.data.images import natural_key
 from dogscats.data.parquet import PATHS, label_names, label_text, open_parquet, read_batches
 from dogscats.data.split import IS_VALID, SPELLINGS, spellings, split_in
-from dogscats.runs.errors import UserError, first_line
+from dogscats.runs.errors import UserError
 from dogscats.runs.text import listed, shown
 
 COLUMNS = {
@@ -20,7 +21,6 @@ COLUMNS = {
 }
 """Names of each column, in any case; the first that a table has is used."""
 
-SEPARATORS = ",;\t"
 
 MOST_NAMED = 5
 """Number of missing files that an error names."""
@@ -149,11 +149,7 @@ def read_table(root: Path, file: Path, name: str) -> Table:
 
     def checked() -> Iterator[Row]:
         for where, cells in rows:
-            if len(cells) < len(header) or any(cells[len(header) :]):
-                raise UserError(
-                    f"{name}: {where}: it has {len(cells)} columns, but the header has {len(header)}. Quote text with "
-                    "the separator in it."
-                )
+            check_width(name, where, cells, header)
             path, label = (cells[columns[kind]].strip() for kind in ("path", "label"))
             written = cells[columns["split"]].strip() if splits else "train"
             if (split := split_in(splits, written)) is None:
@@ -164,6 +160,11 @@ def read_table(root: Path, file: Path, name: str) -> Table:
     return Table(root, name, checked(), splits and f"its column {splits}")
 
 
+def is_own_root(root: str | Path | None, own: str | None) -> bool:
+    """Return whether a folder of photos is that of a run, `own`; `None` is."""
+    return root is None or (own is not None and Path(root).expanduser().absolute() == Path(own))
+
+
 def table_at(root: str | Path | None, own: str | None, labels: str | None) -> str | None:
     """Return the table of a run's own data, for photos in `root`: `None` for a root that does not have it.
 
@@ -172,14 +173,25 @@ def table_at(root: str | Path | None, own: str | None, labels: str | None) -> st
         own: folder of the run's own data.
         labels: table of the run's own data.
     """
-    if labels is None or root is None or (own is not None and Path(root).expanduser().absolute() == Path(own)):
+    if labels is None or root is None or is_own_root(root, own):
         return labels
     there = Path(root).expanduser() / labels
     return labels if not Path(labels).expanduser().is_absolute() and there.is_file() else None
 
 
-def find_columns(name: str, header: Sequence[str], needed: Sequence[str] = ("path", "label")) -> dict[str, int]:
+def find_columns(
+    name: str,
+    header: Sequence[str],
+    needed: Sequence[str] = ("path", "label"),
+    usual_names: Mapping[str, Sequence[str]] = COLUMNS,
+) -> dict[str, int]:
     """Find the columns of a table by the usual names.
+
+    Args:
+        name: name of the table in messages.
+        header: names of its columns.
+        needed: kinds of columns that it must have.
+        usual_names: names of each kind of column; the first that a table has is used.
 
     Raises:
         UserError: if one is missing, or there twice.
@@ -187,14 +199,14 @@ def find_columns(name: str, header: Sequence[str], needed: Sequence[str] = ("pat
     names = [column.strip().lower() for column in header]
     found = {
         kind: names.index(usual)
-        for kind, known in COLUMNS.items()
+        for kind, known in usual_names.items()
         if (usual := next((name for name in known if name in names), None)) is not None
     }
     for kind in needed:
         if kind not in found:
             raise UserError(
                 f"{name}: it has no column for the {kind}. Its columns are {listed(header) or 'none'}; expected one of "
-                f"{', '.join(COLUMNS[kind])}. Rename the column."
+                f"{', '.join(usual_names[kind])}. Rename the column."
             )
     for number in found.values():
         if names.count(names[number]) > 1:
@@ -204,26 +216,8 @@ def find_columns(name: str, header: Sequence[str], needed: Sequence[str] = ("pat
 
 def _text_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of a CSV file, header first."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            first = next((line for line in lines if line.strip()), "")
-            if not (excels := first.lower().startswith("sep=")):  # Excel's line for the separator
-                lines.seek(0)
-            separator = first[4:5] if excels else max(SEPARATORS, key=lambda each: _columns_known(first, each))
-            reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield f"line {reader.line_num}", cells
-    except UnicodeError as error:
-        raise UserError(f"{name}: it is not text in UTF-8 ({first_line(error)}). Save it as CSV in UTF-8.") from error
-    except csv.Error as error:
-        raise UserError(f"{name}: line {reader.line_num}: it is not CSV ({error}). Save the table again.") from error
-
-
-def _columns_known(line: str, separator: str) -> tuple[int, int]:
-    """Count the columns with usual names, and all columns, that a header has with a separator."""
-    cells = [cell.strip(' "\r\n').lower() for cell in line.split(separator)]
-    return sum(cell in names for cell in cells for names in COLUMNS.values()), len(cells)
+    with file.open(newline="", encoding=ENCODING) as lines:
+        yield from text_rows(lines, name, set(chain.from_iterable(COLUMNS.values())))
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:

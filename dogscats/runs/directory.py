@@ -12,7 +12,7 @@ from dogscats.runs.errors import UserError
 from dogscats.runs.files import atomic_path, check_exists, write_text
 from dogscats.runs.text import home_expanded, setting, without_password
 
-PATHS = ("data.root", "data.cache_dir", "activations.dir", "load", "model.weights")
+PATHS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
 """Settings that name a file or folder."""
 
 

@@ -35,6 +35,8 @@ from dogscats.runs.checkpoint import (
 )
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.console import device_name, quiet_libraries, set_progress
+from dogscats.runs.decisions import FILE as DECISIONS
+from dogscats.runs.decisions import keep_decisions, with_own_decisions
 from dogscats.runs.determinism import nondeterminism_named
 from dogscats.runs.directory import plain_config, save_config
 from dogscats.runs.errors import Failure, UserError
@@ -76,9 +78,10 @@ def open_run(checked: Settings) -> Iterator["Run"]:
     cfg, run_dir, stages, resumed = checked.cfg, checked.run_dir, checked.stages, checked.resumed
     model, data = checked.values["model"], checked.values["data"]
     # A target without these does without them.
-    unset = [
-        key for key, default in {"labels": None, "group": None, "shrink": "auto"}.items() if data.get(key) == default
-    ]
+    defaults = {"labels": None, "group": None, "shrink": "auto", "decisions": None}
+    unset = [key for key, default in defaults.items() if data.get(key) == default]
+    if resumed:
+        data = with_own_decisions(data, run_dir)
     settings = checked.values | {
         "model": accepted(model, "model", ("features", "size")),
         "data": accepted(data, "data", ("changed", *unset)),
@@ -97,6 +100,8 @@ def open_run(checked: Settings) -> Iterator["Run"]:
         except UserError as error:
             if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
                 (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
+                if run.wrote_decisions:
+                    (out / DECISIONS).unlink(missing_ok=True)
             raise
 
 
@@ -125,7 +130,7 @@ class Run:
     ):
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
         self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
-        self.report = RunReport(out, started)
+        self.report, self.wrote_decisions = RunReport(out, started), False
         self.lr_finder = build_lr_finder(cfg.callbacks)
         # Built here only to report config errors before any computation.
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
@@ -155,8 +160,10 @@ class Run:
         return not self.resumed and hydra.runtime.choices.get("recipe") == "lesson1" and not named
 
     def keep_photos(self, data: DogsCatsDataModule) -> None:
-        """Write the list of photos of a new run; refuse to resume a run with others."""
+        """Write the list of photos of a new run, and decisions about them; refuse to resume a run with others."""
         keep_photos(data, self.out, self.resumed)
+        given = self.cfg.data.get("decisions")
+        self.wrote_decisions = keep_decisions(data.decisions, self.out, given, self.resumed)
 
     @property
     def stages_left(self) -> list[Stage]:
@@ -176,6 +183,11 @@ class Run:
         """
         for folder in (self.out, self.out / "checkpoints"):
             remove_unfinished(folder)
+        saved = {
+            key: value
+            for key, value in plain_config(self.cfg)["data"].items()
+            if key in self.settings["data"] and key not in NOT_NEEDED
+        }
         if data.bad:
             write_bad_images(self.out / "bad_images.csv", data.bad)
         self.description = {
@@ -184,11 +196,7 @@ class Run:
             "heads": len(model.heads),
             "size": data.size,
             "augment": self.settings["augment"],
-            "data": {
-                key: value
-                for key, value in plain_config(self.cfg)["data"].items()
-                if key in self.settings["data"] and key not in NOT_NEEDED
-            },
+            "data": with_own_decisions(saved, self.out.absolute()),
             "seed": self.cfg.seed,
         }
         if self.checkpoint:

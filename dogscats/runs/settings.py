@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dogscats.data.arguments import check_arguments, check_root
+from dogscats.data.arguments import check_arguments, check_decisions, check_root
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import check_exists
 from dogscats.runs.install import command
@@ -57,6 +57,8 @@ def check_settings(cfg: DictConfig) -> Settings:
         UserError: with the key, the value and what is expected.
     """
     names_as_text(cfg)
+    if isinstance(cfg.get("data"), DictConfig) and cfg.data.get("decisions") == "none":
+        cfg.data.decisions = None
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if cfg.resume is None:
         resumed = continues(cfg, run_dir)
@@ -81,6 +83,8 @@ def check_settings(cfg: DictConfig) -> Settings:
         found_later = data["_target_"] == SAMPLE or data.get("download") or resumed  # a finished run needs no photos
         if "root" in data and not found_later:
             check_root(Path(data["root"]).expanduser())
+        if data.get("decisions") and not resumed:
+            check_decisions(data["decisions"])
     if values.get("load") and not resumed:
         check_exists(Path(values["load"]).expanduser())
     stages = make_stages(values["recipe"])

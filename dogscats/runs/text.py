@@ -16,6 +16,7 @@ TEXT = (
         "data.url",
         "data.labels",
         "data.group",
+        "data.decisions",
         "activations.dir",
         "model.weights",
         "model.name",

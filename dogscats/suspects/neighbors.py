@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.runs.console import progress_bar
-
 DIMENSIONS = 512
 """Largest number of principal components: beyond them, results no longer change and time does."""
 

@@ -34,7 +34,10 @@ def quality(appearance: Appearance, size: int) -> tuple[torch.Tensor, Callable[[
     ratios = {  # above 1: bad
         "blank: its contrast is {:.1f} of 255": (BLANK / a.contrast.clamp_min(1e-3), a.contrast),
         "dark: its brightness is {:.0f} of 255": (DARK / a.brightness.clamp_min(1e-3), a.brightness),
-        "bright: its brightness is {:.0f} of 255": ((255 - BRIGHT) / (255 - a.brightness).clamp_min(1e-3), a.brightness),
+        "bright: its brightness is {:.0f} of 255": (
+            (255 - BRIGHT) / (255 - a.brightness).clamp_min(1e-3),
+            a.brightness,
+        ),
         f"small: {{:.0f}} pixels, for a network of {size}": (TINY * size / a.sides, a.sides),
         "blurred: its sharpness is {:.3f} of its contrast": (
             BLURRED * a.contrast / a.sharpness.clamp_min(1e-3),
