@@ -1,8 +1,9 @@
-"""Evaluate a trained run, predict photos with it, or export it.
+"""Evaluate a trained run, predict photos with it, export it, or search its photos for suspects.
 
 Reads top to bottom: load the run, then evaluate labelled photos (the default), predict any photos
-(`predict=<file, folder or glob>`) or write `model.onnx` (`export=onnx`). `python evaluate.py --help` lists the
-settings. Each run writes to its own directory under `outputs/evaluate/`.
+(`predict=<file, folder or glob>`), write `model.onnx` (`export=onnx`) or list photos with wrong labels, duplicates and
+others to look at (`suspects=true`). `python evaluate.py --help` lists the settings. Each run writes to its own directory
+under `outputs/evaluate/`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
+from dogscats.runs.install import command
 from dogscats.runs.signals import interruptible
 from dogscats.runs.text import listed, names_as_text, shown, text_table
 
 # torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
     from pytorch_lightning import Callback, Trainer
 
     from dogscats.callbacks.tta import TTA
@@ -68,9 +71,9 @@ def evaluate(cfg: DictConfig) -> None:
     set_progress(settings.get("enable_progress_bar") is not False)
     callbacks = build_callbacks(cfg.callbacks, trains=False)
     for key, callback in callbacks.items():
-        unused = cfg.export is not None or (cfg.predict is not None and isinstance(callback, Report))
+        unused = cfg.export is not None or cfg.suspects or (cfg.predict is not None and isinstance(callback, Report))
         if unused and key.removeprefix("callbacks.") not in STANDARD:
-            raise UserError(f"{key}: this has no effect with predict= or export=. Remove it.")
+            raise UserError(f"{key}: this has no effect with predict=, export= or suspects=. Remove it.")
     predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, listed(predictor.classes))
     with nondeterminism_named(), distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
@@ -85,7 +88,9 @@ def evaluate(cfg: DictConfig) -> None:
             predict_photos(cfg, predictor, run_dir, make_trainer, list(callbacks.values()))
         if cfg.export is not None:
             export(cfg, predictor, run_dir)
-        if cfg.predict is None and cfg.export is None:
+        if cfg.suspects:
+            search(cfg, predictor, run_dir, fabric)
+        if cfg.predict is None and cfg.export is None and not cfg.suspects:
             report(cfg, predictor, run_dir, make_trainer, list(callbacks.values()), started)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
         log_written(run_dir)
@@ -103,12 +108,16 @@ def check_settings(cfg: DictConfig) -> None:
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'neither' if cfg.run is None else 'both'}."
         )
-    if cfg.predict is not None and cfg.export is not None:
-        raise UserError("predict= and export= are separate runs: give one of them.")
+    if not isinstance(cfg.suspects, bool):
+        raise UserError(f"suspects={cfg.suspects}: expected true or false.")
+    if (cfg.predict is not None) + (cfg.export is not None) + cfg.suspects > 1:
+        raise UserError("predict=, export= and suspects= are separate runs: give one of them.")
     if cfg.predict == "":
         raise UserError("predict=: expected a file, a folder or a glob.")
-    if not cfg.split:
-        raise UserError(f"split={cfg.split}: expected the name of a folder in data.root, such as valid.")
+    if cfg.split == "":
+        raise UserError("split=: expected the name of a folder in data.root, such as valid.")
+    if cfg.split is None and not cfg.suspects:
+        cfg.split = "valid"
     if cfg.export not in (None, "onnx"):
         raise UserError(f"export={cfg.export}: the only format is onnx.")
     checkpoint_of(cfg.run or cfg.ckpt)
@@ -162,6 +171,52 @@ def report(
     tta = predict(predictor.model, loaders, make_trainer, callbacks, write=write)
     summarise(metrics, cfg.split)
     log_confusion_matrix(tta.best)
+
+
+def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric) -> None:
+    """Search labelled photos for suspects; write `suspects.csv` and `suspects.html`, a page to decide about them."""
+    from dogscats.activations import split_features
+    from dogscats.data.check import write_bad_images
+    from dogscats.predictor import Predictor
+    from dogscats.suspects.checkpoint import frozen_checkpoint
+    from dogscats.suspects.page import write_page
+    from dogscats.suspects.search import CERTAIN, find_suspects, joined
+    from dogscats.suspects.suspect import by_kind, write_suspects
+
+    if cfg.run is not None:
+        frozen = frozen_checkpoint(Path(cfg.run).expanduser(), cfg.trust)
+        if frozen is None:
+            log.warning("The network was trained on these labels from the start, and may repeat wrong ones.")
+        else:
+            predictor = Predictor.load(frozen, cfg.trust)
+    own = {"cache_dir": predictor.trained_on.get("cache_dir")} if cfg.data.root is None else {}
+    data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg), **own)
+    photos, bad = {}, {}
+    for split in ("train", "valid") if cfg.split is None else (cfg.split,):
+        photos[split] = data.labelled(split, predictor.classes)
+        bad |= data.bad
+        log.info("Data      %s: %d photos of %s", shown(data.root), len(photos[split].paths), split)
+        if data.decided:
+            log.info("Decisions %s", data.decided)
+    if bad:
+        log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))
+        write_bad_images(run_dir / "bad_images.csv", bad)
+    features = split_features(predictor.model, data, photos, fabric)
+    if not fabric.is_global_zero:
+        return
+    labelled = joined(photos, predictor.classes)
+    suspects = find_suspects(labelled, features, predictor.size)
+    write_suspects(run_dir / "suspects.csv", suspects)
+    write_page(run_dir / "suspects.html", f"Suspects of {data.root}", labelled.root, suspects, predictor.classes)
+    rows = [["suspects", f"of {len(labelled.paths)} photos", "listed"]]
+    for kind, found in by_kind(suspects).items():
+        rows.append([kind, str(sum(suspect.score > CERTAIN for suspect in found)), str(len(found))])
+    log.info("\n%s", "\n".join(text_table(rows, left=1)))
+    log.info(
+        "\nOpen %s in a browser, decide, and save decisions.csv. Then: %s data.decisions=<file>",
+        shown(run_dir / "suspects.html"),
+        command("train"),
+    )
 
 
 def files_given(cfg: DictConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.dataset import Batch, PhotoBatches, PhotoDataset
 from dogscats.data.decisions import before_decisions
 from dogscats.data.features import activation_loader
+from dogscats.data.layouts import Photos
 from dogscats.data.samplers import SharedBatchSampler
 from dogscats.fold import fold_batchnorm
 from dogscats.runs.cache import cache_folder, fingerprint
@@ -82,6 +83,31 @@ def precompute(
     if features is None:
         raise UserError(f"{file}: the network gives features that are not finite numbers. Check model.weights.")
     return features
+
+
+def split_features(
+    model: Classifier, data: DogsCatsDataModule, photos: Mapping[str, Photos], fabric: Fabric
+) -> torch.Tensor:
+    """Compute the features of the photos of several splits, or read them from the cache that training has written.
+
+    Args:
+        model: classifier whose body computes the features.
+        data: data module of the photos.
+        photos: photos of each split.
+        fabric: Fabric of all ranks; each computes a share.
+
+    Returns:
+        Features `(N, F)` of all splits, in order.
+    """
+    assert isinstance(model.body, Backbone)
+    found = []
+    for split, part in photos.items():
+        whole, rows = before_decisions(part)
+        loader = data.loader(PhotoDataset(whole, data.evaluation, data.seed), persistent=False, whole=True)
+        folder = cache_folder(data.root, data.cache_dir)
+        features = precompute(model.body, loader, folder, fabric.device, description=f"activations of {split}")
+        found.append(features if rows is None else features[rows])
+    return torch.cat(found)
 
 
 @torch.inference_mode()

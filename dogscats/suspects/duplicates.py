@@ -70,11 +70,11 @@ def duplicates(thumbnails: torch.Tensor, candidates: torch.Tensor) -> list[tuple
         Indices of both photos, the lower one first, and the correlation of the details of their aligned thumbnails;
         most alike first.
     """
-    candidates = candidates.unique(dim=0)
+    candidates = torch.unique(candidates, dim=0)
     contrast = thumbnails.float().flatten(1).std(dim=1, correction=0)
     candidates = candidates[(contrast[candidates] >= FLAT).all(dim=1)]
     found = []
-    for pairs in progress_bar(candidates.split(PAIRS), "Comparing pairs", -(-len(candidates) // PAIRS), "batch"):
+    for pairs in progress_bar(torch.split(candidates, PAIRS), "Comparing pairs", -(-len(candidates) // PAIRS), "batch"):
         first, second = (thumbnails[pairs[:, side]].float() for side in (0, 1))
         turned = torch.stack(list(_orientations(second)), dim=1)  # (P, 8, T, T)
         before = _correlation(first[:, None], turned)
@@ -103,7 +103,8 @@ def _orientations(images: torch.Tensor) -> Iterator[torch.Tensor]:
 def _normalized(images: torch.Tensor) -> torch.Tensor:
     """Scale images `(..., T, T)` to mean 0 and norm 1, so that products are correlations, whatever the brightness."""
     centered = images - images.mean(dim=(-2, -1), keepdim=True)
-    return centered / centered.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-6)
+    normalized: torch.Tensor = centered / torch.linalg.vector_norm(centered, dim=(-2, -1), keepdim=True).clamp_min(1e-6)
+    return normalized
 
 
 def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +126,8 @@ def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return (_normalized(first) * _normalized(second)).sum(dim=(-2, -1))
+    correlation: torch.Tensor = (_normalized(first) * _normalized(second)).sum(dim=(-2, -1))
+    return correlation
 
 
 def _details(images: torch.Tensor) -> torch.Tensor:

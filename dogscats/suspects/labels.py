@@ -6,7 +6,6 @@ move them, unlike heads trained by gradient descent, which learn single photos b
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as nnf
@@ -17,7 +16,7 @@ LANDMARKS = 2000
 """Photos that the kernel is approximated by (Nystroem, https://proceedings.neurips.cc/paper/2000, Williams and Seeger);
 of fewer photos it is exact."""
 
-WIDTHS = (0.5, 1.0, 2.0)
+WIDTHS = (1.0, 2.0, 3.0)
 """Factors of squared distances on the unit sphere in the Gaussian kernel exp(width (cosine - 1))."""
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
@@ -82,12 +81,14 @@ def _kernel_ridge(
     values, vectors = torch.linalg.eigh(kernel(landmarks).double())
     kept = values > 1e-6 * values[-1]
     projection = (vectors[:, kept] / values[kept].sqrt()).float()
-    features = torch.cat([kernel(rows) @ projection for rows in unit.split(ROWS)])
+    features = torch.cat([kernel(rows) @ projection for rows in torch.split(unit, ROWS)])
     features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
     targets = nnf.one_hot(labels, classes).float()
     size = features.shape[1]
     gram, products = torch.zeros(size, size, dtype=torch.double), torch.zeros(size, classes, dtype=torch.double)
-    for rows, some, target in zip(features.split(ROWS), weights.split(ROWS), targets.split(ROWS), strict=True):
+    for rows, some, target in zip(
+        torch.split(features, ROWS), torch.split(weights, ROWS), torch.split(targets, ROWS), strict=True
+    ):
         gram += (rows.T @ (rows * some[:, None])).double()
         products += (rows.T @ (target * some[:, None])).double()
     values, vectors = torch.linalg.eigh(gram)
@@ -111,8 +112,3 @@ def label_scores(probabilities: torch.Tensor, labels: torch.Tensor) -> tuple[tor
     given = probabilities.gather(1, labels[:, None])[:, 0]
     others = probabilities.scatter(1, labels[:, None], -1.0)
     return 1 - given, others.argmax(dim=1)
-
-
-def class_counts(labels: Sequence[int] | torch.Tensor, classes: int) -> torch.Tensor:
-    """Count the photos of each class."""
-    return torch.bincount(torch.as_tensor(labels), minlength=classes)

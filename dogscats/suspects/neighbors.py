@@ -25,9 +25,7 @@ class Neighbors(NamedTuple):
 def principal_components(features: torch.Tensor) -> torch.Tensor:
     """Reduce features to their principal components.
 
-    Features are standardized first: those of several depths differ in scale by orders of magnitude. Components are
-    divided by the fourth root of their variance, half-way to whitening, so that the few largest ones do not outweigh
-    the others.
+    Features are standardized first: those of several depths differ in scale by orders of magnitude.
 
     Args:
         features: features `(N, F)`; may be memory-mapped, as only `ROWS` are read at once.
@@ -37,17 +35,22 @@ def principal_components(features: torch.Tensor) -> torch.Tensor:
     """
     count, size = features.shape
     mean, products = torch.zeros(size), torch.zeros(size, size)
-    for rows in features.split(ROWS):
+    for rows in torch.split(features, ROWS):
         mean += rows.sum(dim=0) / count
-    for rows in features.split(ROWS):
+    for rows in torch.split(features, ROWS):
         centered = rows - mean
         products.addmm_(centered.T, centered, alpha=1 / count)
     deviation = products.diagonal().sqrt().clamp_min(1e-6)
-    values, vectors = torch.linalg.eigh(products / deviation[:, None] / deviation)
+    _, vectors = torch.linalg.eigh(products / deviation[:, None] / deviation)
     most = min(DIMENSIONS, size, max(count - 1, 1))
-    values, vectors = values[-most:].flip(0), vectors[:, -most:].flip(1)
-    vectors = vectors / values.clamp_min(1e-6) ** 0.25 / deviation[:, None]
-    return torch.cat([(rows - mean) @ vectors for rows in features.split(ROWS)])
+    vectors = vectors[:, -most:].flip(1)
+    vectors = vectors / deviation[:, None]
+    return torch.cat([(rows - mean) @ vectors for rows in torch.split(features, ROWS)])
+
+
+def half_whitened(points: torch.Tensor) -> torch.Tensor:
+    """Divide components `(N, D)` by the square root of their deviation, so that the largest do not outweigh all."""
+    return points / points.std(dim=0, correction=0).clamp_min(1e-6).sqrt()
 
 
 def nearest(points: torch.Tensor, count: int, among: torch.Tensor | None = None) -> Neighbors:

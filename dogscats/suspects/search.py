@@ -1,0 +1,147 @@
+"""Search labelled photos for suspects: wrong labels, duplicates, outliers, and bad quality."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from dogscats.data.layouts import Photos
+from dogscats.suspects.appearance import Appearance, look_at
+from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
+from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities
+from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
+from dogscats.suspects.quality import quality
+from dogscats.suspects.suspect import Suspect
+
+LISTED = 200
+"""Number of the worst suspects of each kind that are listed, however bad they are."""
+
+CERTAIN = 0.5
+"""Score from which suspects are listed, however many they are."""
+
+AROUND = 10
+"""Number of nearest neighbors that an outlier is far from."""
+
+
+class Labelled(NamedTuple):
+    """Labelled photos of one or more splits, in one list.
+
+    Attributes:
+        root: folder that `paths` are relative to.
+        paths: paths of the `N` photos.
+        labels: class indices `(N,)`.
+        splits: split of each photo.
+        classes: class names.
+    """
+
+    root: Path
+    paths: list[str]
+    labels: torch.Tensor
+    splits: list[str]
+    classes: Sequence[str]
+
+
+def joined(photos: Mapping[str, Photos], classes: Sequence[str]) -> Labelled:
+    """Join the photos of several splits of one dataset."""
+    parts = list(photos.values())
+    return Labelled(
+        parts[0].root,
+        [path for part in parts for path in part.paths],
+        torch.tensor([label for part in parts for label in part.labels]),
+        list(chain.from_iterable([split] * len(part.paths) for split, part in photos.items())),
+        classes,
+    )
+
+
+def find_suspects(photos: Labelled, features: torch.Tensor, size: int) -> list[Suspect]:
+    """Search photos for suspects of all kinds.
+
+    Args:
+        photos: the `N` photos.
+        features: their features `(N, F)`.
+        size: side of the square images that the network takes, in pixels.
+
+    Returns:
+        Suspects, worst first within each kind; at least `LISTED` of a kind, or all photos if there are fewer, apart
+        from duplicates.
+    """
+    appearance = look_at(photos.root, photos.paths)
+    points = principal_components(features)
+    around = half_whitened(points)
+    neighbors = nearest(around, max(VOTERS))
+    return [
+        *wrong_labels(photos, points, neighbors),
+        *copies(photos, appearance, candidates_by_features(around)),
+        *outliers(photos, neighbors),
+        *bad_quality(photos, appearance, size),
+    ]
+
+
+def wrong_labels(photos: Labelled, points: torch.Tensor, neighbors: Neighbors) -> list[Suspect]:
+    """List photos whose label is improbable; the only photo of a class cannot be judged."""
+    probabilities = left_out_probabilities(points, photos.labels, len(photos.classes), neighbors)
+    scores, suggested = label_scores(probabilities, photos.labels)
+    counts = torch.bincount(photos.labels, minlength=len(photos.classes))
+    scores = torch.where(counts[photos.labels] > 1, scores, 0.0)
+    votes = photos.labels[neighbors.indices[:, :AROUND]] == suggested[:, None]
+    suspects = []
+    for index in _worst(scores):
+        other = photos.classes[int(suggested[index])]
+        reason = (
+            f"probability of {photos.classes[int(photos.labels[index])]}: {1 - scores[index]:.2f}; "
+            f"{int(votes[index].sum())} of {votes.shape[1]} nearest photos are {other}"
+        )
+        suspects.append(_suspect(photos, index, "label", scores[index], reason, suggested=other))
+    return suspects
+
+
+def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor) -> list[Suspect]:
+    """List pairs of photos of the same picture: the one to drop first, which is not the validation photo of a leak."""
+    pairs = duplicates(appearance.thumbnails, torch.cat([candidates, candidates_by_thumbnails(appearance.thumbnails)]))
+    suspects = []
+    for first, second, score in pairs:
+        leak = photos.splits[first] != photos.splits[second]
+        # Of a leak the training photo goes, so that validation stays the same; or else the smaller photo.
+        keeps_second = photos.splits[second] != "train" if leak else appearance.sides[first] < appearance.sides[second]
+        index, twin = (first, second) if keeps_second else (second, first)
+        differ = photos.labels[index] != photos.labels[twin]
+        reason = f"the same picture as a photo in {photos.splits[twin]}" if leak else "the same picture twice"
+        if differ:
+            reason += f", which is {photos.classes[int(photos.labels[twin])]} there"
+        kind = "leak" if leak else "duplicate"
+        suspects.append(_suspect(photos, index, kind, score, reason, twin=photos.paths[twin]))
+    return suspects
+
+
+def outliers(photos: Labelled, neighbors: Neighbors) -> list[Suspect]:
+    """List photos that are far from all others: 1 - mean cosine similarity to the nearest ones."""
+    scores = (1 - neighbors.similarities[:, :AROUND].mean(dim=1)).clamp(0, 1)
+    chosen = scores.argsort(descending=True, stable=True)[:LISTED].tolist()
+    reason = f"unlike all others: mean cosine similarity {{:.2f}} to its {AROUND} nearest photos"
+    return [_suspect(photos, index, "outlier", scores[index], reason.format(1 - scores[index])) for index in chosen]
+
+
+def bad_quality(photos: Labelled, appearance: Appearance, size: int) -> list[Suspect]:
+    """List photos that show little."""
+    scores, reason = quality(appearance, size)
+    return [_suspect(photos, index, "quality", scores[index], reason(index)) for index in _worst(scores)]
+
+
+def _worst(scores: torch.Tensor) -> list[int]:
+    order: list[int] = scores.argsort(descending=True, stable=True).tolist()
+    return order[: max(LISTED, int((scores > CERTAIN).sum()))]
+
+
+def _suspect(
+    photos: Labelled,
+    index: int,
+    kind: str,
+    score: float | torch.Tensor,
+    reason: str,
+    suggested: str = "",
+    twin: str = "",
+) -> Suspect:
+    label = photos.classes[int(photos.labels[index])]
+    return Suspect(photos.paths[index], label, suggested, kind, float(score), twin, reason)
