@@ -1,8 +1,8 @@
 """Evaluate a trained run, predict photos with it, export it, or search its photos for suspects.
 
 Reads top to bottom: load the run, then evaluate labelled photos (the default), predict any photos
-(`predict=<file, folder or glob>`), write `model.onnx` (`export=onnx`) or list photos with wrong labels, duplicates and
-others to look at (`suspects=true`). `python evaluate.py --help` lists the settings. Each run writes to its own directory
+(`predict=<file, folder or glob>`), write `model.onnx` (`export=onnx`), or list photos to look at, such as those with
+wrong labels (`suspects=true`). `python evaluate.py --help` lists the settings. Each run writes to its own directory
 under `outputs/evaluate/`.
 """
 
@@ -191,7 +191,7 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
             predictor = Predictor.load(frozen, cfg.trust)
     own = {"cache_dir": predictor.trained_on.get("cache_dir")} if cfg.data.root is None else {}
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg), **own)
-    photos, bad = {}, {}
+    photos, bad = {}, dict[str, str]()
     for split in ("train", "valid") if cfg.split is None else (cfg.split,):
         photos[split] = data.labelled(split, predictor.classes)
         bad |= data.bad

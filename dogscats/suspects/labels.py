@@ -86,11 +86,10 @@ def _kernel_ridge(
     targets = nnf.one_hot(labels, classes).float()
     size = features.shape[1]
     gram, products = torch.zeros(size, size, dtype=torch.double), torch.zeros(size, classes, dtype=torch.double)
-    for rows, some, target in zip(
-        torch.split(features, ROWS), torch.split(weights, ROWS), torch.split(targets, ROWS), strict=True
-    ):
-        gram += (rows.T @ (rows * some[:, None])).double()
-        products += (rows.T @ (target * some[:, None])).double()
+    for chosen in torch.split(torch.arange(len(features)), ROWS):
+        weighted = (features[chosen] * weights[chosen, None]).T
+        gram += (weighted @ features[chosen]).double()
+        products += (weighted @ targets[chosen]).double()
     values, vectors = torch.linalg.eigh(gram)
     rotated, turned = features @ vectors.float(), vectors.T @ products
     best, likelihood = torch.empty(0), -math.inf
