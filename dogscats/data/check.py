@@ -6,11 +6,11 @@ import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 from dogscats.data.images import LARGE, UnreadableImageError, decode, is_large, read_image
@@ -25,6 +25,9 @@ from dogscats.runs.locks import locked
 from dogscats.runs.text import shown, text_table
 
 log = logging.getLogger(__name__)
+
+SIZE = 224
+"""Side in pixels of the images that the network is assumed to take; it tells which photos are too small."""
 
 GROUP = 256
 """Photos that are decoded at once before looking at what the JPEG library has printed."""
@@ -262,6 +265,7 @@ def report(
             for where, pairs in leaks.items()
         ),
         (len(odd), "with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
+        *_looks(good, classes, {*chain.from_iterable(leaks.values())}),
     ]:
         lines.append(f"\nPhotos {what}: {count or 'none'}")
         lines.extend(f"  {shown(line)}" for line in listed)
@@ -269,7 +273,46 @@ def report(
         lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
     if any(leaks.values()):
         lines.append("Remove one photo of each pair: duplicates make the metrics too optimistic.")
+    lines.append(
+        "\nAfter a training, `evaluate.py run=<run> suspects=true` also finds wrong labels, and draws a page to decide "
+        "which\nphotos to drop or relabel: data.decisions=decisions.csv does so without touching a file."
+    )
     return "\n".join(lines), not (bad or any(leaks.values()))
+
+
+def _looks(
+    splits: Mapping[str, Photos], classes: Sequence[str], known: Collection[tuple[str, str]]
+) -> list[tuple[int, str, list[str]]]:
+    """Find further duplicates, which are not equal byte for byte, and photos of bad quality.
+
+    Args:
+        splits: readable photos of each split.
+        classes: class names.
+        known: pairs that are equal byte for byte.
+
+    Returns:
+        Number, kind and lines of each kind.
+    """
+    from dogscats.suspects.search import CERTAIN, MOST_COMPARED, find_by_appearance, joined  # imports this package
+
+    photos = joined(splits, classes)
+    if len(photos.paths) > MOST_COMPARED:
+        log.warning("More than %d photos: only those that are equal byte for byte were compared.", MOST_COMPARED)
+    found = find_by_appearance(photos, SIZE)
+    pairs = {
+        kind: [
+            f"{suspect.path} = {suspect.twin}: {suspect.reason}"
+            for suspect in found
+            if suspect.kind == kind and not {(suspect.path, suspect.twin), (suspect.twin, suspect.path)} & {*known}
+        ]
+        for kind in ("leak", "duplicate")
+    }
+    bad = [f"{s.path}: {s.reason}" for s in found if s.kind == "quality" and s.score > CERTAIN]
+    return [
+        (len(pairs["leak"]), "in two splits, altered", pairs["leak"]),
+        (len(pairs["duplicate"]), "twice in a split", pairs["duplicate"]),
+        (len(bad), "of bad quality", bad),
+    ]
 
 
 def main() -> None:

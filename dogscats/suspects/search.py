@@ -18,6 +18,9 @@ from dogscats.suspects.suspect import Suspect
 LISTED = 200
 """Number of the worst suspects of each kind that are listed, however bad they are."""
 
+MOST_COMPARED = 100_000
+"""Number of photos up to which all thumbnails are compared with each other, which takes minutes then."""
+
 CERTAIN = 0.5
 """Score from which suspects are listed, however many they are."""
 
@@ -79,6 +82,12 @@ def find_suspects(photos: Labelled, features: torch.Tensor, size: int) -> list[S
     ]
 
 
+def find_by_appearance(photos: Labelled, size: int) -> list[Suspect]:
+    """Search photos for what needs no network: duplicates, leaks, and bad quality; see `find_suspects`."""
+    appearance = look_at(photos.root, photos.paths)
+    return [*copies(photos, appearance), *bad_quality(photos, appearance, size)]
+
+
 def wrong_labels(photos: Labelled, points: torch.Tensor, neighbors: Neighbors) -> list[Suspect]:
     """List photos whose label is improbable; the only photo of a class cannot be judged."""
     probabilities = left_out_probabilities(points, photos.labels, len(photos.classes), neighbors)
@@ -97,9 +106,17 @@ def wrong_labels(photos: Labelled, points: torch.Tensor, neighbors: Neighbors) -
     return suspects
 
 
-def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor) -> list[Suspect]:
-    """List pairs of photos of the same picture: the one to drop first, which is not the validation photo of a leak."""
-    pairs = duplicates(appearance.thumbnails, torch.cat([candidates, candidates_by_thumbnails(appearance.thumbnails)]))
+def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | None = None) -> list[Suspect]:
+    """List pairs of photos of the same picture: the one to drop first, which is not the validation photo of a leak.
+
+    Args:
+        photos: the `N` photos.
+        appearance: how they look.
+        candidates: pairs `(P, 2)` to compare besides those whose thumbnails are alike.
+    """
+    none = torch.empty(0, 2, dtype=torch.long)
+    alike = candidates_by_thumbnails(appearance.thumbnails) if len(photos.paths) <= MOST_COMPARED else none
+    pairs = duplicates(appearance.thumbnails, torch.cat([none if candidates is None else candidates, alike]))
     suspects = []
     for first, second, score in pairs:
         leak = photos.splits[first] != photos.splits[second]
