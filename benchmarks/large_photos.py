@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.settings import from_command_line
 from dogscats.activations import precompute
-from dogscats.backbone import Backbone, resnet34
+from dogscats.backbone import Backbone, efficientnet_lite0, resnet34
 from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.data.images import list_images
 from dogscats.runs.console import peak_rss_mb, quiet_libraries, set_progress
@@ -41,7 +41,8 @@ class LargePhotos:
         photos: folder with photos in folders of classes, such as `<root>/valid`.
         folder: folder for the upscaled photos, 2 MB each; they are kept for the next time.
         count: number of photos.
-        weights: file with a state dict of torchvision's ResNet34; empty for random weights.
+        model: backbone, `resnet34` or `efficientnet_lite0`.
+        weights: file with its weights, or `imagenet`; empty for random ones.
         size: side of the images, in pixels.
         repetitions: number of repetitions of each measurement.
         row: one measurement, in this process: `first-false`, `first-auto`, `epoch-copies`, `epoch-small`,
@@ -51,6 +52,7 @@ class LargePhotos:
     photos: str
     folder: str
     count: int = 400
+    model: str = "resnet34"
     weights: str = ""
     size: int = 224
     repetitions: int = 3
@@ -83,7 +85,8 @@ def prepared(settings: LargePhotos, kind: str, cache: str | Path, shrink: str | 
 def body(settings: LargePhotos) -> Backbone:
     """Make the network."""
     torch.manual_seed(0)
-    return resnet34(settings.weights or "none")
+    build = {"resnet34": resnet34, "efficientnet_lite0": efficientnet_lite0}[settings.model]
+    return build(settings.weights or "none")
 
 
 def activations(settings: LargePhotos, data: DogsCatsDataModule, cache: str | Path) -> tuple[torch.Tensor, ...]:
@@ -181,6 +184,7 @@ def main() -> None:
             result = ROWS[settings.row](settings, cache)
         print(json.dumps(result | {"peak_rss_mb": peak_rss_mb()}))
         return
+    Path(settings.folder).mkdir(parents=True, exist_ok=True)
     measured("make")  # not here: the peak memory of a process counts for those that it starts
     results: dict[str, list[dict[str, float]]] = defaultdict(list)
     for _ in range(settings.repetitions):
@@ -193,7 +197,7 @@ def main() -> None:
         summary[f"first_{key}_ratio"] = round(summary["first-auto"][key] / summary["first-false"][key], 3)
     summary["epoch_ratio"] = round(summary["epoch-copies"]["seconds"] / summary["epoch-small"]["seconds"], 3)
     summary["difference"] = measured("difference")
-    print(json.dumps({"count": settings.count} | summary, indent=2))
+    print(json.dumps({"count": settings.count, "model": settings.model} | summary))
 
 
 if __name__ == "__main__":

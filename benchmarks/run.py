@@ -141,6 +141,10 @@ def measure(settings: Bench) -> None:
         for count in GROWTH:
             once(f"growth/{count}", "growth", "benchmarks.growth", f"photos={photos}", f"count={count}")
         once("million", "million", "benchmarks.million")
+        once("startup", "startup", "benchmarks.startup")
+        for model, weights in (("resnet34", common[1]), ("efficientnet_lite0", "weights=imagenet")):
+            large = [f"photos={Path(settings.root).expanduser() / 'train'}", f"folder={temporary}/large", weights]
+            once(f"large_photos/{model}", "large_photos", "benchmarks.large_photos", *large, f"model={model}")
     measurements.add("machine", machine(settings))
     write_results(measurements.taken, Path(settings.output) / "RESULTS.md")
 

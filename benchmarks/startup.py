@@ -97,7 +97,7 @@ def main() -> None:
     }
     for name in ("first step", "predict one photo"):
         ratios[name] = round(seconds[name] / seconds["imports and network"], 2)
-    print(json.dumps({"seconds": seconds, "ratios": ratios}, indent=1))
+    print(json.dumps({"seconds": seconds, "ratios": ratios}))
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def test_an_interrupted_run_goes_on_and_a_single_row_is_measured_anew(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(run, "GROWTH", ())
     monkeypatch.setattr(run, "machine", lambda settings: {"processor": "P", "cores": 2, "work": "W"})
-    for table in ("distance", "million"):
+    for table in ("distance", "million", "large_photos", "startup"):
         monkeypatch.setattr(results, table, lambda taken: [])
 
     def measure(rows: str) -> int:
@@ -179,7 +179,8 @@ def test_an_interrupted_run_goes_on_and_a_single_row_is_measured_anew(
     assert "fastai is not installed" in capsys.readouterr().out
     assert measure("tta") == 3
     missing = measure("missing")
-    assert missing == 3 * (len(results.COMPARED) - 1) + 2 + 1  # all but tta; limit and million; start's warm-up
+    # All but tta; limit, million and startup; large photos with two networks; start's warm-up.
+    assert missing == 3 * (len(results.COMPARED) - 1) + 3 + 2 + 1
     assert measure("missing") == 0
     assert len(json.loads((tmp_path / "measurements.json").read_text())) == missing - 1 + 3 + 1
 
