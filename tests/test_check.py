@@ -158,7 +158,9 @@ def test_the_command_on_a_good_dataset(root: Path) -> None:
         ["test", "1"],
     ]
     assert "1.7 times as many cats as dogs" in result.stdout
-    assert result.stdout.count(": none") == 3
+    assert result.stdout.count(": none") == 5
+    assert "Photos of bad quality: 42\n" in result.stdout
+    assert "suspects=true" in result.stdout
     lines = [
         line for line in result.stderr.splitlines() if "/matplotlib/" not in line
     ]  # older ones, of newer pyparsing

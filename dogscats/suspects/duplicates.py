@@ -16,8 +16,11 @@ from dogscats.suspects.neighbors import nearest
 COARSE = 8
 """Side of the thumbnails that candidates are looked for by, in pixels."""
 
-LIKELY = 0.9
-"""Least correlation of coarse thumbnails, and of thumbnails before alignment, of candidates."""
+LIKELY = 0.85
+"""Least correlation of the coarse thumbnails of candidates."""
+
+POSSIBLE = 0.5
+"""Least correlation of thumbnails before alignment, which takes most of the time."""
 
 SAME = 0.95
 """Least correlation of the thumbnails of two photos of the same picture, after alignment."""
@@ -36,6 +39,18 @@ SCALES = (1.0, 1.027, 1.053, 1.08)
 
 SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Where the smaller one is in the larger one, from edge to edge."""
+
+WINDOWS = torch.tensor(
+    [
+        [[1 / scale, 0.0, (1 - 1 / scale) * right], [0.0, 1 / scale, (1 - 1 / scale) * down]]
+        for scale in SCALES
+        for down, right in (product(SHIFTS, SHIFTS) if scale > 1 else [(0.0, 0.0)])
+    ]
+)
+"""Windows of the larger photo that the smaller one may be, as affine matrices `(W, 2, 3)`."""
+
+FULL = 4
+"""Number of windows that are compared in full resolution."""
 
 PAIRS = 1024
 """Pairs that are aligned at once."""
@@ -79,7 +94,7 @@ def duplicates(thumbnails: torch.Tensor, candidates: torch.Tensor) -> list[tuple
         turned = torch.stack(list(_orientations(second)), dim=1)  # (P, 8, T, T)
         before = _correlation(first[:, None], turned)
         best, orientation = before.max(dim=1)
-        likely = (best >= LIKELY - 0.2).nonzero().flatten()
+        likely = (best >= POSSIBLE).nonzero().flatten()
         alike, details = _aligned(first[likely], turned[likely, orientation[likely]])
         same = (alike >= SAME) & (details >= SAME_DETAILS)
         for pair, value in zip(pairs[likely][same].tolist(), details[same].tolist(), strict=True):
@@ -108,20 +123,23 @@ def _normalized(images: torch.Tensor) -> torch.Tensor:
 
 
 def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Align images `(P, T, T)`, either of which may be cropped.
+    """Align images `(P, T, T)`, either of which may be cropped: at a third of their size, and the best few in full.
 
     Returns:
         The largest correlation, and that of the details there, both `(P,)`.
     """
+    small = [nnf.avg_pool2d(images[:, None], 3)[:, 0] for images in (first, second)]
+    found = torch.stack(
+        [_correlation(_window(whole, window), cropped) for whole, cropped in (small, small[::-1]) for window in WINDOWS]
+    )
     best, details = torch.full((2, len(first)), -1.0)
-    for whole, cropped in ((first, second), (second, first)):
-        for scale in SCALES:
-            shifts = SHIFTS if scale > 1 else (0.0,)
-            for down, right in product(shifts, shifts):
-                window = _window(whole, 1 / scale, down, right)
-                found = _correlation(cropped, window)
-                details = torch.where(found > best, _correlation(_details(cropped), _details(window)), details)
-                best = torch.maximum(best, found)
+    for numbers in found.topk(FULL, dim=0).indices:
+        swapped = (numbers >= len(WINDOWS))[:, None, None]
+        whole, cropped = torch.where(swapped, second, first), torch.where(swapped, first, second)
+        window = _window(whole, WINDOWS[numbers % len(WINDOWS)])
+        alike = _correlation(window, cropped)
+        details = torch.where(alike > best, _correlation(_details(window), _details(cropped)), details)
+        best = torch.maximum(best, alike)
     return best, details
 
 
@@ -136,9 +154,14 @@ def _details(images: torch.Tensor) -> torch.Tensor:
     return images - nnf.avg_pool2d(padded, DETAILS, stride=1)[:, 0]
 
 
-def _window(images: torch.Tensor, share: float, down: float, right: float) -> torch.Tensor:
-    """Cut a window of a share of the sides out of images, and scale it to their size."""
-    theta = torch.tensor([[share, 0.0, (1 - share) * right], [0.0, share, (1 - share) * down]])
-    grid = nnf.affine_grid(theta[None].expand(len(images), 2, 3), [len(images), 1, *images.shape[1:]], False)
+def _window(images: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """Cut windows out of images `(P, T, T)`, and scale them to their size.
+
+    Args:
+        images: images.
+        window: affine matrices `(2, 3)` for all images, or `(P, 2, 3)`.
+    """
+    shape = [len(images), 1, *images.shape[1:]]
+    grid = nnf.affine_grid(window.expand(len(images), 2, 3), shape, align_corners=False)
     sampled = nnf.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled[:, 0]

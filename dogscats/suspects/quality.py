@@ -6,7 +6,7 @@ import torch
 
 from dogscats.suspects.appearance import Appearance
 
-BLANK = 8.0
+BLANK = 4.0
 """Standard deviation of brightness, from 0 to 255, below which a photo shows nothing."""
 
 DARK, BRIGHT = 25.0, 240.0
