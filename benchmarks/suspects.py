@@ -130,7 +130,7 @@ def found(scores: torch.Tensor, wrong: torch.Tensor) -> tuple[float, float]:
 def cleanlab_scores(labels: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor | None:
     """Return 1 - cleanlab's normalized margin; `None` without cleanlab."""
     try:
-        from cleanlab.rank import get_label_quality_scores  # type: ignore[import-not-found,unused-ignore]
+        from cleanlab.rank import get_label_quality_scores  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return None
     quality = get_label_quality_scores(labels.numpy(), probabilities.double().numpy(), method="normalized_margin")

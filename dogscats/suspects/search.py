@@ -24,6 +24,9 @@ MOST_COMPARED = 100_000
 CERTAIN = 0.5
 """Score from which suspects are listed, however many they are."""
 
+FAR = 3.0
+"""Deviations below the median similarity from which a photo is an outlier."""
+
 AROUND = 10
 """Number of nearest neighbors that an outlier is far from."""
 
@@ -133,11 +136,20 @@ def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | 
 
 
 def outliers(photos: Labelled, neighbors: Neighbors) -> list[Suspect]:
-    """List photos that are far from all others: 1 - mean cosine similarity to the nearest ones."""
-    scores = (1 - neighbors.similarities[:, :AROUND].mean(dim=1)).clamp(0, 1)
-    chosen = scores.argsort(descending=True, stable=True)[:LISTED].tolist()
+    """List photos that are far from all others: by the mean cosine similarity to the nearest ones.
+
+    The score is above .5 if it is more than `FAR` deviations below the median.
+    """
+    similarities = neighbors.similarities[:, :AROUND].mean(dim=1)
+    below = similarities.median() - similarities
+    deviation = 1.4826 * below.abs().median()  # of a normal distribution, by its median absolute deviation
+    far = (below / deviation.clamp_min(1e-6)).clamp_min(0) / FAR
+    scores = far**2 / (1 + far**2)
     reason = f"unlike all others: mean cosine similarity {{:.2f}} to its {AROUND} nearest photos"
-    return [_suspect(photos, index, "outlier", scores[index], reason.format(1 - scores[index])) for index in chosen]
+    return [
+        _suspect(photos, index, "outlier", scores[index], reason.format(similarities[index]))
+        for index in _worst(scores)
+    ]
 
 
 def bad_quality(photos: Labelled, appearance: Appearance, size: int) -> list[Suspect]:
