@@ -209,7 +209,7 @@ def test_predicting_takes_callbacks_and_refuses_what_needs_labels(
     for arguments in ([predict, report], ["export=onnx", writer]):
         result = run_command("evaluate.py", "run=run", *arguments)
         assert result.returncode == 1
-        assert "this has no effect with predict= or export=" in result.stderr
+        assert "this has no effect with predict=, export= or suspects=" in result.stderr
 
 
 def test_nodes_are_found_at_any_depth() -> None:

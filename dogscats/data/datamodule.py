@@ -165,7 +165,8 @@ class DogsCatsDataModule(LightningDataModule):
 
     @cached_property
     def _changes(self) -> NewLabels:
-        changes, self.decided = decide(self.decisions, self._found) if self.decisions else ({}, "")
+        found = self._found
+        changes, self.decided = decide(self.decisions, found) if self.decisions else ({}, "")
         return changes
 
     @cached_property
