@@ -1,9 +1,9 @@
 """Evaluate a trained run, predict photos with it, export it, or search its photos for suspects.
 
 Reads top to bottom: load the run, then evaluate labelled photos (the default), predict any photos
-(`predict=<file, folder or glob>`), write `model.onnx` (`export=onnx`), or list photos to look at, such as those with
-wrong labels (`suspects=true`). `python evaluate.py --help` lists the settings. Each run writes to its own directory
-under `outputs/evaluate/`.
+(`predict=<file, folder or glob>`, and `explain=true` to see why), write `model.onnx` (`export=onnx`), or list photos to
+look at, such as those with wrong labels (`suspects=true`). `python evaluate.py --help` lists the settings. Each run
+writes to its own directory under `outputs/evaluate/`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports
 
 import glob
 import logging
+import re
 import tempfile
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ from dogscats.runs.text import listed, names_as_text, shown, text_table
 
 # torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
     from pytorch_lightning import Callback, Trainer
 
@@ -51,6 +53,9 @@ STANDARD = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reli
 
 CHECKED_PHOTOS = 64
 """Number of photos on which the exported model is compared with PyTorch."""
+
+MOST_EXPLAINED = 100
+"""Largest number of photos that `explain=true` draws."""
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -85,7 +90,9 @@ def evaluate(cfg: DictConfig) -> None:
         if cfg.export is None:
             log.info("Device    %s, %s", device_name(fabric.device, fabric.world_size), make_trainer().precision)
         if cfg.predict is not None:
-            predict_photos(cfg, predictor, run_dir, make_trainer, list(callbacks.values()))
+            predictions = predict_photos(cfg, predictor, run_dir, make_trainer, list(callbacks.values()))
+            if cfg.explain and fabric.is_global_zero:
+                explain_photos(predictor, predictions, run_dir, fabric.device)
         if cfg.export is not None:
             export(cfg, predictor, run_dir)
         if cfg.suspects:
@@ -112,6 +119,13 @@ def check_settings(cfg: DictConfig) -> None:
         raise UserError(f"suspects={cfg.suspects}: expected true or false.")
     if (cfg.predict is not None) + (cfg.export is not None) + cfg.suspects > 1:
         raise UserError("predict=, export= and suspects= are separate runs: give one of them.")
+    if not isinstance(cfg.explain, bool):
+        raise UserError(f"explain={cfg.explain}: expected true or false.")
+    if cfg.explain and cfg.predict is None:
+        raise UserError(
+            "explain=true: this needs predict=<file, folder or glob>. An evaluation explains its worst photos already, "
+            "in most_wrong.png and most_uncertain.png."
+        )
     if cfg.predict == "":
         raise UserError("predict=: expected a file, a folder or a glob.")
     if cfg.split == "":
@@ -266,7 +280,7 @@ def predict_photos(
     run_dir: Path,
     make_trainer: Callable[..., Trainer],
     callbacks: Sequence[Callback],
-) -> None:
+) -> Predictions:
     """Predict photos, write `predictions.csv` and, where it applies, `submission.csv`."""
     from dogscats.callbacks.report import Report
     from dogscats.callbacks.tta import TTA
@@ -296,6 +310,30 @@ def predict_photos(
             log.warning("  %s: %s", shown(path), reason)
     if not predictions.paths:
         raise UserError(f"predict={cfg.predict}: none of the photos can be read.")
+    return predictions
+
+
+def explain_photos(predictor: Predictor, predictions: Predictions, run_dir: Path, device: torch.device) -> None:
+    """Draw where in each photo its predicted class was seen, to `explained/`; of very many photos, the first ones."""
+    from dogscats.plots.explanation import draw_explanation
+    from dogscats.plots.publish import publish
+    from dogscats.runs.console import progress_bar
+
+    some, total = predictions.first(MOST_EXPLAINED), len(predictions.paths)
+    if total > MOST_EXPLAINED:
+        log.info("\nExplaining the first %d of %d photos; for others: predict=<file or glob>", MOST_EXPLAINED, total)
+    probabilities = some.probabilities.max(dim=1).values.tolist()
+    drawn = zip(some.paths, some.predicted_classes, probabilities, predictor.explain(some, device), strict=True)
+    for number, (path, name, probability, explanation) in enumerate(
+        progress_bar(drawn, "Explaining", len(some.paths), "photo"), start=1
+    ):
+        file = f"{number:0{len(str(MOST_EXPLAINED))}}_{file_name(path)}.jpg"
+        publish(draw_explanation(explanation, path, name, probability), run_dir / "explained" / file)
+
+
+def file_name(path: str) -> str:
+    """Return the name of a photo without its ending, as part of the name of another file on any system."""
+    return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:40]  # with characters of 4 bytes, below the 255 of file systems
 
 
 def find_photos(pattern: str) -> list[Path]:

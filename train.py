@@ -142,7 +142,7 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     """Predict the validation photos, then those of a labelled test/, with test-time augmentation if enabled."""
     from dogscats.callbacks.tta import TTA, predict, tta_loaders
 
-    callbacks, loggers, last = run.final_callbacks(), run.loggers("final"), run.stages[-1]
+    callbacks, loggers, last = run.final_callbacks(model, data), run.loggers("final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached
         classifier, loaders = model.for_stage(last, seed=0), [activations.valid_loader()]

@@ -116,7 +116,12 @@ def tta(settings: Settings, folder: Path) -> float:
     """Timed: predict the validation photos, the centre crop and 4 augmented versions of each."""
     run = make_run(settings, folder, "callbacks.tta.n_aug=4")
     started = time.perf_counter()
-    predict(run.model, tta_loaders(run.data, run.data.valid, 4), run.run.make_trainer, run.run.final_callbacks())
+    predict(
+        run.model,
+        tta_loaders(run.data, run.data.valid, 4),
+        run.run.make_trainer,
+        run.run.final_callbacks(run.model, run.data),
+    )
     return time.perf_counter() - started
 
 

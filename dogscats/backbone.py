@@ -64,8 +64,16 @@ class Backbone(nn.Module):
         Returns:
             Maximum, then mean of each feature map, depth by depth, then class tokens: `(B, num_features)`.
         """
-        normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-        maps, tokens = self.feature_maps(normalised.contiguous(memory_format=torch.channels_last))
+        return self.pool(*self.feature_maps(self.normalize(images)))
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalize images `(B, 3, H, W)`, uint8, with the network's mean and standard deviation."""
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        return normalized.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def pool(maps: Sequence[torch.Tensor], tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Concat-pool what `feature_maps` returns, to `(B, num_features)`."""
         # Unlike adaptive pooling layers, these have a deterministic backward pass on CUDA.
         pooled = [part for depth in maps for part in (depth.amax((2, 3)), depth.mean((2, 3)))]
         return torch.cat([*pooled, *tokens], dim=1)

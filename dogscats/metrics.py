@@ -45,6 +45,11 @@ class Predictions:
         """Name of the most probable class of each photo."""
         return [self.classes[index] for index in self.predicted.tolist()]
 
+    def first(self, count: int) -> "Predictions":
+        """Return the predictions for the first `count` photos."""
+        labels, probabilities = self.labels[:count], self.probabilities[:count]
+        return Predictions(self.paths[:count], self.classes, labels, probabilities, self.root)
+
     @property
     def accuracy(self) -> float:
         """Fraction of photos whose most probable class is correct."""

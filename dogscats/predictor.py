@@ -1,6 +1,6 @@
 """Predictions of a trained run in Python, as by `python evaluate.py predict=...`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from dogscats.callbacks.tta import TTA, predict, tta_loaders
 from dogscats.classifier import Classifier
 from dogscats.data.check import examine
 from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.dataset import PhotoDataset
 from dogscats.data.layouts import Photos
 from dogscats.data.tables import table_at
+from dogscats.gradcam import Explanation, explain
 from dogscats.metrics import Predictions
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
@@ -166,3 +168,17 @@ class Predictor:
             return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
         loaders = tta_loaders(data, photos, n_aug)
         return predict(self.model, loaders, make_trainer or trainer_factory({}), [tta, *callbacks]).best, unreadable
+
+    def explain(self, predictions: Predictions, device: torch.device | None = None) -> Iterator[Explanation]:
+        """Explain by Grad-CAM, for each photo, where the predicted class was seen; see `dogscats.gradcam`.
+
+        Args:
+            predictions: what `predict` returned, or a part of it.
+            device: device to move the classifier to; `None` for where it is.
+        """
+        data = self.data(Path(), num_workers=0)
+        # Decoded quietly: `predict` has had the library name what is odd.
+        photos = Photos(predictions.root, predictions.paths, [], predictions.paths, data.shrinking)
+        model = self.model if device is None else self.model.to(device)
+        dataset = PhotoDataset(photos, data.evaluation, data.seed)
+        yield from explain(model, dataset, range(len(photos.paths)), predictions.predicted.tolist())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import resource
 import sys
 from hashlib import sha256
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import REAL_DATA, TINY, Run, command_runner, draw_photo, draw_root
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.dataset import PhotoDataset
 from dogscats.export import export_onnx
+from dogscats.gradcam import Explanation
+from dogscats.plots.explanation import caption, overlay
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import UserError
 
@@ -198,6 +202,79 @@ def test_python_gives_the_probabilities_of_the_run(trained: Path, shared_root: P
     torch.testing.assert_close(predictions.probabilities, expected)
 
 
+def test_predictions_are_explained(run_command: Run, trained: Path, tmp_path: Path) -> None:
+    names = ["a b$(c)&.jpg", "a_b__c__.jpg", "x" * 150 + ".png", "猫.webp", "-rf.jpg"]
+    for number, name in enumerate(names):
+        draw_photo(tmp_path / "photos" / name, number % 2, number, (120, 60))
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
+    result = run_command("evaluate.py", f"run={trained}", "predict=photos", "explain=true", "callbacks.tta.n_aug=1")
+    assert result.returncode == 0, result.stderr
+    run = written(tmp_path)
+    rows = table(run / "predictions.csv")
+    drawn = sorted((run / "explained").iterdir())
+    assert len(rows) == len(drawn) == len(names)
+    for number, (row, file) in enumerate(zip(rows, drawn, strict=True), start=1):
+        assert re.fullmatch(rf"{number:03d}_[\w.-]+\.jpg", file.name)
+        assert file.stem[4:8] == re.sub(r"[^\w.-]+", "_", Path(row["path"]).stem)[:4]
+        assert len(file.name.encode()) < 200
+        with Image.open(file) as picture:
+            assert picture.format == "JPEG"
+            assert np.asarray(picture).std() > 20
+    assert "explained/001_" in result.stdout
+
+
+def test_of_very_many_predictions_the_first_are_explained(
+    run_command: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(102):
+        draw_photo(tmp_path / "photos" / f"{number}.jpg", number % 2, number)
+    titles: list[str] = []
+
+    def draw(explanation: Explanation, path: str, name: str, probability: float) -> Figure:
+        titles.append(caption(path, name, probability))
+        return Figure()
+
+    monkeypatch.setattr("dogscats.plots.explanation.draw_explanation", draw)
+    result = run_command("evaluate.py", f"run={trained}", "predict=photos", "explain=true", "callbacks.tta.n_aug=0")
+    assert result.returncode == 0, result.stderr
+    assert "Explaining the first 100 of 102 photos; for others: predict=<file or glob>" in result.stdout
+    assert "explained (100 files)" in result.stdout
+    run = written(tmp_path)
+    assert len(list((run / "explained").iterdir())) == 100
+    first = table(run / "predictions.csv")[0]
+    probability = max(float(first["prob_cats"]), float(first["prob_dogs"]))
+    assert titles[0].startswith(f"0.jpg\n{first['predicted']} {probability:.3f}"[:-1])
+
+
+def test_explanations_in_python(trained: Path, shared_root: Path) -> None:
+    predictor = Predictor.load(trained)
+    predictions, _ = predictor.predict(sorted((shared_root / "valid" / "dogs").iterdir()), n_aug=0)
+    explanations = list(predictor.explain(predictions.first(3)))
+    assert [explanation.image.shape for explanation in explanations] == [(3, 32, 32)] * 3
+    images = torch.stack([explanation.image for explanation in explanations])
+    with torch.no_grad():
+        torch.testing.assert_close(predictor.model(images).exp(), predictions.first(3).probabilities)
+    for explanation in explanations:
+        assert 0 <= explanation.heat.min() <= explanation.heat.max() <= 1
+
+
+def test_a_run_that_predicts_cached_activations_explains_too(
+    run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained: list[int] = []
+    monkeypatch.setattr(
+        "dogscats.callbacks.pictures.overlay",
+        lambda explanation: (explained.append(len(explanation.image)), overlay(explanation))[1],
+    )
+    result = run_command(
+        "train.py", f"data.root={shared_root}", *TINY, "recipe=head_only", "callbacks.lr_finder.before=none",
+        "callbacks.tta.n_aug=0", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "could not be drawn" not in result.stdout
+    assert len(explained) >= 4  # of the most uncertain at least
+
+
 def test_export_gives_one_file_that_equals_pytorch(run_command: Run, trained: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -251,6 +328,8 @@ def test_an_export_without_the_packages_says_what_to_install(
         (["run=RUN", "ckpt=a.ckpt"], "ckpt=<checkpoint>", "not both"),
         (["run=RUN", "predict=nowhere/*.jpg"], "predict=nowhere/*.jpg", "a folder"),
         (["run=RUN", "export=tflite"], "export=tflite", "onnx"),
+        (["run=RUN", "explain=true"], "explain=true", "predict=<file, folder or glob>"),
+        (["run=RUN", "explain=all", "predict=photos"], "explain=all", "true or false"),
         (["run=RUN", "callbacks.tta.n_aug=-1"], "callbacks.tta.n_aug=-1", "0 or more"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) and value else "",

@@ -2,10 +2,12 @@ import csv
 import random
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 
@@ -17,8 +19,10 @@ from dogscats.classifier import Classifier
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.dataset import PhotoDataset
 from dogscats.data.seed import stable_seed
+from dogscats.gradcam import Explanation, grad_cam
 from dogscats.metrics import Predictions
-from dogscats.plots.pictures import choose_photos
+from dogscats.plots.explanation import overlay
+from dogscats.plots.pictures import choose_photos, draw_photos
 
 
 @pytest.fixture
@@ -143,3 +147,42 @@ def test_predicting_and_its_reports_change_nothing_of_the_run(
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[union-attr]
     assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_what_was_most_wrong_and_most_uncertain_is_explained(
+    classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = {}
+
+    def draw(predictions: Predictions, rows: dict[str, list[int]], count: int, overlays: Any) -> Figure:
+        drawn[next(iter(rows)).rpartition(" ")[0]] = {index for row in rows.values() for index in row}, overlays
+        return draw_photos(predictions, rows, count, overlays)
+
+    monkeypatch.setattr("dogscats.plots.pictures.draw_photos", draw)
+    found = predicted(classifier, data, 1, tmp_path, Pictures(count=2)).best
+    plain = PhotoDataset(data.valid, data.evaluation, data.seed)
+    for name, (indices, overlays) in drawn.items():
+        assert set(overlays) == (indices if name in ("Most wrong", "Most") else set()), name
+        for index, picture in overlays.items():
+            image = plain[index, 0][0]
+            heat = grad_cam(classifier, image[None], found.predicted[index, None])[0]
+            assert np.array_equal(picture, overlay(Explanation(image, heat))), (name, index)
+    assert drawn["Most wrong"][0]
+    heights = {}
+    for name in ("most_wrong", "most_right"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            heights[name] = picture.height
+    assert heights["most_wrong"] > 1.5 * heights["most_right"]
+
+
+def test_an_explanation_that_fails_costs_no_picture(
+    classifier: Classifier,
+    data: DogsCatsDataModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("dogscats.gradcam.grad_cam", lambda *_: 1 / 0)
+    predicted(classifier, data, 0, tmp_path, Pictures())
+    assert "overlays could not be drawn: ZeroDivisionError" in caplog.text
+    assert len(list(tmp_path.glob("*.png"))) == 5

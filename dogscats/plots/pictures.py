@@ -1,8 +1,6 @@
 """Figures of photos with right, wrong and uncertain predictions."""
 
-import math
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from PIL import Image
 
 from dogscats.data.images import read_image
 from dogscats.metrics import Predictions
+from dogscats.plots.explanation import caption
 from dogscats.plots.publish import new_figure
 from dogscats.plots.text import as_name, drawable, shortened
 
@@ -22,19 +21,31 @@ MOST_CLASSES = 10
 SIDE = 480
 """Longest side of a photo in a figure, in pixels: about twice what is seen."""
 
+EXPLAINED = ("most_wrong", "most_uncertain")
+"""Figures that show why their photos were predicted as they were."""
 
-def pictures(predictions: Predictions, count: int = 4) -> dict[str, Figure]:
+Overlays = Callable[[Predictions, Sequence[int]], Mapping[int, np.ndarray[Any, Any]]]
+"""Function from predictions and photo indices to pictures by index, which explain the predicted class."""
+
+
+def pictures(predictions: Predictions, count: int = 4, overlays: Overlays | None = None) -> dict[str, Figure]:
     """Draw random right and wrong predictions, the most right and most wrong per class, and the most uncertain.
 
     Args:
         predictions: predictions for labelled photos.
         count: photos per row.
+        overlays: explains the photos of the figures `EXPLAINED`, in rows of their own.
 
     Returns:
         Figures by name: `random_right`, `random_wrong`, `most_right`, `most_wrong`, `most_uncertain`. With more than
         `MOST_CLASSES` classes, those with a row a class have two rows over all classes instead.
     """
-    return {name: draw_photos(predictions, rows, count) for name, rows in choose_photos(predictions, count).items()}
+    figures = {}
+    for name, rows in choose_photos(predictions, count).items():
+        indices = [index for row in rows.values() for index in row]
+        explained = overlays(predictions, indices) if overlays and name in EXPLAINED else {}
+        figures[name] = draw_photos(predictions, rows, count, explained)
+    return figures
 
 
 def choose_photos(predictions: Predictions, count: int, seed: int = 0) -> dict[str, dict[str, list[int]]]:
@@ -79,31 +90,38 @@ def choose_photos(predictions: Predictions, count: int, seed: int = 0) -> dict[s
     return pictures
 
 
-def draw_photos(predictions: Predictions, rows: Mapping[str, list[int]], count: int) -> Figure:
+def draw_photos(
+    predictions: Predictions,
+    rows: Mapping[str, list[int]],
+    count: int,
+    overlays: Mapping[int, np.ndarray[Any, Any]] | None = None,
+) -> Figure:
     """Draw rows of photos, each with its file name and the probability of the predicted class.
 
     Args:
         predictions: predictions for all photos.
         rows: photo indices by row title.
         count: photos per row.
+        overlays: pictures by photo index, drawn below the photos.
     """
-    figure = new_figure(2.6 * count, 2.9 * len(rows))
-    for band, (title, indices) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+    heights = [(5.5 if overlays else 2.9) if indices else 1 for indices in rows.values()]
+    figure = new_figure(2.6 * count, sum(heights))
+    bands = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for band, (title, indices) in zip(bands, rows.items(), strict=True):
         as_name([band.suptitle(drawable(shortened(title, 48)), fontsize=13)], [title])
-        for place, axes in enumerate(band.subplots(1, count, squeeze=False)[0]):
+        grid = band.subplots(2 if overlays and indices else 1, count, squeeze=False)
+        for axes in grid.flat:
             axes.set_axis_off()
-            if place < len(indices):
-                index = indices[place]
-                path, probabilities = predictions.paths[index], predictions.probabilities[index]
-                axes.imshow(thumbnail(predictions.root / path))
-                predicted = int(probabilities.argmax())
-                # Round down, so that 0.9996 is not shown as 1.000.
-                shown = math.floor(1000 * float(probabilities[predicted].nan_to_num())) / 1000
-                name = textwrap.shorten(Path(path).name, 26) if " " in path else Path(path).name[-26:]
-                title = f"{name}\n{shortened(predictions.classes[predicted])} {shown:.3f}"
-                as_name([axes.set_title(drawable(title), fontsize=9)], [title])
-            elif not indices and place == 0:
-                axes.text(0, 0.5, "none", fontsize=11, transform=axes.transAxes)
+        for index, column in zip(indices, grid.T, strict=False):
+            path, probabilities = predictions.paths[index], predictions.probabilities[index]
+            column[0].imshow(thumbnail(predictions.root / path))
+            predicted = int(probabilities.argmax())
+            title = caption(path, predictions.classes[predicted], float(probabilities[predicted].nan_to_num()))
+            as_name([column[0].set_title(drawable(title), fontsize=9)], [title])
+            if overlays and index in overlays:
+                column[1].imshow(overlays[index])
+        if not indices:
+            grid[0, 0].text(0, 0.5, "none", fontsize=11, transform=grid[0, 0].transAxes)
     return figure
 
 

@@ -6,6 +6,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
+
+MOST_FILES = 10
+"""Files of one folder below the run directory that are listed by name."""
 
 shows_progress = True
 """Whether to show progress bars; see `trainer.enable_progress_bar`."""
@@ -104,12 +108,17 @@ def log_confusion_matrix(predictions: Predictions) -> None:
 
 
 def log_written(run_dir: Path) -> None:
-    """Print the files in a run directory."""
+    """Print the files in a run directory; of a folder with very many, their number."""
     log.info("\nWritten to %s:", shown(run_dir))
-    for path in sorted(run_dir.rglob("*")):
-        relative = path.relative_to(run_dir)
-        if path.is_file() and not relative.parts[0].startswith((".", "tensorboard")):
-            log.info("  %s", shown(relative))
+    files = [path.relative_to(run_dir) for path in sorted(run_dir.rglob("*")) if path.is_file()]
+    files = [path for path in files if not path.parts[0].startswith((".", "tensorboard"))]
+    for folder, group in groupby(files, key=lambda path: path.parent):
+        inside = list(group)
+        if folder != Path() and len(inside) > MOST_FILES:
+            log.info("  %s (%d files)", shown(folder), len(inside))
+        else:
+            for path in inside:
+                log.info("  %s", shown(path))
 
 
 def peak_rss_mb() -> float:

@@ -20,6 +20,7 @@ from dogscats.callbacks.history import History
 from dogscats.callbacks.keep_best import KeepBest
 from dogscats.callbacks.loss_scale import LossScale
 from dogscats.callbacks.lr_finder import FALLBACK_LR, LRCurve
+from dogscats.callbacks.pictures import Pictures
 from dogscats.callbacks.tta import TTA
 from dogscats.classifier import Classifier
 from dogscats.data.check import write_bad_images
@@ -327,9 +328,13 @@ class Run:
             remove_checkpoint(state)
         close(loggers)
 
-    def final_callbacks(self) -> list[Callback]:
-        """Build the callbacks of the final prediction."""
-        return list(build_callbacks(self.cfg.callbacks).values())
+    def final_callbacks(self, model: Classifier, data: DogsCatsDataModule) -> list[Callback]:
+        """Build the callbacks of the final prediction, which may be that of cached activations."""
+        callbacks = list(build_callbacks(self.cfg.callbacks).values())
+        for callback in callbacks:
+            if isinstance(callback, Pictures):
+                callback.source = model, data.valid_dataset()
+        return callbacks
 
     def add_predictions(self, tta: TTA) -> None:
         """Write the predictions and metrics, before anything is drawn."""
