@@ -258,6 +258,7 @@ def report(
         f"{one} and in {other}": find_leaks(good[one], good[other], f"{one} and {other}")
         for one, other in combinations(good, 2)
     }
+    looks = _looks(good, classes, {*chain.from_iterable(leaks.values())})
     for count, what, listed in [
         (len(bad), "cannot be read", [f"{path}: {reason}" for path, reason in bad.items()]),
         *(
@@ -265,19 +266,20 @@ def report(
             for where, pairs in leaks.items()
         ),
         (len(odd), "with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
-        *_looks(good, classes, {*chain.from_iterable(leaks.values())}),
+        *looks,
     ]:
         lines.append(f"\nPhotos {what}: {count or 'none'}")
         lines.extend(f"  {shown(line)}" for line in listed)
     if bad:
         lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
-    if any(leaks.values()):
+    leaking = any(leaks.values()) or looks[0][0] > 0
+    if leaking:
         lines.append("Remove one photo of each pair: duplicates make the metrics too optimistic.")
     lines.append(
         "\nAfter a training, `evaluate.py run=<run> suspects=true` also finds wrong labels, and draws a page to decide "
         "which\nphotos to drop or relabel: data.decisions=decisions.csv does so without touching a file."
     )
-    return "\n".join(lines), not (bad or any(leaks.values()))
+    return "\n".join(lines), not (bad or leaking)
 
 
 def _looks(
@@ -291,7 +293,7 @@ def _looks(
         known: pairs that are equal byte for byte.
 
     Returns:
-        Number, kind and lines of each kind.
+        Number, kind and lines of each kind; leaks first.
     """
     from dogscats.suspects.search import CERTAIN, MOST_COMPARED, find_by_appearance, joined  # imports this package
 
