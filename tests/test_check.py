@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY, Run, draw_root
+from PIL import Image
 
 import dogscats.data.check
 from dogscats.data import DogsCatsDataModule
@@ -180,6 +181,15 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
         assert any(shown in line and reason in line for line in result.stdout.splitlines())
     assert "Photos in train and in valid: 1\n  train/cats/cat.3.jpg = valid/cats/duplicate.jpg" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_altered_copies_across_splits_are_leaks(root: Path) -> None:
+    with Image.open(root / "train/cats/cat.3.jpg") as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "valid/cats/again.jpg")
+    result = run_check(root)
+    assert result.returncode == 1
+    assert "Photos in two splits, altered: 1\n  train/cats/cat.3.jpg = valid/cats/again.jpg" in result.stdout
+    assert "Remove one photo of each pair" in result.stdout
 
 
 def test_the_command_without_a_dataset(run_command: Run, tmp_path: Path) -> None:
