@@ -212,6 +212,7 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
         log.info("Data      %s: %d photos of %s", shown(data.root), len(photos[split].paths), split)
         if data.decided:
             log.info("Decisions %s", data.decided)
+            log.info("The page begins without them: load them there before you save new ones")
     if bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))
         write_bad_images(run_dir / "bad_images.csv", bad)

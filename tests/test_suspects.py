@@ -147,6 +147,20 @@ def test_duplicates_are_found_however_they_were_altered(tmp_path: Path) -> None:
     assert all(0.8 <= score <= 1.001 for *_, score in pairs)
 
 
+def test_pairs_of_which_none_is_alike(tmp_path: Path) -> None:
+    """Also of a whole batch of candidates, and without any candidates."""
+    for number in range(3):
+        scene(number).save(tmp_path / f"{number}.png")
+    thumbnails = look_at(tmp_path, [f"{number}.png" for number in range(3)]).thumbnails
+    assert duplicates(thumbnails, torch.combinations(torch.arange(3))) == []
+    assert duplicates(thumbnails, torch.empty(0, 2, dtype=torch.long)) == []
+    again = torch.cat([thumbnails, thumbnails[:1]])
+    every = torch.tensor([[0, 3], [0, 1], [0, 2], [1, 2]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dogscats.suspects.duplicates.PAIRS", 2)
+        assert [pair[:2] for pair in duplicates(again, every)] == [(0, 3)]
+
+
 def test_things_on_a_plain_background_are_no_duplicates(tmp_path: Path) -> None:
     for number in range(12):
         picture = Image.new("RGB", (120, 90), (200, 205, 200))

@@ -26,6 +26,9 @@ from dogscats.runs.text import shown, text_table
 
 log = logging.getLogger(__name__)
 
+MOST_LINES = 20
+"""Number of photos of bad quality that are listed: all photos of a dataset may be small."""
+
 SIZE = 224
 """Side in pixels of the images that the network is assumed to take; it tells which photos are too small."""
 
@@ -310,10 +313,11 @@ def _looks(
         for kind in ("leak", "duplicate")
     }
     bad = [f"{s.path}: {s.reason}" for s in found if s.kind == "quality" and s.score > CERTAIN]
+    more = [f"... and {len(bad) - MOST_LINES} more"] if len(bad) > MOST_LINES else []
     return [
         (len(pairs["leak"]), "in two splits, altered", pairs["leak"]),
         (len(pairs["duplicate"]), "twice in a split", pairs["duplicate"]),
-        (len(bad), "of bad quality", bad),
+        (len(bad), "of bad quality", bad[:MOST_LINES] + more),
     ]
 
 

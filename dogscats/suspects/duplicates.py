@@ -95,6 +95,8 @@ def duplicates(thumbnails: torch.Tensor, candidates: torch.Tensor) -> list[tuple
         before = _correlation(first[:, None], turned)
         best, orientation = before.max(dim=1)
         likely = (best >= POSSIBLE).nonzero().flatten()
+        if not len(likely):
+            continue
         alike, details = _aligned(first[likely], turned[likely, orientation[likely]])
         same = (alike >= SAME) & (details >= SAME_DETAILS)
         for pair, value in zip(pairs[likely][same].tolist(), details[same].tolist(), strict=True):
