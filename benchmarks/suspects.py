@@ -9,7 +9,7 @@ Injects faults with a seed and counts what the search finds, in parts:
 - `duplicates`: 100 training photos of dogs and cats, recompressed at quality 40, resized to 70 %, mirrored, cropped by
   5 %, or changed in brightness by 10 %.
 - `recovery`: the heads of `recipe=small`, trained on clean labels, on 20 % changed ones, and on these without the
-  photos whose label is found to be improbable; accuracy on `valid/`, whose labels stay.
+  photos of which another class is found to be more probable; accuracy on `valid/`, whose labels stay.
 - `growth`: seconds and peak memory for faked features and thumbnails.
 
 Prints Markdown, with medians over the seeds. Features are those of several depths, and cached in `cache`.
@@ -43,7 +43,7 @@ from dogscats.suspects.appearance import THUMBNAIL, Appearance, look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
 from dogscats.suspects.neighbors import half_whitened, nearest, principal_components
-from dogscats.suspects.search import CERTAIN, Labelled, copies, outliers, wrong_labels
+from dogscats.suspects.search import Labelled, copies, outliers, wrong_labels
 
 
 @dataclass
@@ -253,8 +253,8 @@ def recovery_rows(settings: Suspects) -> Iterator[str]:
             results = []
             for seed in settings.seeds:
                 labels, _ = changed(f.labels, train, classes, 0.2, seed)
-                scores, _ = label_scores(left_out_probabilities(points, labels, classes, neighbors), labels)
-                kept = (scores[:train] <= CERTAIN).nonzero().flatten()
+                probabilities = left_out_probabilities(points, labels, classes, neighbors)
+                kept = (probabilities.argmax(dim=1) == labels)[:train].nonzero().flatten()
                 every = torch.arange(train)
                 results.append(
                     (
