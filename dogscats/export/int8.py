@@ -1,0 +1,109 @@
+"""`model-int8.onnx` and `photo-int8.onnx`: networks that compute with 8-bit integers."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dogscats.data.dataset import PhotoDataset
+from dogscats.export.onnx_files import onnx_predict, with_preprocessing
+from dogscats.export.reference import BATCH, Array, Predict, Reference
+from dogscats.runs.console import progress_bar
+from dogscats.runs.errors import UserError
+from dogscats.runs.files import atomic_path
+
+MOST_LOST = 0.005
+"""Largest accepted loss of accuracy."""
+
+QUANTIZED = ["Conv", "Gemm", "MatMul"]
+"""Operators that compute with integers; the rest takes little time, and normalization layers need the precision."""
+
+
+def export_int8(folder: Path, metadata: Mapping[str, str], dataset: PhotoDataset, reference: Reference) -> str:
+    """Quantize `model.onnx`, compare its accuracy, and put the evaluation transform before it, too.
+
+    Weights are quantized by channel. The ranges of activations are those of the photos of `reference`.
+
+    Args:
+        folder: folder of the files.
+        metadata: metadata of the files, as in `export_onnx`.
+        dataset: labelled photos to measure the accuracy on.
+        reference: photos for the ranges.
+
+    Returns:
+        The accuracies in one line.
+
+    Raises:
+        UserError: if more than `MOST_LOST` of the accuracy is lost; no file is written then.
+    """
+    import onnx
+
+    metadata = {**metadata, "precision": "int8"}
+    with atomic_path(folder / "model-int8.onnx") as temporary:
+        _quantize(folder / "model.onnx", temporary, reference)
+        network = onnx.load(temporary)
+        onnx.helper.set_model_props(network, metadata)
+        onnx.save(network, temporary)
+        predict = onnx_predict(temporary)
+        before, after = accuracies(dataset, (onnx_predict(folder / "model.onnx"), predict))
+        text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(dataset)} photos"
+        if before - after > MOST_LOST:
+            raise UserError(
+                f"model-int8.onnx: {text}: it loses more than {MOST_LOST:g}. The file was not kept. Use model.onnx, or "
+                "another network: those with squeeze-and-excitation or attention lose most."
+            )
+    with atomic_path(folder / "photo-int8.onnx") as temporary:
+        onnx.save(with_preprocessing(network, metadata), temporary)
+        Reference(predict, reference.dataset).check_photos("photo-int8.onnx", onnx_predict(temporary))
+    return text
+
+
+def _quantize(file: Path, result: Path, reference: Reference) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Photos(CalibrationDataReader):
+        """Photos for the ranges of activations, one at a time: the intermediate results of all are kept."""
+
+        def __init__(self) -> None:
+            self.squares = iter(reference.squares)
+
+        def get_next(self) -> dict[str, Array] | None:
+            square = next(self.squares, None)
+            return None if square is None else {"images": square[None]}
+
+    root, level = logging.getLogger(), logging.getLogger().level
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        root.setLevel(logging.ERROR)  # it recommends what has just been done
+        try:
+            quant_pre_process(file, prepared, skip_symbolic_shape=True)
+            quantize_static(
+                prepared,
+                result,
+                Photos(),
+                per_channel=True,
+                op_types_to_quantize=QUANTIZED,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        finally:
+            root.setLevel(level)
+
+
+def accuracies(dataset: PhotoDataset, networks: tuple[Predict, ...]) -> list[float]:
+    """Compute the accuracy of networks on labelled photos."""
+    right = np.zeros(len(networks))
+    for squares, labels in _batches(dataset):
+        right += [(predict(squares).argmax(axis=1) == labels).sum() for predict in networks]
+    return list(right / len(dataset))
+
+
+def _batches(dataset: PhotoDataset) -> Iterator[tuple[Array, Array]]:
+    starts = range(0, len(dataset), BATCH)
+    with progress_bar(starts, "Accuracy of int8", len(starts), "batch") as bar:
+        for start in bar:
+            samples = [dataset[index, 0] for index in range(start, min(start + BATCH, len(dataset)))]
+            yield np.stack([image.numpy() for image, _, _ in samples]), np.array([label for _, label, _ in samples])

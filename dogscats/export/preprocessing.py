@@ -1,0 +1,180 @@
+"""The evaluation transform without branches, for photos of any size: as a PyTorch module, and as an ONNX graph.
+
+Both compute what `data.fit.fitted(transforms.none(size), size, fit)` does, whose branches depend on the photo's shape.
+Here all sizes are integer formulas. torchvision's `int(size * long / short)` is a whole-number division, and its
+`round(gap / 2)` rounds half to even.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import nn
+
+ASPECT = 16
+"""Longest side that is resized, relative to the short one, as in `transforms.LimitAspect`."""
+
+# Like min() and max(); an exported program keeps them as formulas of the photo's height and width.
+least = cast(Callable[[int, int], int], torch.sym_min)
+most = cast(Callable[[int, int], int], torch.sym_max)
+
+
+class Preprocessing(nn.Module):
+    """Make the image of a network from a photo: `(H, W, 3)` uint8 to `(1, 3, size, size)` uint8.
+
+    Args:
+        size: side of the square image, in pixels.
+        fit: how photos become square: `crop`, `pad` or `squash`.
+    """
+
+    def __init__(self, size: int, fit: str):
+        super().__init__()
+        self.size, self.fit = size, fit
+
+    def forward(self, photo: torch.Tensor) -> torch.Tensor:
+        """Resize, crop and pad as the evaluation transform does."""
+        image = photo.permute(2, 0, 1)[None]
+        height, width = image.shape[-2:]
+        short = least(height, width)
+        image = _center_crop(image, least(height, ASPECT * short), least(width, ASPECT * short))
+        if self.fit == "squash":
+            side = least(short, 2 * self.size)
+            image = _resize(image, side, side)
+        if self.fit == "pad":
+            height, width = image.shape[-2:]
+            long = most(height, width)
+            side = least(long, 2 * self.size)
+            # At least two equal rows of a single one: an exported program would not serve a dimension of 1.
+            height, width = (most(pixels * side // long, 2) for pixels in (height, width))
+            side = most(side, 2)
+            image = _reflect(_resize(image, height, width), side)
+        height, width = image.shape[-2:]
+        short = least(height, width)
+        image = _resize(image, height * self.size // short, width * self.size // short)
+        return _center_crop(image, self.size, self.size)
+
+
+def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return nn.functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
+
+
+def _center_crop(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    rows, columns = (
+        torch.arange(part) + _half_to_even(whole - part)
+        for whole, part in zip(image.shape[-2:], (height, width), strict=True)
+    )
+    return image[:, :, rows][:, :, :, columns]
+
+
+def _half_to_even(gap: int) -> int:
+    """Return `round(gap / 2)`."""
+    return (gap + gap // 2 % 2) // 2
+
+
+def _reflect(image: torch.Tensor, side: int) -> torch.Tensor:
+    """Pad to a square, reflected as often as needed: the photo and its reflection repeat with a fixed period."""
+    rows, columns = (_reflected(pixels, side) for pixels in image.shape[-2:])
+    return image[:, :, rows][:, :, :, columns]
+
+
+def _reflected(pixels: int, side: int) -> torch.Tensor:
+    """Return which of so many pixels each of `side` pixels shows."""
+    period = 2 * pixels - 2
+    wave = (torch.arange(side) - (side - pixels) // 2) % period
+    return torch.minimum(wave, period - wave)
+
+
+def preprocessing_graph(size: int, fit: str, ir_version: int, opset: int) -> str:
+    """Write `Preprocessing` in ONNX's text format, `photo` to `images`, for `onnx.parser.parse_model`.
+
+    In vectors of two the height comes first.
+
+    Args:
+        size: side of the square image, in pixels.
+        fit: how photos become square: `crop`, `pad` or `squash`.
+        ir_version: version of the file format, that of the network to be merged with.
+        opset: version of the operators, at least 18 for `antialias`.
+    """
+    return f"""
+<ir_version: {ir_version}, opset_import: ["": {opset}]>
+preprocessing (uint8[H, W, 3] photo) => (uint8[1, 3, {size}, {size}] images)
+{{
+    zero = Constant <value_ints = [0]> ()
+    two = Constant <value_ints = [2]> ()
+    aspect = Constant <value_ints = [{ASPECT}]> ()
+    size = Constant <value_ints = [{size}]> ()
+    first = Constant <value_ints = [1, 3]> ()
+    spatial = Constant <value_ints = [2, 3]> ()
+    planes = Transpose <perm = [2, 0, 1]> (photo)
+    image = Unsqueeze (planes, zero)
+    pixels = Shape <start = 0, end = 2> (photo)
+    short = ReduceMin <keepdims = 1> (pixels)
+    most = Mul (short, aspect)
+    kept = Min (pixels, most)
+    {_cropped("image", "pixels", "kept", "limited")}
+    {FITS[fit]}
+    least = ReduceMin <keepdims = 1> (fitted_pixels)
+    enlarged = Mul (fitted_pixels, size)
+    resized_pixels = Div (enlarged, least)
+    {_resized("fitted", "resized_pixels", "resized")}
+    {_cropped("resized", "resized_pixels", "size", "images")}
+}}"""
+
+
+def _resized(image: str, pixels: str, result: str) -> str:
+    # int outside have no weight, as in PyTorch: otherwise the borders differ by up to 13 of 255.
+    return f"""
+    {result}_shape = Concat <axis = 0> (first, {pixels})
+    {result} = Resize <mode = "linear", antialias = 1, exclude_outside = 1> ({image}, , , {result}_shape)"""
+
+
+def _cropped(image: str, pixels: str, kept: str, result: str) -> str:
+    return f"""
+    {result}_gap = Sub ({pixels}, {kept})
+    {result}_half = Div ({result}_gap, two)
+    {result}_odd = Mod ({result}_half, two)
+    {result}_even = Add ({result}_gap, {result}_odd)
+    {result}_start = Div ({result}_even, two)
+    {result}_end = Add ({result}_start, {kept})
+    {result} = Slice ({image}, {result}_start, {result}_end, spatial)"""
+
+
+FITS = {
+    "crop": """
+    fitted_pixels = Identity (kept)
+    fitted = Identity (limited)""",
+    "squash": f"""
+    twice = Mul (size, two)
+    side = Min (short, twice)
+    fitted_pixels = Concat <axis = 0> (side, side)
+    {_resized("limited", "fitted_pixels", "fitted")}""",
+    "pad": f"""
+    one = Constant <value_ints = [1]> ()
+    twice = Mul (size, two)
+    long = ReduceMax <keepdims = 1> (kept)
+    side = Min (long, twice)
+    fitted_pixels = Concat <axis = 0> (side, side)
+    scaled = Mul (kept, side)
+    reduced_pixels = Div (scaled, long)
+    {_resized("limited", "reduced_pixels", "reduced")}
+    missing = Sub (side, reduced_pixels)
+    before = Div (missing, two)
+    before_column = Unsqueeze (before, one)
+    start = Squeeze (zero)
+    end = Squeeze (side)
+    step = Squeeze (one)
+    numbers = Range (start, end, step)
+    shifted = Sub (numbers, before_column)
+    there_and_back = Mul (reduced_pixels, two)
+    turns = Sub (there_and_back, two)
+    period = Max (turns, one)
+    period_column = Unsqueeze (period, one)
+    wave = Mod (shifted, period_column)
+    back = Sub (period_column, wave)
+    reflected = Min (wave, back)
+    rows = Gather <axis = 0> (reflected, start)
+    columns = Gather <axis = 0> (reflected, step)
+    tall = Gather <axis = 2> (reduced, rows)
+    fitted = Gather <axis = 3> (tall, columns)""",
+}
+"""For each fit: from `limited`, of `kept` pixels, to the image `fitted`, of `fitted_pixels`."""
