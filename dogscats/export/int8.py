@@ -61,6 +61,7 @@ def export_int8(folder: Path, metadata: Mapping[str, str], dataset: PhotoDataset
 
 
 def _quantize(file: Path, result: Path, reference: Reference) -> None:
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -85,7 +86,9 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
                 result,
                 Photos(),
                 per_channel=True,
-                op_types_to_quantize=QUANTIZED,
+                # onnxruntime 1.20 wants to know the ranges of softmax, even if it is not quantized.
+                op_types_to_quantize=[*QUANTIZED, "Softmax"],
+                nodes_to_exclude=[node.name for node in onnx.load(prepared).graph.node if node.op_type == "Softmax"],
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
