@@ -18,9 +18,9 @@ from dogscats.backbone import Backbone
 from dogscats.data.arguments import FITS
 from dogscats.data.dataset import PhotoDataset
 from dogscats.data.fit import fitted
-from dogscats.data.images import image_names, read_image
+from dogscats.data.images import image_names, is_large, read_image
 from dogscats.data.layouts import Photos
-from dogscats.data.shrink import Shrink
+from dogscats.data.shrink import Shrink, needed_side, resized
 from dogscats.export.files import export_files
 from dogscats.export.onnx_files import SCRIPT, onnx_predict
 from dogscats.export.preprocessing import Preprocessing, preprocessing_graph
@@ -48,18 +48,20 @@ def expected(photo: torch.Tensor, fit: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_preprocessing_without_branches_equals_the_evaluation_transform(fit: str) -> None:
-    preprocessing = Preprocessing(SIZE, fit)
+@pytest.mark.parametrize("shrink", [0, 44])
+def test_preprocessing_without_branches_equals_the_evaluation_transform(fit: str, shrink: int) -> None:
+    preprocessing = Preprocessing(SIZE, fit, shrink)
     for shape in [*SHAPES, (1, 1), (1, 9), (9, 1), (1, 70)]:
         photo = noise(*shape)
         assert torch.equal(preprocessing(photo), expected(photo, fit)), shape
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_the_onnx_graph_equals_the_evaluation_transform(fit: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shrink", [0, 44])
+def test_the_onnx_graph_equals_the_evaluation_transform(fit: str, shrink: int) -> None:
     onnx = pytest.importorskip("onnx")
     ort = pytest.importorskip("onnxruntime")
-    model = onnx.parser.parse_model(preprocessing_graph(SIZE, fit, 8, 18))
+    model = onnx.parser.parse_model(preprocessing_graph(SIZE, fit, shrink, 8, 18))
     onnx.checker.check_model(model, full_check=True)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for shape in [*SHAPES, (1, 1), (1, 9), (9, 1), (1, 70)]:
@@ -71,11 +73,28 @@ def test_the_onnx_graph_equals_the_evaluation_transform(fit: str, tmp_path: Path
         assert difference.mean() < 0.1, (shape, difference.mean())
 
 
+def test_large_photos_are_reduced_first_as_predictions_read_them() -> None:
+    onnx = pytest.importorskip("onnx")
+    ort = pytest.importorskip("onnxruntime")
+    side = 44
+    model = onnx.parser.parse_model(preprocessing_graph(SIZE, "crop", side, 8, 18))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for height, width in ((1000, 1500), (1501, 1003), (1250, 800), (999, 1000), (3000, 500)):
+        photo = noise(height, width)
+        predicted = expected(resized(photo.permute(2, 0, 1), side).permute(1, 2, 0), "crop").numpy().astype(int)
+        large = is_large((width, height), side)
+        if not large:
+            predicted = expected(photo, "crop").numpy().astype(int)
+        for found in (session.run(None, {"photo": photo.numpy()})[0], Preprocessing(SIZE, "crop", side)(photo).numpy()):
+            difference = np.abs(found.astype(int) - predicted)
+            assert difference.mean() < (3 if large else 0.1), (height, width, difference.mean())
+
+
 def predictor_of(fit: str = "crop") -> Predictor:
     """A tiny network whose probabilities depend on the photo."""
     torch.manual_seed(0)
     model = Classifier(Backbone(TinyNetwork(), last_early="first", channels=8), classes=["cats", "dogs", "owls"])
-    return Predictor(model, SIZE, trained_on={"fit": fit})
+    return Predictor(model, SIZE, trained_on={"fit": fit, "shrink": "auto"})
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +160,10 @@ def test_one_torch_program_serves_photos_of_all_shapes(fit: str, odd_photos: Pat
     photo = torch.export.load(tmp_path / "photo.pt2", extra_files=extra).module()
     assert json.loads(extra["classes"]) == ["cats", "dogs", "owls"]
     assert (extra["size"], extra["fit"]) == ("32", fit)
+    large, side = noise(1300, 1000), needed_side((predictor.augment(SIZE), transforms.none(SIZE)), SIZE)
+    with torch.no_grad():
+        reduced = predictor.model(Preprocessing(SIZE, fit, 2 * SIZE if fit != "crop" else side)(large)).exp()
+    torch.testing.assert_close(photo(large), reduced[0])
     for shape in [*SHAPES, (1, 1), (1, 9), (9, 1)]:
         pixels = noise(*shape)
         with torch.no_grad():
@@ -213,7 +236,7 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
     found, exact = (onnx_predict(tmp_path / "kept" / name)(pixels) for name in ("photo-int8.onnx", "photo.onnx"))
     assert 0 < np.abs(found - exact).max() < 0.1
     monkeypatch.setattr("dogscats.export.int8.MOST_LOST", -2.0)
-    with pytest.raises(UserError, match=r"model-int8.onnx: accuracy .* loses more than"):
+    with pytest.raises(UserError, match=r"photo-int8.onnx: accuracy .* loses more than"):
         export_files("onnx-int8", predictor, tmp_path / "refused", dataset)
     assert not list((tmp_path / "refused").glob("*int8*"))
     with pytest.raises(UserError, match=r"export=onnx-int8 needs labelled photos. Set data.root="):

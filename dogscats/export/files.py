@@ -5,9 +5,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from dogscats import transforms
 from dogscats.data.dataset import PhotoDataset
-from dogscats.data.fit import fitted
 from dogscats.export.int8 import export_int8
 from dogscats.export.network import exported_network
 from dogscats.export.onnx_files import check_packages, export_onnx
@@ -39,12 +37,13 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
     if form == "onnx-int8" and dataset is None:
         raise UserError("export=onnx-int8 needs labelled photos. Set data.root=<folder of photos>.")
     network, fit = exported_network(predictor.model), predictor.trained_on.get("fit", "crop")
+    data = predictor.data(Path())
     metadata = {"classes": json.dumps(predictor.classes), "size": str(predictor.size), "fit": fit}
+    metadata["shrink"] = str(data.shrinking.side if data.shrinking else 0)
     with tempfile.TemporaryDirectory() as drawn:
         photos = dataset
         if photos is None:
-            transform = fitted(transforms.none(predictor.size), predictor.size, fit)
-            photos = draw_photos(Path(drawn), predictor.size, transform, predictor.seed)
+            photos = draw_photos(Path(drawn), predictor.size, data.evaluation, predictor.seed)
         reference = Reference(torch_predict(network), photos)
         write = export_torch if form == "torch" else export_onnx
         for file, difference in write(network, metadata, folder, reference).items():

@@ -43,8 +43,8 @@ def export_onnx(
 
     Args:
         network: network from squares to probabilities.
-        metadata: metadata of both files: `classes`, a JSON list of names; `size` in pixels; and `fit`, how photos
-            become square.
+        metadata: metadata of both files: `classes`, a JSON list of names; `size` in pixels; `fit`, how photos become
+            square; and `shrink`, the short side to which large photos are reduced first, or 0.
         folder: folder of the files.
         reference: photos for the comparison.
 
@@ -105,8 +105,8 @@ def with_preprocessing(network: Any, metadata: Mapping[str, str]) -> Any:
     opset = next(used.version for used in network.opset_import if not used.domain)
     versions = f'<ir_version: {network.ir_version}, opset_import: ["": {opset}]>'
     classes = network.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    text = preprocessing_graph(int(metadata["size"]), metadata["fit"], network.ir_version, opset)
-    before = onnx.parser.parse_model(text)
+    settings = int(metadata["size"]), metadata["fit"], int(metadata["shrink"])
+    before = onnx.parser.parse_model(preprocessing_graph(*settings, network.ir_version, opset))
     after = onnx.parser.parse_model(
         f"{versions} one (float[1, {classes}] batch) => (float[{classes}] probabilities) "
         "<int64[1] axis = {0}> { probabilities = Squeeze (batch, axis) }"

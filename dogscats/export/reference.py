@@ -1,7 +1,7 @@
 """What PyTorch predicts for photos on disk, to compare exported files with."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +63,14 @@ class Reference:
 
     Args:
         predict: what to compare with, for batches.
-        dataset: photos with the evaluation transform; `MOST` of them are used, evenly spaced.
+        dataset: photos with the evaluation transform; `MOST` of them are used, evenly spaced. Large ones are read
+            without their shrunken copies, whose compression changes probabilities, too.
     """
 
     def __init__(self, predict: Predict, dataset: PhotoDataset):
-        self.dataset, self.photos = dataset, dataset.photos
+        shrink = dataset.photos.shrink and replace(dataset.photos.shrink, folder=None)
+        self.photos = replace(dataset.photos, shrink=shrink)
+        dataset = PhotoDataset(self.photos, dataset.transform, dataset.seed)
         # Evenly spaced, so that all classes appear.
         self.indices = range(0, len(dataset), -(-len(dataset) // MOST))
         self.squares = np.stack([dataset[index, 0][0].numpy() for index in self.indices])
@@ -97,9 +100,8 @@ class Reference:
         """
         found, scaled = [], []
         for index in self.indices:
-            path = self.photos.paths[index]
-            photo = read_image(self.photos.root / path, path in self.photos.odd).permute(1, 2, 0).contiguous()
-            found.append(predict(photo.numpy()))
+            photo = whole_photo(self.photos, index)
+            found.append(predict(photo))
             shrink, (height, width, _) = self.photos.shrink, photo.shape
             scaled.append(shrink is not None and is_large((width, height), shrink.side))
         tolerances = np.where(scaled, SCALED, PHOTOS)
@@ -122,6 +124,12 @@ class Reference:
                     "more photos. The file was not kept."
                 )
         return float(differences.max())
+
+
+def whole_photo(photos: Photos, index: int) -> Array:
+    """Decode a photo `(H, W, 3)`, uint8, in full."""
+    path = photos.paths[index]
+    return read_image(photos.root / path, path in photos.odd).permute(1, 2, 0).contiguous().numpy()
 
 
 def draw_photos(folder: Path, size: int, transform: v2.Transform, seed: int) -> PhotoDataset:

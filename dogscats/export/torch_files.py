@@ -25,9 +25,9 @@ SERVES_ALL_SHAPES = "2.8"
 class PhotoClassifier(nn.Module):
     """Preprocessing and network: a photo `(H, W, 3)` uint8 to probabilities `(C,)`."""
 
-    def __init__(self, network: nn.Module, size: int, fit: str):
+    def __init__(self, preprocessing: Preprocessing, network: nn.Module):
         super().__init__()
-        self.preprocessing, self.network = Preprocessing(size, fit), network
+        self.preprocessing, self.network = preprocessing, network
 
     def forward(self, photo: torch.Tensor) -> torch.Tensor:
         """Compute the probabilities of one photo."""
@@ -70,7 +70,7 @@ def export_torch(
         return differences
     photo, sides = torch.zeros(size + 3, size + 5, 3, dtype=torch.uint8), ("height", "width")
     with atomic_path(folder / "photo.pt2") as temporary:
-        program = PhotoClassifier(network, size, metadata["fit"]).eval()
+        program = PhotoClassifier(Preprocessing(size, metadata["fit"], int(metadata["shrink"])), network).eval()
         _save(program, photo, {axis: Dim(side, min=1) for axis, side in enumerate(sides)}, metadata, temporary)
         differences["photo.pt2"] = reference.check_photos("photo.pt2", _loaded(temporary))
     return differences
