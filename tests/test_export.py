@@ -25,7 +25,6 @@ from dogscats.export.files import export_files
 from dogscats.export.onnx_files import SCRIPT, onnx_predict
 from dogscats.export.preprocessing import Preprocessing, preprocessing_graph
 from dogscats.export.reference import Reference, torch_predict
-from dogscats.export.torch_files import SERVES_ALL_SHAPES
 from dogscats.runs.errors import UserError
 
 SIZE = 32
@@ -152,9 +151,6 @@ def test_one_torch_program_serves_photos_of_all_shapes(fit: str, odd_photos: Pat
     predictor = predictor_of(fit)
     export_files("torch", predictor, tmp_path, dataset_of(odd_photos, fit))
     model = torch.export.load(tmp_path / "model.pt2").module()
-    if torch.__version__ < SERVES_ALL_SHAPES:
-        assert {path.name for path in tmp_path.iterdir()} == {"model.pt2"}
-        pytest.skip("this PyTorch exports no program for all shapes")
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt2", "photo.pt2"}
     extra = {"classes": "", "size": "", "fit": ""}
     photo = torch.export.load(tmp_path / "photo.pt2", extra_files=extra).module()

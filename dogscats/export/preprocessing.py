@@ -8,9 +8,6 @@ Large photos are reduced first, as predictions read them (`data.shrink`), in two
 photos of 12 megapixels, probabilities differed by up to .08 without these steps, and by .03 with one of them.
 """
 
-from collections.abc import Callable
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -18,10 +15,6 @@ from dogscats.data.images import LARGE
 
 ASPECT = 16
 """Longest side that is resized, relative to the short one, as in `transforms.LimitAspect` and `images.is_large`."""
-
-# Like min() and max(); an exported program keeps them as formulas of the photo's height and width.
-least = cast(Callable[[int, int], int], torch.sym_min)
-most = cast(Callable[[int, int], int], torch.sym_max)
 
 
 class Preprocessing(nn.Module):
@@ -62,6 +55,36 @@ class Preprocessing(nn.Module):
         return _center_crop(image, self.size, self.size)
 
 
+def least(first: int, second: int) -> int:
+    """Return the smaller of two numbers; see `_number`."""
+    return _number(torch.minimum(_scalar(first), _scalar(second)), 0)
+
+
+def most(first: int, second: int) -> int:
+    """Return the larger of two numbers; see `_number`."""
+    return _number(torch.maximum(_scalar(first), _scalar(second)), 0)
+
+
+def _side(pixels: int) -> int:
+    """Return a side of at least one pixel; see `_number`. A constant stays one."""
+    return pixels if isinstance(pixels, int) else _number(_scalar(pixels), 1)
+
+
+def _scalar(number: int) -> torch.Tensor:
+    return torch.scalar_tensor(number, dtype=torch.int64)
+
+
+def _number(scalar: torch.Tensor, at_least: int) -> int:
+    """Return an integer that an exported program computes for each photo.
+
+    Otherwise `torch.export` would carry formulas of height and width from step to step, and guard what it cannot prove
+    about them: it took half a minute, and the program did not serve all shapes.
+    """
+    number: int = scalar.item()  # type: ignore[assignment]  # int() would make it a constant of the program
+    torch._check(number >= at_least)
+    return number
+
+
 def _reduce(image: torch.Tensor, side: int) -> torch.Tensor:
     """Reduce the short side to `side` pixels if the image is large as in `images.is_large`."""
     height, width = image.shape[-2:]
@@ -78,16 +101,18 @@ def _reduce(image: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _cubic(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    return nn.functional.interpolate(image, (height, width), mode="bicubic", antialias=True)
+    sides = _side(height), _side(width)
+    return nn.functional.interpolate(image, sides, mode="bicubic", antialias=True)
 
 
 def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    return nn.functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    sides = _side(height), _side(width)
+    return nn.functional.interpolate(image, sides, mode="bilinear", antialias=True)
 
 
 def _center_crop(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     rows, columns = (
-        torch.arange(part) + _half_to_even(whole - part)
+        torch.arange(_side(part)) + _half_to_even(whole - part)
         for whole, part in zip(image.shape[-2:], (height, width), strict=True)
     )
     return image[:, :, rows][:, :, :, columns]
@@ -107,7 +132,7 @@ def _reflect(image: torch.Tensor, side: int) -> torch.Tensor:
 def _reflected(pixels: int, side: int) -> torch.Tensor:
     """Return which of so many pixels each of `side` pixels shows."""
     period = 2 * pixels - 2
-    wave = (torch.arange(side) - (side - pixels) // 2) % period
+    wave = (torch.arange(_side(side)) - (side - pixels) // 2) % period
     return torch.minimum(wave, period - wave)
 
 

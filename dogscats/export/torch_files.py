@@ -1,6 +1,5 @@
 """`model.pt2` for batches of squares and `photo.pt2` for one photo: programs of `torch.export`."""
 
-import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,6 @@ from dogscats.export.preprocessing import Preprocessing
 from dogscats.export.reference import Difference, Reference, torch_predict
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path
-
-log = logging.getLogger(__name__)
-
-SERVES_ALL_SHAPES = "2.8"
-"""First version of PyTorch whose `torch.export` keeps a minimum as a formula, instead of guarding which side it is
-(https://github.com/pytorch/pytorch/pull/151347)."""
 
 
 class PhotoClassifier(nn.Module):
@@ -38,7 +31,7 @@ class PhotoClassifier(nn.Module):
 def export_torch(
     network: nn.Module, metadata: Mapping[str, str], folder: Path, reference: Reference
 ) -> dict[str, Difference]:
-    """Write `model.pt2` and, from PyTorch 2.8 on, `photo.pt2`, and compare them with PyTorch.
+    """Write `model.pt2` and `photo.pt2`, and compare them with PyTorch.
 
     Inputs and outputs are those of `onnx_files.export_onnx`. Both programs need torch alone:
     `torch.export.load("photo.pt2").module()(photo)`.
@@ -61,13 +54,6 @@ def export_torch(
     with atomic_path(folder / "model.pt2") as temporary:
         _save(network, squares, {0: Dim("N", min=1)}, metadata, temporary)
         differences["model.pt2"] = reference.check_squares("model.pt2", _loaded(temporary))
-    if torch.__version__ < SERVES_ALL_SHAPES:
-        log.warning(
-            "photo.pt2 is left out: it needs PyTorch %s, and this is %s, which exports a program for photos of one "
-            "orientation only.",
-            *(SERVES_ALL_SHAPES, torch.__version__),
-        )
-        return differences
     photo, sides = torch.zeros(size + 3, size + 5, 3, dtype=torch.uint8), ("height", "width")
     with atomic_path(folder / "photo.pt2") as temporary:
         program = PhotoClassifier(Preprocessing(size, metadata["fit"], int(metadata["shrink"])), network).eval()
