@@ -1,9 +1,9 @@
 """Evaluate a trained run, predict photos with it, export it, or search its photos for suspects.
 
 Reads top to bottom: load the run, then evaluate labelled photos (the default), predict any photos
-(`predict=<file, folder or glob>`, and `explain=true` to see why), write `model.onnx` (`export=onnx`), or list photos to
-look at, such as those with wrong labels (`suspects=true`). `python evaluate.py --help` lists the settings. Each run
-writes to its own directory under `outputs/evaluate/`.
+(`predict=<file, folder or glob>`, and `explain=true` to see why), write files that predict elsewhere (`export=onnx`),
+or list photos to look at, such as those with wrong labels (`suspects=true`). `python evaluate.py --help` lists the
+settings. Each run writes to its own directory under `outputs/evaluate/`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dogscats.export import FORMATS
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
@@ -50,9 +51,6 @@ log = logging.getLogger(__name__)
 
 STANDARD = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
 """Callbacks of `conf/callbacks/evaluate.yaml`. Reports need labels, so that `predict=` has none."""
-
-CHECKED_PHOTOS = 64
-"""Number of photos on which the exported model is compared with PyTorch."""
 
 MOST_EXPLAINED = 100
 """Largest number of photos that `explain=true` draws."""
@@ -132,8 +130,8 @@ def check_settings(cfg: DictConfig) -> None:
         raise UserError("split=: expected the name of a folder in data.root, such as valid.")
     if cfg.split is None and not cfg.suspects:
         cfg.split = "valid"
-    if cfg.export not in (None, "onnx"):
-        raise UserError(f"export={cfg.export}: the only format is onnx.")
+    if cfg.export not in (None, *FORMATS):
+        raise UserError(f"export={cfg.export}: expected {' or '.join(FORMATS)}.")
     checkpoint_of(cfg.run or cfg.ckpt)
 
 
@@ -377,27 +375,17 @@ def write_submission(predictions: Predictions, path: Path) -> bool:
 
 
 def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
-    """Write `model.onnx` and compare it with PyTorch, on photos of the split if available."""
-    import torch
-
+    """Write the files of `export=` and compare them with PyTorch, on photos of the split if available."""
     from dogscats.data.dataset import PhotoDataset
-    from dogscats.export import export_onnx
+    from dogscats.export.files import export_files
 
-    root, fit = cfg.data.root or predictor.trained_on.get("root"), predictor.trained_on.get("fit", "crop")
+    root, dataset = cfg.data.root or predictor.trained_on.get("root"), None
+    what = f"random photos, as there is no folder data.root={root}"
     if root is not None and Path(root).expanduser().is_dir():
         data = predictor.data(root, cfg.data.batch_size, **files_given(cfg))
-        photos = data.labelled(cfg.split, predictor.classes)
-        dataset = PhotoDataset(photos, data.evaluation, data.seed)
-        chosen = range(0, len(dataset), -(-len(dataset) // CHECKED_PHOTOS))  # evenly spaced, so all classes appear
-        images, what = torch.stack([dataset[index, 0][0] for index in chosen]), f"photos of {cfg.split}"
-    else:
-        generator = torch.Generator().manual_seed(predictor.seed)
-        shape = (CHECKED_PHOTOS, 3, predictor.size, predictor.size)
-        images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-        what = f"random images, as there is no folder data.root={root}"
-    difference = export_onnx(predictor.model, predictor.classes, run_dir / "model.onnx", images, fit)
-    log.info("\nmodel.onnx: largest difference from PyTorch's probabilities: %.2g", difference)
-    log.info("(checked on %d %s)", len(images), what)
+        dataset = PhotoDataset(data.labelled(cfg.split, predictor.classes), data.evaluation, data.seed)
+        what = f"photos of {cfg.split}"
+    log.info("(checked on %d %s)", export_files(cfg.export, predictor, run_dir, dataset), what)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

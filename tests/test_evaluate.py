@@ -18,7 +18,7 @@ from PIL import Image
 
 from dogscats.data import DogsCatsDataModule
 from dogscats.data.dataset import PhotoDataset
-from dogscats.export import export_onnx
+from dogscats.export.files import export_files
 from dogscats.gradcam import Explanation
 from dogscats.plots.explanation import caption, overlay
 from dogscats.predictor import Predictor
@@ -282,7 +282,7 @@ def test_export_gives_one_file_that_equals_pytorch(run_command: Run, trained: Pa
     assert result.returncode == 0, result.stderr
     assert "checked on 10 photos of valid" in result.stdout
     run = written(tmp_path)
-    assert {path.name for path in run.glob("*.onnx*")} == {"model.onnx"}
+    assert {path.name for path in run.glob("*onnx*")} == {"model.onnx", "photo.onnx", "predict_onnx.py"}
     session = onnxruntime.InferenceSession(run / "model.onnx", providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == ["cats", "dogs"]
@@ -300,25 +300,16 @@ def test_export_gives_one_file_that_equals_pytorch(run_command: Run, trained: Pa
 def test_an_export_without_photos_says_what_it_was_checked_on(run_command: Run, trained: Path, tmp_path: Path) -> None:
     result = run_command("evaluate.py", f"run={trained}", "export=onnx", "data.root=nowhere")
     assert result.returncode == 0, result.stderr
-    assert "random images, as there is no folder data.root=nowhere" in result.stdout
+    assert "random photos, as there is no folder data.root=nowhere" in result.stdout
     assert (written(tmp_path) / "model.onnx").exists()
-
-
-def test_an_export_that_differs_leaves_no_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dogscats.export.TOLERANCE", -1.0)
-    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    with pytest.raises(UserError, match="differ from PyTorch's"):
-        export_onnx(Predictor.load(trained).model, ["cats", "dogs"], tmp_path / "model.onnx", images)
-    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_without_the_packages_says_what_to_install(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install .*\[onnx\]"):
-        export_onnx(Predictor.load(trained).model, ["cats", "dogs"], tmp_path / "model.onnx", images)
+        export_files("onnx", Predictor.load(trained), tmp_path, None)
 
 
 @pytest.mark.parametrize(

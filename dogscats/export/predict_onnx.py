@@ -1,0 +1,33 @@
+"""Print the probability of each class for photos: `python predict_onnx.py [photo-int8.onnx] a.jpg b.png ...`.
+
+Needs onnxruntime, numpy and Pillow. `photo.onnx` beside this file is used unless another is named.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def read_photo(path: str) -> Image.Image:
+    """Decode a photo to RGB: upright by its EXIF orientation, transparent pixels on white."""
+    photo = ImageOps.exif_transpose(Image.open(path))
+    if photo.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips at 255
+        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.has_transparency_data:
+        layer, photo = photo.convert("RGBA"), Image.new("RGB", photo.size, "white")
+        photo.paste(layer, mask=layer.getchannel("A"))
+    return photo.convert("RGB")
+
+
+if __name__ == "__main__":
+    paths = sys.argv[1:]
+    model = paths.pop(0) if paths and paths[0].endswith(".onnx") else Path(__file__).with_name("photo.onnx")
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    for path in paths:
+        (probabilities,) = session.run(["probabilities"], {"photo": np.asarray(read_photo(path))})
+        print(path, *(f"{name} {value:.4f}" for name, value in zip(classes, probabilities, strict=True)), sep="  ")
