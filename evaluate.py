@@ -33,7 +33,6 @@ from dogscats.export import FORMATS
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
-from dogscats.runs.install import command
 from dogscats.runs.signals import interruptible
 from dogscats.runs.text import listed, names_as_text, shown, text_table
 
@@ -187,13 +186,14 @@ def report(
 
 def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric) -> None:
     """Search labelled photos for suspects; write `suspects.csv` and `suspects.html`, a page to decide about them."""
-    from dogscats.activations import split_features
+    import torch
+
+    from dogscats.activations import Activations
     from dogscats.data.check import write_bad_images
     from dogscats.predictor import Predictor
     from dogscats.suspects.checkpoint import frozen_checkpoint
-    from dogscats.suspects.page import write_page
-    from dogscats.suspects.search import CERTAIN, find_suspects, joined
-    from dogscats.suspects.suspect import by_kind, write_suspects
+    from dogscats.suspects.report import report_suspects
+    from dogscats.suspects.search import find_suspects, joined
 
     if cfg.run is not None:
         frozen = frozen_checkpoint(Path(cfg.run).expanduser(), cfg.trust)
@@ -214,22 +214,11 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
     if bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))
         write_bad_images(run_dir / "bad_images.csv", bad)
-    features = split_features(predictor.model, data, photos, fabric)
-    if not fabric.is_global_zero:
-        return
-    labelled = joined(photos, predictor.classes)
-    suspects = find_suspects(labelled, features, predictor.size)
-    write_suspects(run_dir / "suspects.csv", suspects)
-    write_page(run_dir / "suspects.html", f"Suspects of {data.root}", labelled.root, suspects, predictor.classes)
-    rows = [["suspects", f"of {len(labelled.paths)} photos", "listed"]]
-    for kind, found in by_kind(suspects).items():
-        rows.append([kind, str(sum(suspect.score > CERTAIN for suspect in found)), str(len(found))])
-    log.info("\n%s", "\n".join(text_table(rows, left=1)))
-    log.info(
-        "\nOpen %s in a browser, decide, and save decisions.csv. Then: %s data.decisions=<file>",
-        shown(run_dir / "suspects.html"),
-        command("train"),
-    )
+    activations = Activations(predictor.model, data, fabric, data.cache_dir)
+    features = [activations.features(part, f"activations of {split}") for split, part in photos.items()]
+    if fabric.is_global_zero:
+        labelled = joined(photos, predictor.classes)
+        report_suspects(find_suspects(labelled, torch.cat(features), predictor.size), labelled, run_dir)
 
 
 def files_given(cfg: DictConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -85,31 +85,6 @@ def precompute(
     return features
 
 
-def split_features(
-    model: Classifier, data: DogsCatsDataModule, photos: Mapping[str, Photos], fabric: Fabric
-) -> torch.Tensor:
-    """Compute the features of the photos of several splits, or read them from the cache that training has written.
-
-    Args:
-        model: classifier whose body computes the features.
-        data: data module of the photos.
-        photos: photos of each split.
-        fabric: Fabric of all ranks; each computes a share.
-
-    Returns:
-        Features `(N, F)` of all splits, in order.
-    """
-    assert isinstance(model.body, Backbone)
-    found = []
-    for split, part in photos.items():
-        whole, rows = before_decisions(part)
-        loader = data.loader(PhotoDataset(whole, data.evaluation, data.seed), persistent=False, whole=True)
-        folder = cache_folder(data.root, data.cache_dir)
-        features = precompute(model.body, loader, folder, fabric.device, description=f"activations of {split}")
-        found.append(features if rows is None else features[rows])
-    return torch.cat(found)
-
-
 @torch.inference_mode()
 def _features(body: Backbone, loader: DataLoader[Batch], device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the features `(B, F)` of each batch."""
@@ -153,6 +128,12 @@ class Activations:
         """Make the validation loader, in the order of the photos."""
         plain = self.data.valid_dataset()
         return self._loader([self._features(plain, "activations of valid")], plain)
+
+    def features(self, photos: Photos, description: str) -> torch.Tensor:
+        """Return the features `(N, F)` of plain photos, in order."""
+        features = self._features(PhotoDataset(photos, self.data.evaluation, self.data.seed), description)
+        _, rows = before_decisions(photos)
+        return features if rows is None else features[rows]
 
     def _loader(self, views: list[torch.Tensor], dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)

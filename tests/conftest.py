@@ -14,6 +14,10 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from unittest import mock
 
+# Expected values are those of the CPU, and CUDA does not survive the forks of ranks. tests/test_gpu.py uses GPUs.
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import numpy as np
 import pytest
 import torch

@@ -8,37 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Run, draw_photo
+from conftest import Run, draw_photo
+from named import FAST, NAMES, labelled, photos
 from PIL import Image
 
 from dogscats.data import DogsCatsDataModule
-from dogscats.data.layouts import Found, find_dataset, left_out
+from dogscats.data.layouts import find_dataset, left_out
 from dogscats.runs.errors import UserError
-
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null", "hydra.run.dir=run"]
-
-
-def photos(root: Path, *names: str) -> Path:
-    """Only names matter here."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def table(root: Path, *lines: str, name: str = "labels.csv", encoding: str = "utf-8") -> str:
-    root.mkdir(exist_ok=True)
-    (root / name).write_text("\n".join(lines) + "\n", encoding=encoding)
-    return name
-
-
-def labelled(found: Found) -> dict[str, str]:
-    both = (found.train, found.valid, *([found.test] if found.test else []))
-    return {path: found.classes[label] for part in both for path, label in zip(part.paths, part.labels, strict=True)}
-
-
-NAMES = [f"train/{letter}{number}.jpg" for letter in "ab" for number in range(5)]
 
 
 def test_damaged_parquet_and_missing_parts_are_named(tmp_path: Path) -> None:

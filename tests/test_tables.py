@@ -5,37 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Run, draw_photo
+from conftest import Run, draw_photo
+from named import FAST, NAMES, labelled, photos, table
 
 from dogscats.data import DogsCatsDataModule
-from dogscats.data.layouts import Found, find_dataset, find_split, left_out
+from dogscats.data.layouts import find_dataset, find_split, left_out
 from dogscats.data.tables import read_table, table_at
 from dogscats.runs.errors import ArgumentError, UserError, user_message
 
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null", "hydra.run.dir=run"]
-
-
-def photos(root: Path, *names: str) -> Path:
-    """Only names matter here."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def table(root: Path, *lines: str, name: str = "labels.csv", encoding: str = "utf-8") -> str:
-    root.mkdir(exist_ok=True)
-    (root / name).write_text("\n".join(lines) + "\n", encoding=encoding)
-    return name
-
-
-def labelled(found: Found) -> dict[str, str]:
-    both = (found.train, found.valid, *([found.test] if found.test else []))
-    return {path: found.classes[label] for part in both for path, label in zip(part.paths, part.labels, strict=True)}
-
-
-NAMES = [f"train/{letter}{number}.jpg" for letter in "ab" for number in range(5)]
 LABELS = {name: "cat" if "a" in name[6:] else "dog" for name in NAMES}
 
 

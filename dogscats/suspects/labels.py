@@ -37,7 +37,7 @@ VOTERS = (10, 20)
 
 
 def left_out_probabilities(
-    points: torch.Tensor, labels: torch.Tensor, classes: int, neighbors: Neighbors, weights: torch.Tensor | None = None
+    points: torch.Tensor, labels: torch.Tensor, classes: int, neighbors: Neighbors
 ) -> torch.Tensor:
     """Return class probabilities `(N, C)` of each photo by what was learned from all others.
 
@@ -46,33 +46,25 @@ def left_out_probabilities(
         labels: class indices `(N,)`.
         classes: number of classes.
         neighbors: nearest neighbors, at least the largest of `VOTERS` where there are as many.
-        weights: how much each photo counts in what the others are judged by `(N,)`; `None` for 1.
     """
-    weights = torch.ones(len(labels)) if weights is None else weights
     seeds = SEEDS if len(points) > LANDMARKS else SEEDS[:1]
-    heads = [_kernel_ridge(points, labels, classes, width, seed, weights) for width in WIDTHS for seed in seeds]
-    votes = [vote(neighbors, labels, classes, count, weights) for count in VOTERS]
+    heads = [_kernel_ridge(points, labels, classes, width, seed) for width in WIDTHS for seed in seeds]
+    votes = [vote(neighbors, labels, classes, count) for count in VOTERS]
     return (torch.stack(heads).mean(dim=0) + torch.stack(votes).mean(dim=0)) / 2
 
 
-def vote(
-    neighbors: Neighbors, labels: torch.Tensor, classes: int, count: int, weights: torch.Tensor | None = None
-) -> torch.Tensor:
+def vote(neighbors: Neighbors, labels: torch.Tensor, classes: int, count: int) -> torch.Tensor:
     """Return the share of each class `(N, C)` among the nearest neighbors, weighted by similarity.
 
     A tenth of a vote is spread over all classes, so that no class is impossible.
     """
     indices, similarities = neighbors.indices[:, :count], neighbors.similarities[:, :count].clamp_min(0)
-    if weights is not None:
-        similarities = similarities * weights[indices]
     votes = torch.full((len(labels), classes), 0.1 / classes)
     votes.scatter_add_(1, labels[indices], similarities)
     return votes / votes.sum(dim=1, keepdim=True)
 
 
-def _kernel_ridge(
-    points: torch.Tensor, labels: torch.Tensor, classes: int, width: float, seed: int, weights: torch.Tensor
-) -> torch.Tensor:
+def _kernel_ridge(points: torch.Tensor, labels: torch.Tensor, classes: int, width: float, seed: int) -> torch.Tensor:
     """Return leave-one-out probabilities `(N, C)` of the penalty and temperature with the largest likelihood."""
     unit = nnf.normalize(points, dim=1)
     generator = torch.Generator().manual_seed(seed)
@@ -89,21 +81,20 @@ def _kernel_ridge(
     targets = nnf.one_hot(labels, classes).float()
     size = features.shape[1]
     gram, products = torch.zeros(size, size, dtype=torch.double), torch.zeros(size, classes, dtype=torch.double)
-    for chosen in torch.split(torch.arange(len(features)), ROWS):
-        weighted = (features[chosen] * weights[chosen, None]).T
-        gram += (weighted @ features[chosen]).double()
-        products += (weighted @ targets[chosen]).double()
+    for rows, wanted in zip(torch.split(features, ROWS), torch.split(targets, ROWS), strict=True):
+        gram += (rows.T @ rows).double()
+        products += (rows.T @ wanted).double()
     best, likelihood = torch.empty(0), -math.inf
     for penalty in PENALTIES:
         factor = torch.linalg.cholesky(gram + penalty * torch.eye(size))
         fitted = features @ torch.cholesky_solve(products, factor).float()
         inverse = torch.linalg.solve_triangular(factor, torch.eye(size, dtype=torch.double), upper=False).float()
         squares = [(rows @ inverse.T).square().sum(dim=1) for rows in torch.split(features, ROWS)]
-        leverage = (torch.cat(squares) * weights)[:, None]
+        leverage = torch.cat(squares)[:, None]
         without = (fitted - leverage * targets) / (1 - leverage).clamp_min(1e-3)
         for temperature in TEMPERATURES:
             logs = (without * temperature).log_softmax(dim=1)
-            mean = (-nnf.nll_loss(logs, labels, reduction="none") * weights).mean().item()
+            mean = -nnf.nll_loss(logs, labels).item()
             if mean > likelihood:
                 best, likelihood = logs.exp(), mean
     return best

@@ -1,0 +1,34 @@
+"""What a search for suspects writes and prints."""
+
+import logging
+from pathlib import Path
+
+from dogscats.runs.install import command
+from dogscats.runs.text import shown, text_table
+from dogscats.suspects.page import write_page
+from dogscats.suspects.search import CERTAIN, Labelled
+from dogscats.suspects.suspect import Suspect, by_kind, write_suspects
+
+log = logging.getLogger(__name__)
+
+
+def report_suspects(suspects: list[Suspect], labelled: Labelled, folder: Path) -> None:
+    """Write `suspects.csv` and `suspects.html`, a page to decide about them, and print their numbers.
+
+    Args:
+        suspects: what was found.
+        labelled: the photos searched.
+        folder: folder of the two files.
+    """
+    write_suspects(folder / "suspects.csv", suspects)
+    page = folder / "suspects.html"
+    write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes)
+    rows = [["suspects", f"of {len(labelled.paths)} photos", "listed"]]
+    for kind, found in by_kind(suspects).items():
+        rows.append([kind, str(sum(suspect.score > CERTAIN for suspect in found)), str(len(found))])
+    log.info("\n%s", "\n".join(text_table(rows, left=1)))
+    log.info(
+        "\nOpen %s in a browser, decide, and save decisions.csv. Then: %s data.decisions=<file>",
+        shown(page),
+        command("train"),
+    )
