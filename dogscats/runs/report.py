@@ -18,7 +18,7 @@ from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 
-FINAL = ("acc", "loss", "balanced_acc", "macro_f1")
+FINAL = ("acc", "loss", "balanced_acc", "macro_f1", "ece")
 """Metrics of the final prediction, in this order; with test-time augmentation also `<metric>_tta`."""
 
 
@@ -115,7 +115,7 @@ class RunReport:
     def _log_final(self, split: str, heading: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""
         final = self.metrics["final"]
-        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1"]]
+        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1", "ECE"]]
         for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
                 accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
@@ -130,7 +130,9 @@ def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict
         for suffix, version in (("", plain), ("_tta", averaged))
         if version
         for name, value in zip(
-            FINAL, (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1), strict=True
+            FINAL,
+            (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1, version.ece),
+            strict=True,
         )
     }
 
