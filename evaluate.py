@@ -230,6 +230,18 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
         shown(run_dir / "suspects.html"),
         command("train"),
     )
+    if cfg.run is not None and cfg.data.root is None:
+        show_suspects(Path(cfg.run).expanduser(), run_dir)
+
+
+def show_suspects(run: Path, found: Path) -> None:
+    """Write the page of a finished run again, with the worst suspects among its photos."""
+    from dogscats.plots.publish import optional
+    from dogscats.report import page
+
+    if (run / page.FILE).is_file():
+        with optional(page.FILE, "updated"):
+            log.info("The worst are in %s, too", shown(page.write_page(run, found)))
 
 
 def files_given(cfg: DictConfig) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from typing import Any
 from dogscats.callbacks.history import HEADINGS, METRICS
 from dogscats.confusion import confused_pairs
 from dogscats.metrics import Predictions
+from dogscats.report import page
 from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import write_csv, write_json
-from dogscats.runs.text import text_table
+from dogscats.runs.text import shown, text_table
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,8 @@ class RunReport:
             log.info(
                 "See the curves and pictures: tensorboard --logdir %s", shlex.quote(f"{self.run_dir / 'tensorboard'}")
             )
+        if (self.run_dir / page.FILE).is_file():
+            log.info("Open %s in a browser: all of this on one page", shown(self.run_dir / page.FILE))
 
     def _log_final(self, split: str, heading: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""
