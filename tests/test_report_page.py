@@ -1,6 +1,7 @@
 """The page of a run: what is in it, and what a browser makes of it."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import pytest
 from conftest import TINY, Run
 from PIL import Image
 
+from dogscats.report.card import write_card
 from dogscats.report.facts import Facts
 from dogscats.report.page import FILE, MOST_ROWS, write_page
 from dogscats.report.pictures import KEPT, WIDTH, data_url
@@ -190,11 +192,20 @@ def test_a_damaged_picture_is_named_and_left_out(run_dir: Path, tmp_path: Path, 
     assert len(Page(copy / FILE).all("img")) == 5
 
 
+def test_a_data_module_of_ones_own(run_dir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    config = re.sub(r"data: .*", "data: {_target_: mine.Photos}", (copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(config)
+    assert "resnet34 on photos" in Page(write_page(copy)).text
+    assert "# resnet34 on photos" in write_card(copy).read_text()
+
+
 def test_a_run_of_an_older_version(run_dir: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["final"] = {key: value for key, value in metrics["final"].items() if "ece" not in key and "f1" not in key}
     (copy / "metrics.json").write_text(json.dumps(metrics))
+    write_csv(copy / "photos.csv", ["split", "path", "bytes", "sample"], [("train", "a.jpg", 1, "0")])
     write_page(copy)
     assert "Expected calibration error" not in Page(copy / FILE).text
 

@@ -81,8 +81,8 @@ class Facts:
 
     @property
     def data_name(self) -> str:
-        """Name of the dataset: that of its folder."""
-        return Path(self.config["data"]["root"]).name
+        """Name of the dataset: that of its folder; a data module of one's own may have none."""
+        return Path(str(self.config["data"].get("root", ""))).name or "photos"
 
     @property
     def n_aug(self) -> int:
@@ -151,9 +151,10 @@ class Facts:
         file, found = self.run_dir / photos.FILE, dict[str, Counter[str]]()
         if file.is_file():
             names = {str(cell(name)): name for name in self.classes}
-            counted = Counter((row["split"], names.get(row.get("label", ""), "")) for row in csv_rows(file))
-            for (split, name), number in counted.items():
-                found.setdefault(split, Counter())[name] = number
+            counted = Counter((row["split"], row.get("label")) for row in csv_rows(file))
+            for (split, label), number in counted.items():
+                if label in names:  # older versions wrote none
+                    found.setdefault(split, Counter())[names[label]] = number
         return {split: found[split] for split in SPLITS if split in found}
 
     @property
