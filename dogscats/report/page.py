@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 FILE = "report.html"
 
+PICTURES = (
+    *("augmentation", "confusion_matrix", "reliability", "accuracy_kept"),
+    *("most_wrong", "most_uncertain", "most_right", "random_wrong", "random_right"),
+)
+"""Names of the PNG files that the page shows: a run directory may have others, if it is the user's own folder."""
+
 MOST_ROWS = 20
 """Rows of a table; the files of the run have all."""
 
@@ -106,8 +112,8 @@ def _figures(facts: Facts) -> dict[str, Markup]:
 def _pictures(run_dir: Path) -> dict[str, Markup]:
     """Read the pictures of the run as data URLs, by name."""
     found = {}
-    for file in sorted(run_dir.glob("*.png")):
-        if not file.name.startswith("lr_"):  # drawn anew
+    for file in (run_dir / f"{name}.png" for name in PICTURES):
+        if file.is_file():
             with optional(file.name, "embedded"):
                 found[file.stem] = data_url(file)
     return found
