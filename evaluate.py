@@ -192,7 +192,7 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
     from dogscats.data.check import write_bad_images
     from dogscats.predictor import Predictor
     from dogscats.suspects.checkpoint import frozen_checkpoint
-    from dogscats.suspects.report import report_suspects
+    from dogscats.suspects.report import report_suspects, show_in_run
     from dogscats.suspects.search import find_suspects, joined
 
     if cfg.run is not None:
@@ -219,6 +219,8 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
     if fabric.is_global_zero:
         labelled = joined(photos, predictor.classes)
         report_suspects(find_suspects(labelled, torch.cat(features), predictor.size), labelled, run_dir)
+        if cfg.run is not None and cfg.data.root is None:
+            show_in_run(Path(cfg.run).expanduser(), run_dir)
 
 
 def files_given(cfg: DictConfig) -> dict[str, Any]:

@@ -74,6 +74,11 @@ class Predictions:
         return nnf.nll_loss(logs, self.labels).item()
 
     @property
+    def ece(self) -> float:
+        """Expected calibration error, see `dogscats.calibration`."""
+        return expected_calibration_error(self.probabilities, self.labels)
+
+    @property
     def confusion_matrix(self) -> list[list[int]]:
         """Counts by actual class (row) and predicted class (column)."""
         counts: list[list[int]] = multiclass_confusion_matrix(self.predicted, self.labels, len(self.classes)).tolist()
@@ -115,7 +120,7 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
         "log_loss": predictions.log_loss,
         "log_loss_clipped": nnf.nll_loss(clipped, predictions.labels).item(),
         "roc_auc": roc_auc(predictions),
-        "ece": expected_calibration_error(predictions.probabilities, predictions.labels),
+        "ece": predictions.ece,
         "per_class": {
             name: {
                 "photos": sum(counts[i]),

@@ -58,10 +58,10 @@ class Predictor:
 
     @classmethod
     def load(cls, source: str | Path, trust: bool = False) -> "Predictor":
-        """Rebuild the classifier from a run directory or a checkpoint.
+        """Rebuild the classifier from a run directory, a checkpoint or a published model.
 
         Args:
-            source: run directory, for its `checkpoints/last.ckpt`, or a checkpoint.
+            source: run directory, for its `checkpoints/last.ckpt`; a checkpoint; or a `model.safetensors`.
             trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
 
         Raises:

@@ -26,12 +26,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 @contextmanager
-def optional(what: str) -> Iterator[None]:
-    """Name a figure that cannot be drawn or saved in the log, instead of failing: everything else goes on."""
+def optional(what: str, done: str = "drawn") -> Iterator[None]:
+    """Name a figure or file that cannot be made in the log, instead of failing: everything else goes on."""
     try:
         yield
     except Exception as error:  # one's own function can raise anything
-        log.warning("%s could not be drawn: %s", what, shown(user_message(error) or repr(error)))
+        log.warning("%s could not be %s: %s", what, done, shown(user_message(error) or repr(error)))
         log.debug("", exc_info=True)
 
 

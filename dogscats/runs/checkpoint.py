@@ -7,17 +7,23 @@ from typing import Any
 import pytorch_lightning
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError
 
 from dogscats.classifier import Classifier
 from dogscats.data.arguments import MOST_PIXELS
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path, cannot_write, check_exists, digest, write_text
+from dogscats.runs.safetensors_file import published, read_safetensors, write_safetensors
 from dogscats.runs.trust import checked, targets
 from dogscats.runs.weights import check_stored, why_unreadable
+
+SAFETENSORS = ".safetensors"
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write `checkpoint` to `path`, and its SHA-256 to `<path>.sha256`, in the format of `sha256sum`.
+
+    A path that ends with `.safetensors` gets that format.
 
     If the process is killed at any point, a whole checkpoint with a matching digest remains: the previous one or this
     one.
@@ -26,8 +32,8 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     before = digests.read_text() if digests.exists() else ""
     with atomic_path(path) as temporary:
         try:
-            torch.save(checkpoint, temporary)
-        except RuntimeError as error:  # torch's writer hides the OS error
+            (write_safetensors if path.suffix == SAFETENSORS else torch.save)(checkpoint, temporary)
+        except (RuntimeError, SafetensorError) as error:  # the writers hide the OS error
             raise cannot_write(path, first_line(error)) from error
         line = f"{digest(temporary)}  {path.name}\n"
         # Until the file is replaced, the digest of the previous one must stay valid too.
@@ -46,6 +52,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if digests.exists() and digest(path) not in digests.read_text().split():
         raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")
     try:
+        if path.suffix == SAFETENSORS:
+            return read_safetensors(path)
         check_stored(path)
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -103,8 +111,27 @@ def save_classifier(path: Path, classifier: Classifier, description: Mapping[str
     write_checkpoint(checkpoint, path)
 
 
+def save_weights(path: Path, classifier: Classifier, description: Mapping[str, Any], stage: str) -> None:
+    """Save body and heads to be published, with the settings to rebuild them, but no folders of this machine.
+
+    Args:
+        path: file that ends with `.safetensors`.
+        classifier: classifier to save.
+        description: as for `save_classifier`.
+        stage: name of the last stage.
+    """
+    values = {name: (getattr(classifier.body, name).flatten() / 255).tolist() for name in ("mean", "std")}
+    constants = {name: [round(value, 6) for value in channels] for name, channels in values.items()}
+    checkpoint = {
+        "state_dict": classifier.state_dict(),
+        "hyper_parameters": published(description) | constants,
+        "stage": stage,
+    }
+    write_checkpoint(checkpoint, path)
+
+
 def load_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any], trust: bool = False) -> None:
-    """Load weights saved by `save_classifier` into `classifier`.
+    """Load weights saved by `save_classifier` or `save_weights` into `classifier`.
 
     Args:
         path: checkpoint file.

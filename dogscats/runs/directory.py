@@ -15,6 +15,9 @@ from dogscats.runs.text import home_expanded, setting, without_password
 PATHS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
 """Settings that name a file or folder."""
 
+WEIGHTS = "model.safetensors"
+"""Weights in a run directory, to be published."""
+
 
 class OutputFolder(Callback):
     """Fails early if the output directory of a run or sweep cannot be used, before Hydra writes to it."""
@@ -73,12 +76,16 @@ def run_directory(resume: object, new: str) -> str:
 def checkpoint_of(source: str | Path) -> Path:
     """Return the checkpoint to load: that of a run directory, or `source` itself.
 
+    A folder without checkpoints that has a `model.safetensors` is a published model.
+
     Raises:
         UserError: if there is none.
     """
     file = Path(source).expanduser()
     if file.is_dir():
         folder, file = file, file / "checkpoints" / "last.ckpt"
+        if not file.is_file() and (folder / WEIGHTS).is_file():
+            return folder / WEIGHTS
         if not file.is_file():
             raise UserError(
                 f"{folder}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a stage, or "

@@ -10,15 +10,16 @@ from typing import Any
 from dogscats.callbacks.history import HEADINGS, METRICS
 from dogscats.confusion import confused_pairs
 from dogscats.metrics import Predictions
+from dogscats.report import page
 from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import write_csv, write_json
-from dogscats.runs.text import text_table
+from dogscats.runs.text import shown, text_table
 from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 
-FINAL = ("acc", "loss", "balanced_acc", "macro_f1")
+FINAL = ("acc", "loss", "balanced_acc", "macro_f1", "ece")
 """Metrics of the final prediction, in this order; with test-time augmentation also `<metric>_tta`."""
 
 
@@ -111,11 +112,13 @@ class RunReport:
             log.info(
                 "See the curves and pictures: tensorboard --logdir %s", shlex.quote(f"{self.run_dir / 'tensorboard'}")
             )
+        if (self.run_dir / page.FILE).is_file():
+            log.info("Open %s in a browser: all of this on one page", shown(self.run_dir / page.FILE))
 
     def _log_final(self, split: str, heading: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""
         final = self.metrics["final"]
-        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1"]]
+        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1", "ECE"]]
         for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
                 accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
@@ -130,7 +133,9 @@ def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict
         for suffix, version in (("", plain), ("_tta", averaged))
         if version
         for name, value in zip(
-            FINAL, (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1), strict=True
+            FINAL,
+            (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1, version.ece),
+            strict=True,
         )
     }
 

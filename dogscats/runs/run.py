@@ -28,18 +28,21 @@ from dogscats.data.datamodule import DogsCatsDataModule
 from dogscats.plots.augmentation import augmentation
 from dogscats.plots.lr import lr_schedule
 from dogscats.plots.publish import optional, publish
+from dogscats.report import card, page
+from dogscats.runs import environment
 from dogscats.runs.checkpoint import (
     VerifiedCheckpointIO,
     load_classifier,
     remove_checkpoint,
     save_classifier,
+    save_weights,
 )
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.console import device_name, quiet_libraries, set_progress
 from dogscats.runs.decisions import FILE as DECISIONS
 from dogscats.runs.decisions import keep_decisions, with_own_decisions
 from dogscats.runs.determinism import nondeterminism_named
-from dogscats.runs.directory import plain_config, save_config
+from dogscats.runs.directory import WEIGHTS, plain_config, save_config
 from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_csv, remove_unfinished
 from dogscats.runs.install import command
@@ -202,9 +205,14 @@ class Run:
         }
         if self.checkpoint:
             load_classifier(self.checkpoint, model, self.description, self.cfg.get("trust", False))
+        self.model = model
         self.fabric.launch()
         self.dir = self.fabric.broadcast(self.out)  # rank 0's directory
-        log.info("Device    %s, %s", device_name(self.fabric.device, self.fabric.world_size), self.precision)
+        device = device_name(self.fabric.device, self.fabric.world_size)
+        log.info("Device    %s, %s", device, self.precision)
+        if self.fabric.is_global_zero:
+            with optional(environment.FILE, "written"):
+                environment.record_start(self.out, device, self.precision)
         chosen = self.settings["trainer"].get("precision") is None and self.precision == "32-true"
         if chosen and self.fabric.device.type == "cpu" and cpu_computes_bf16():
             log.info(
@@ -354,6 +362,8 @@ class Run:
             with optional(name):
                 publish(figure, self.out / f"{name}.png", loggers, name)
         self.report.write()
+        if self.fabric.is_global_zero:
+            self._write_documents()
         self.unreported.unlink(missing_ok=True)
         for logger in loggers:
             if self.logs_hyperparameters and isinstance(logger, TensorBoardLogger):
@@ -365,6 +375,14 @@ class Run:
         self.report.summarise()
         self._point_to_better_stage()
         return self.metric
+
+    def _write_documents(self) -> None:
+        """Write the page, and what is published: weights and model card."""
+        with optional(WEIGHTS, "written"):
+            save_weights(self.out / WEIGHTS, self.model, self.description, self.stages[-1].name)
+        for file, write in ((card.FILE, card.write_card), (page.FILE, page.write_page)):
+            with optional(file, "written"):
+                write(self.out)
 
     def _point_to_better_stage(self) -> None:
         """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""

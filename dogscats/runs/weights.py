@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from dogscats.runs.errors import ArgumentError, UserError, first_line
@@ -46,15 +47,11 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise ArgumentError("model", f"weights={path}: there is no such file; 'imagenet' and 'none' need no file.")
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(file)
         check_stored(file)
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except UserError as error:
         raise ArgumentError("model", f"weights={error}") from error
-    except ImportError as error:
-        raise ArgumentError("model", f"weights={path}: reading it needs 'pip install safetensors'.") from error
     except Exception as error:  # a damaged file can raise almost anything
         reason = why_unreadable(error)
         raise ArgumentError("model", f"weights={path}: it cannot be read as weights ({reason}).") from error

@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+from dogscats.plots.publish import optional
+from dogscats.report import page as run_page
 from dogscats.runs.install import command
 from dogscats.runs.text import shown, text_table
 from dogscats.suspects.page import write_page
@@ -32,3 +34,15 @@ def report_suspects(suspects: list[Suspect], labelled: Labelled, folder: Path) -
         shown(page),
         command("train"),
     )
+
+
+def show_in_run(run: Path, folder: Path) -> None:
+    """Write the page of a finished run again, with the worst suspects among its photos.
+
+    Args:
+        run: run directory.
+        folder: folder of `suspects.csv`.
+    """
+    if (run / run_page.FILE).is_file():
+        with optional(run_page.FILE, "updated"):
+            log.info("The worst are in %s, too", shown(run_page.write_page(run, folder)))

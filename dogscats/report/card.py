@@ -1,0 +1,123 @@
+"""`MODEL_CARD.md`: a model card in Hugging Face's form, which names no folder of the machine that trained it."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dogscats.report.facts import SPLITS, Facts, Result, number
+from dogscats.runs.files import write_text
+from dogscats.runs.text import shown
+from dogscats.runs.trust import needs_trust
+
+FILE = "MODEL_CARD.md"
+
+MOST_CLASSES = 100
+"""Classes in the table; the metadata of `model.safetensors` names all."""
+
+METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "balanced_acc": ("balanced_accuracy", "Balanced accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+    "loss": ("log_loss", "Log loss"),
+    "ece": ("expected_calibration_error", "Expected calibration error"),
+}
+"""Type and name of each metric in a model index."""
+
+SAME_WEIGHTS = {"dogscats.backbone.resnet34": "timm/resnet34.tv_in1k"}
+"""Hugging Face's names of backbones whose `weights=imagenet` are downloaded from elsewhere."""
+
+
+def write_card(run_dir: Path) -> Path:
+    """Write the model card of a finished run.
+
+    Args:
+        run_dir: run directory.
+
+    Returns:
+        The card.
+    """
+    facts = Facts(run_dir)
+    metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True, width=1000)
+    body = _template().render(
+        facts=facts,
+        splits=SPLITS,
+        most=MOST_CLASSES,
+        trust=bool(needs_trust([facts.config["model"], facts.config["augment"]])),
+        base=base_model(facts.config["model"]),
+    )
+    write_text(run_dir / FILE, f"---\n{metadata}---\n\n{body}\n")
+    return run_dir / FILE
+
+
+def base_model(model: dict[str, Any]) -> str | None:
+    """Return Hugging Face's name of the network that was fine-tuned; `None` if it is not known.
+
+    Args:
+        model: config group `model`.
+    """
+    if model.get("weights") != "imagenet":
+        return None
+    if model["_target_"] != "dogscats.backbone.timm_backbone":
+        return SAME_WEIGHTS.get(model["_target_"])
+    import timm  # of a run with a network of timm
+
+    config = timm.get_pretrained_cfg(model["name"])
+    return str(config.hf_hub_id) if config and config.hf_hub_id else None
+
+
+def _metadata(facts: Facts) -> dict[str, Any]:
+    """Return the YAML block: licence and language are left to whoever publishes the model."""
+    base = base_model(facts.config["model"])
+    results = {result.split: result for result in facts.results}  # the last of each split: with TTA if it ran
+    return {
+        "library_name": "dogscats",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "pytorch", "dogscats"],
+        **({"base_model": base, "base_model_relation": "finetune"} if base else {}),
+        "model-index": [
+            {
+                "name": shown(f"{facts.model_name}-{facts.data_name}"),
+                "results": [_result(facts, result) for result in results.values()],
+            }
+        ],
+    }
+
+
+def _result(facts: Facts, result: Result) -> dict[str, Any]:
+    name = shown(facts.data_name)
+    values = {"accuracy": result.accuracy, **result.others}
+    return {
+        "task": {"type": "image-classification", "name": "Image classification"},
+        "dataset": {
+            "type": re.sub(r"[^\w.-]+", "-", name).strip("-.") or "photos",
+            "name": name,
+            "split": SPLITS[result.split],
+        },
+        "metrics": [
+            {"type": METRICS[key][0], "value": round(value, 6), "name": METRICS[key][1]}
+            for key in METRICS
+            if (value := values[key]) is not None
+        ],
+    }
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("dogscats.report", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=markdown,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("card.md")
+
+
+def markdown(value: Any) -> Any:
+    """Return text as Markdown that shows it as it is: a name cannot end a table's cell, or become a formula or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|$~#&])", r"\\\1", shown(value)) if isinstance(value, str) else value

@@ -1,0 +1,186 @@
+"""What the files of a run directory say about the run, for its page and its model card."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+
+from dogscats.data.decisions import read_decisions
+from dogscats.runs import environment, photos
+from dogscats.runs.decisions import FILE as DECISIONS
+from dogscats.runs.files import cell, csv_rows, digest, read_json
+from dogscats.stage import Stage, make_stages
+from dogscats.wilson import wilson_interval
+
+SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+"""Names of the splits in `photos.csv`, as they are written in a sentence."""
+
+
+def number(value: float | None) -> str:
+    """Return a metric as text; a hyphen for one that is undefined or unknown."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one split, with or without test-time augmentation; `None` where an older run has none.
+
+    Attributes:
+        split: `valid` or `test`.
+        tta: whether test-time augmentation was used.
+        n: number of photos.
+        accuracy: accuracy.
+        interval: its 95 % Wilson interval.
+        others: further metrics by name in `metrics.json`: `loss`, `balanced_acc`, `macro_f1`, `ece`.
+    """
+
+    split: str
+    tta: bool
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    others: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """How one class was predicted; `None` where there is nothing to divide by."""
+
+    name: str
+    photos: int
+    recall: float | None
+    precision: float | None
+
+
+class Facts:
+    """A finished run, as its files describe it.
+
+    Args:
+        run_dir: run directory, with `config.yaml` and `metrics.json`.
+    """
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.config: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        self.metrics: dict[str, Any] = read_json(run_dir / "metrics.json")
+        self.classes: list[str] = self.metrics["classes"]
+        self.final: dict[str, Any] = self.metrics["final"]
+        self.stages: list[Stage] = make_stages(self.config["recipe"])
+        self.starts: list[dict[str, Any]] = read_json(run_dir / environment.FILE) or []
+
+    @property
+    def model_name(self) -> str:
+        """Name of the backbone."""
+        model = self.config["model"]
+        return str(model.get("name", model["_target_"].rpartition(".")[2]))
+
+    @property
+    def data_name(self) -> str:
+        """Name of the dataset: that of its folder; a data module of one's own may have none."""
+        return Path(str(self.config["data"].get("root", ""))).name or "photos"
+
+    @property
+    def n_aug(self) -> int:
+        """Number of augmented versions per photo in test-time augmentation."""
+        tta = (self.config.get("callbacks") or {}).get("tta") or {}
+        return int(tta.get("n_aug", 0))
+
+    def head_lr(self, stage: Stage) -> str:
+        """Return the peak learning rate of the head in a stage."""
+        found = self.metrics.get("lr_finder") or {}
+        suggested = [lr for lr in found.values() if lr is not None]
+        try:
+            return f"{stage.group_lrs(found.get(stage.name) or [None, *suggested][-1])[-1]:.2g}"
+        except RuntimeError:
+            return "found"
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """Final metrics: validation, then those of a labelled test/; plain, then with test-time augmentation."""
+        found = []
+        for split, key in (("valid", "n"), ("test", "n_test")):
+            for suffix in ("", "_tta"):
+                accuracy, n = self.final.get(f"{split}_acc{suffix}"), self.final.get(key)
+                if accuracy is not None and n:
+                    others = {
+                        name: self.final.get(f"{split}_{name}{suffix}")
+                        for name in ("loss", "balanced_acc", "macro_f1", "ece")
+                    }
+                    interval = wilson_interval(round(accuracy * n), n)
+                    found.append(Result(split, bool(suffix), n, accuracy, interval, others))
+        return found
+
+    @property
+    def best(self) -> Result:
+        """Validation metrics of the predictions in `predictions_valid.csv`: with test-time augmentation if it ran."""
+        return [result for result in self.results if result.split == "valid"][-1]
+
+    @cached_property
+    def confusion(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Validation photos by actual class (row) and predicted class (column)."""
+        return np.array(self.final["confusion_matrix"], dtype=np.int64)
+
+    @cached_property
+    def per_class(self) -> list[ClassResult]:
+        """How each class was predicted, lowest recall first; classes without validation photos last."""
+        right, actual, predicted = (
+            counts.tolist() for counts in (self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0))
+        )
+        found = [
+            ClassResult(name, photos, good / photos if photos else None, good / claimed if claimed else None)
+            for name, good, photos, claimed in zip(self.classes, right, actual, predicted, strict=True)
+        ]
+        return sorted(found, key=lambda row: 2.0 if row.recall is None else row.recall)
+
+    @cached_property
+    def confused(self) -> list[tuple[str, str, int]]:
+        """Actual class, predicted class and photos of each pair that was confused, most often first."""
+        wrong = self.confusion - np.diag(self.confusion.diagonal())
+        actual, predicted = wrong.nonzero()
+        pairs = [(self.classes[a], self.classes[p], int(wrong[a, p])) for a, p in zip(actual, predicted, strict=True)]
+        return sorted(pairs, key=lambda pair: -pair[2])
+
+    @cached_property
+    def photos(self) -> dict[str, Counter[str]]:
+        """Photos of each class in each split that has any, after decisions; empty for a run without `photos.csv`."""
+        file, found = self.run_dir / photos.FILE, dict[str, Counter[str]]()
+        if file.is_file():
+            names = {str(cell(name)): name for name in self.classes}
+            counted = Counter((row["split"], row.get("label")) for row in csv_rows(file))
+            for (split, label), number in counted.items():
+                if label in names:  # older versions wrote none
+                    found.setdefault(split, Counter())[names[label]] = number
+        return {split: found[split] for split in SPLITS if split in found}
+
+    @property
+    def photos_digest(self) -> str | None:
+        """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
+        file = self.run_dir / photos.FILE
+        return digest(file) if file.is_file() else None
+
+    @cached_property
+    def decisions(self) -> Counter[str]:
+        """Number of decisions of each kind that the run applied."""
+        file = self.run_dir / DECISIONS
+        return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
+
+    @property
+    def caveats(self) -> list[str]:
+        """What makes the metrics mean less than they seem to."""
+        data, trainer = self.config["data"], self.config.get("trainer") or {}
+        found = []
+        if trainer.get("fast_dev_run"):
+            found.append("This was a trial run (fast_dev_run): its metrics mean nothing.")
+        if any(stage.keep == "best" for stage in self.stages):
+            found.append(
+                "The epoch whose weights were kept was chosen by the validation photos (keep=best), so that their "
+                "metrics are slightly optimistic."
+            )
+        if data.get("limit") is not None:
+            found.append(f"At most {data['limit']} photos of each class were used (data.limit).")
+        return found
