@@ -53,7 +53,8 @@ def test_the_stages_are_the_lessons(lesson: Path) -> None:
     final = metrics["final"]
     assert set(final) == {
         "n", "valid_acc", "valid_loss", "valid_acc_tta", "valid_loss_tta", "confusion_matrix",
-        "valid_balanced_acc", "valid_balanced_acc_tta", "valid_macro_f1", "valid_macro_f1_tta"
+        "valid_balanced_acc", "valid_balanced_acc_tta", "valid_macro_f1", "valid_macro_f1_tta",
+        "valid_ece", "valid_ece_tta",
     }  # fmt: skip
     assert final["valid_acc"] == pytest.approx(metrics["stages"]["finetune"]["valid_acc"])
     assert final["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], rel=1e-4)
@@ -88,7 +89,7 @@ def test_frozen_groups_are_bit_equal_after_their_stages_and_the_last_stage_train
 def test_tensorboard_and_the_directory_have_every_plot_and_picture(lesson: Path) -> None:
     pictures = {
         "augmentation", "confusion_matrix", "lr_schedule", "most_right", "most_uncertain", "most_wrong",
-        "random_right", "random_wrong",
+        "random_right", "random_wrong", "reliability",
     }  # fmt: skip
     assert {path.stem for path in lesson.glob("*.png")} == pictures | {"lr_finder"}
     final = EventAccumulator(str(lesson / "tensorboard" / "final")).Reload().Tags()
