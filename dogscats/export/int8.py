@@ -2,8 +2,9 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,8 +82,10 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
         try:
             quant_pre_process(file, prepared, skip_symbolic_shape=True)
             nodes = onnx.load(prepared).graph.node
+            kept = needed(nodes, "probabilities")
             excluded = [node.name for node in nodes if node.op_type == "Softmax"]
             excluded += [node.name for node in nodes if node.op_type == "Conv"][:1]
+            excluded += [node.name for node in nodes if node.name not in kept]
             quantize_static(
                 prepared,
                 result,
@@ -97,6 +100,16 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
             )
         finally:
             root.setLevel(level)
+
+
+def needed(nodes: Sequence[Any], output: str) -> set[str]:
+    """Return the names of the nodes that an output depends on: distances in `unlike` need more than 8 bits."""
+    values, names = {output}, set()
+    for node in reversed(nodes):  # in the order of computation
+        if values & set(node.output):
+            names.add(node.name)
+            values |= set(node.input)
+    return names
 
 
 def accuracies(dataset: PhotoDataset, networks: tuple[Predict, ...]) -> list[float]:
