@@ -53,6 +53,9 @@ def words(classes: Sequence[str]) -> tuple[str, str]:
     return unsure, none
 
 
+MARGIN = 1e-3
+"""Largest distance of a threshold from the nearest kept photo."""
+
 UNSURE = 0.5
 """Number of validation photos that are left out as `unsure` for each that is left out as `none`."""
 
@@ -75,7 +78,15 @@ def choose_thresholds(probable: torch.Tensor, unlike: torch.Tensor, keep: float 
     """Choose thresholds with which at least a share `keep` of the photos get a class; arguments as for `standing`."""
     rank = standing(probable, unlike)
     kept = rank >= rank.sort(descending=True).values[math.ceil(keep * len(rank) - 1e-9) - 1]
-    return Thresholds(float(probable[kept].min()), float(unlike[kept].max()))
+    return Thresholds(_just_below(probable, kept), -_just_below(-unlike, kept))
+
+
+def _just_below(values: torch.Tensor, kept: torch.Tensor) -> float:
+    """Return a threshold below the kept values, and not at the lowest: rounding must not change what is decided."""
+    lowest = values[kept].double().min()
+    others = values[values < lowest].double()
+    gap = (lowest - others.max()).item() if len(others) else MARGIN
+    return lowest.item() - min(gap / 2, MARGIN)
 
 
 def accuracy_kept(

@@ -124,10 +124,10 @@ def with_preprocessing(network: Any, metadata: Mapping[str, str]) -> Any:
     return merged
 
 
-def onnx_predict(file: Path) -> Predict:
-    """Return a function of arrays that computes an ONNX file with one input on the CPU."""
+def onnx_predict(file: Path, output: str = "probabilities") -> Predict:
+    """Return a function of arrays that computes an output of an ONNX file with one input on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda array: session.run(["probabilities"], {name: array})[0]
+    return lambda array: session.run([output], {name: array})[0]
