@@ -57,6 +57,7 @@ class Likeness(nn.Module):
     directions: torch.Tensor
     scales: torch.Tensor
     points: torch.Tensor
+    lengths: torch.Tensor
     median: torch.Tensor
     spread: torch.Tensor
 
@@ -76,6 +77,7 @@ class Likeness(nn.Module):
         arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
         arrays |= {"median": torch.zeros(2) if median is None else median}
         arrays |= {"spread": torch.ones(2) if spread is None else spread}
+        arrays |= {"lengths": points.float().square().sum(dim=1)}
         for name, values in arrays.items():  # not persistent: checkpoints stay as they are
             self.register_buffer(name, values.float(), persistent=False)
 
@@ -104,8 +106,7 @@ class Likeness(nn.Module):
         photos = [paths[row] for row in kept.tolist()]
         likeness = cls(mean, deviation, directions, scales, torch.empty(0, count), photos)
         parts = [likeness.components(features[rows])[0] for rows in torch.split(kept, ROWS)]
-        likeness.points = torch.cat(parts).half().float()  # as it is read from the file
-        return likeness
+        return cls(mean, deviation, directions, scales, torch.cat(parts).half(), photos)  # as it is read from the file
 
     def components(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute scaled components `(B, D)` of features `(B, F)`, and the scaled square of the rest `(B, 1)`."""
@@ -126,7 +127,7 @@ class Likeness(nn.Module):
             Distance and energy `(B, 2)`; both are larger for strangers.
         """
         components, rest = self.components(features)
-        squares = components.square().sum(dim=1, keepdim=True) + self.points.square().sum(dim=1)
+        squares = components.square().sum(dim=1, keepdim=True) + self.lengths
         distances = squares - 2 * components @ self.points.T + rest
         nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
         energy = -logits.float().logsumexp(dim=2).mean(dim=0)
