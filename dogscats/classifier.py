@@ -204,9 +204,9 @@ class Classifier(LightningModule):
         """Update the test loss and metrics."""
         self._evaluate(batch, "test_loss", self.test_metrics)
 
-    def predict_step(self, batch: Batch, *args: Any) -> tuple[torch.Tensor, ...]:
-        """Return photo indices `(B,)`, class probabilities `(B, C)` and, with `likeness`, its scores `(B, 2)`."""
-        if self.likeness is None:
+    def predict_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> tuple[torch.Tensor, ...]:
+        """Return photo indices `(B,)`, class probabilities `(B, C)`; for plain photos the scores of `likeness`, too."""
+        if self.likeness is None or dataloader_idx > 0:
             return batch.indices, self(batch.inputs).exp()
         features = self.body(batch.inputs)
         logits = self.heads.each(features)

@@ -175,9 +175,7 @@ class Predictor:
             return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
         loaders = tta_loaders(data, photos, n_aug)
         best = predict(self.model, loaders, make_trainer or trainer_factory({}), [TTA(n_aug), *callbacks]).best
-        if self.reliability:
-            best = self.reliability.applied(best, averaged=n_aug > 0)
-        return best, unreadable
+        return self.reliability.applied(best, n_aug > 0) if self.reliability else best, unreadable
 
     def similar(self, paths: Sequence[str | Path], count: int = 3) -> list[list[tuple[str, float]]]:
         """List `count` similar training photos of each photo, with similarities; see `dogscats.similar`."""
