@@ -129,9 +129,10 @@ class Activations:
         plain = self.data.valid_dataset()
         return self._loader([self._features(plain, "activations of valid")], plain)
 
-    def features(self, photos: Photos, description: str) -> torch.Tensor:
-        """Return the features `(N, F)` of plain photos, in order."""
-        features = self._features(PhotoDataset(photos, self.data.evaluation, self.data.seed), description)
+    def features(self, photos: Photos, description: str, folder: str | None = None) -> torch.Tensor:
+        """Compute the features `(N, F)` of plain photos, in order, or read them from the cache, or a `folder`."""
+        dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
+        features = self._features(dataset, description, folder=folder)
         _, rows = before_decisions(photos)
         return features if rows is None else features[rows]
 
@@ -139,9 +140,11 @@ class Activations:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
         return activation_loader(views, dataset.photos, batches, dataset.seed, rows)
 
-    def _features(self, dataset: PhotoDataset, description: str, view: int | None = None) -> torch.Tensor:
+    def _features(
+        self, dataset: PhotoDataset, description: str, view: int | None = None, folder: str | None = None
+    ) -> torch.Tensor:
         dataset = copy(dataset)
         dataset.photos, _ = before_decisions(dataset.photos)
         loader = self.data.loader(dataset, persistent=False, whole=True)
-        folder = cache_folder(self.data.root, self.folder)
-        return precompute(self.body, loader, folder, self.fabric.device, view, description)
+        cache = cache_folder(self.data.root, folder or self.folder)
+        return precompute(self.body, loader, cache, self.fabric.device, view, description)
