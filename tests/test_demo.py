@@ -100,6 +100,8 @@ def test_a_verdict_as_html(page: Any) -> None:
     assert "<h2>" not in text
     assert re.search("<b>Unsure</b>.*perhaps &lt;b&gt;[$]5<", page.render(page.Verdict(classes, "unsure")))
     assert "<b>None of these</b>" in page.render(page.Verdict(classes, "none"))
+    assert "<b>none</b>" in page.render(page.Verdict({"none": 0.9, "b": 0.1}, "none"))
+    assert "<b>None of these</b>" in page.render(page.Verdict({"none": 0.9, "b": 0.1}, "(none)"))
     similar = [page.Picture(Image.new("RGB", (2, 2)), "<script>.jpg, 0.93")]
     text = page.render(page.Verdict(classes, similar=similar))
     assert "<figcaption>&lt;script&gt;.jpg, 0.93</figcaption>" in text

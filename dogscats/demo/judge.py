@@ -52,12 +52,15 @@ def _decision(predictions: Predictions) -> str | None:
 
 
 def _similar(predictor: Predictor, file: str) -> list[Picture]:
-    """Return the training photos that are most similar, if they are still there."""
-    root = predictor.trained_on.get("root")
+    """Return the training photos that are most similar, if the run knows them and they are still there."""
+    root, pictures = predictor.trained_on.get("root"), []
     if root is None or not Path(root).is_dir() or not hasattr(predictor, "similar"):
         return []
-    pictures = []
-    for path, similarity in predictor.similar([file], count=3)[0]:
+    try:
+        (found,) = predictor.similar([file], count=3)
+    except UserError:  # an older run
+        return []
+    for path, similarity in found:
         with suppress(UnreadableImageError, Failure):  # removed or damaged since
             photo = _picture(read_image(Path(root) / path, quietly=True, least=SIDE))
             photo.thumbnail((SIDE, SIDE))

@@ -44,8 +44,8 @@ class Verdict:
 
     Attributes:
         probabilities: probability of each class, by its name.
-        decision: name of the class, `unsure`, or `none` for a photo unlike all classes; `None` if the classifier does
-            not decide.
+        decision: name of the class, `unsure`, or `none` for a photo unlike all classes, the latter in parentheses if a
+            class is called so; `None` if the classifier does not decide.
         seen: pictures of what the network sees, and where.
         similar: the most similar training photos.
     """
@@ -74,19 +74,21 @@ def make_page(judge: Callable[[str], Verdict], classes: Callable[[], Sequence[st
 
     with gr.Blocks(title="Try a photo", analytics_enabled=False, delete_cache=CLEAN_UP) as page:
         with gr.Row(elem_id="try"):
-            photo = gr.Image(
-                sources=["upload", "clipboard", "webcam"],
-                label="Photo",
-                show_label=False,
-                placeholder="Drop a photo here\nor click to choose one",
-                buttons=[],
-                height=420,
-                min_width=300,
-                webcam_options=gr.WebcamOptions(mirror=False),
-            )
-            # The file as it was uploaded: gr.Image would decode it, and refuse what Pillow alone cannot read.
-            photo.preprocess = lambda upload: upload and upload.path
-            answered = gr.HTML(elem_id="answer", min_width=300, apply_default_css=False, js_on_load=None)
+            with gr.Column(min_width=320):
+                photo = gr.Image(
+                    sources=["upload", "clipboard", "webcam"],
+                    label="Photo",
+                    show_label=False,
+                    placeholder="Drop a photo here\nor click to choose one",
+                    buttons=[],
+                    height=420,
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                    elem_id="photo",
+                )
+                # The file as it was uploaded: gr.Image would decode it, and refuse what Pillow alone cannot read.
+                photo.preprocess = lambda upload: upload and upload.path
+            with gr.Column(min_width=320):
+                answered = gr.HTML(elem_id="answer", apply_default_css=False, js_on_load=None)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
         page.load(answer, photo, answered, **private)
         shown = photo.change(answer, photo, answered, **private)
@@ -133,9 +135,11 @@ def render(verdict: Verdict) -> str:
     ranked = sorted(verdict.probabilities.items(), key=lambda item: -item[1])
     name, probability = ranked[0]
     kind, title, why = "certain", name, f"with a probability of {_percent(probability)}"
-    if verdict.decision == "unsure":
+    # If a class is called `unsure`, the decision is `(unsure)`.
+    word = "" if verdict.decision in verdict.probabilities else (verdict.decision or "").strip("()")
+    if word == "unsure":
         kind, title, why = "unsure", "Unsure", f"perhaps {name}"
-    elif verdict.decision == "none":
+    elif word == "none":
         kind, title, why = "none", "None of these", "it is unlike the photos of all classes"
     bars = "".join(map(_bar, *zip(*ranked[:MOST_CLASSES], strict=True)))
     rest = len(ranked) - MOST_CLASSES
