@@ -1,7 +1,7 @@
 # On a fresh machine, start with `make quickstart` or `make test`. Both install into .venv if needed.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := timm,onnx,sweep,loggers,heif,parquet,dev
+EXTRAS := timm,onnx,demo,sweep,loggers,heif,parquet,dev
 
 .PHONY: quickstart test test-slow test-faults test-lowest test-with lint bench clean
 

@@ -250,6 +250,19 @@ def run_script(python: str, folder: Path, photos: list[Path]) -> dict[str, list[
     return {line[0]: [float(cell.split()[1]) for cell in line[1:]] for line in lines}
 
 
+def test_onnxruntime_sends_nothing(odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it may send telemetry, it keeps a file of its session."""
+    pytest.importorskip("onnxscript")
+    for name in ("CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    export_files("onnx", predictor_of(), tmp_path, dataset_of(odd_photos))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")  # the script sets its own
+    run_script(sys.executable, tmp_path, [odd_photos / "gray.jpg"])
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def check_script(python: str, folder: Path, odd_photos: Path) -> None:
     predictor = predictor_of()
     export_files("onnx", predictor, folder, dataset_of(odd_photos))

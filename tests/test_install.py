@@ -78,7 +78,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 @pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
 def test_the_dependencies_resolve(python: str, resolution: str) -> None:
-    extras = ["timm", "fast", "sweep", "onnx", "loggers", "heif", "parquet"]
+    extras = ["timm", "fast", "sweep", "onnx", "demo", "loggers", "heif", "parquet"]
     result = subprocess.run(
         [*UV, "pip", "compile", "--quiet", "--no-header", "--python-version", python, "--resolution", resolution]
         + [f"--extra={extra}" for extra in extras]
@@ -101,7 +101,7 @@ def test_the_command_is_that_of_the_clone_or_of_the_wheel(tmp_path: Path, monkey
     assert command("train") == "python -m dogscats.train"
 
 
-@pytest.mark.parametrize("extra", ["timm", "onnx", "heif", "sweep", "loggers", "parquet"])
+@pytest.mark.parametrize("extra", ["timm", "onnx", "demo", "heif", "sweep", "loggers", "parquet"])
 def test_an_extra_is_installed_without_the_name_on_the_index(
     extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

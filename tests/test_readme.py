@@ -47,7 +47,18 @@ def test_settings_that_are_shown_compose(command: str) -> None:
 
 @pytest.mark.parametrize(
     "needed",
-    ["make quickstart", "make test", "resume=", "predict=", "export=onnx", "-m lr=", "torchrun", "load="],
+    [
+        "make quickstart",
+        "make test",
+        "resume=",
+        "predict=",
+        "export=onnx",
+        "export=space",
+        "dogscats.demo",
+        "-m lr=",
+        "torchrun",
+        "load=",
+    ],
 )
 def test_the_main_commands_are_shown(needed: str) -> None:
     assert any(needed in command for command in shown())

@@ -1,6 +1,7 @@
 """Signals while a Trainer runs."""
 
 import signal
+import threading
 from typing import Any
 
 from pytorch_lightning.callbacks import LambdaCallback
@@ -28,6 +29,8 @@ def own_signal_handlers() -> LambdaCallback:
         handlers.update({number: signal.getsignal(number) for number in SIGNALS})
 
     def restore(*args: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():  # elsewhere nothing was replaced
+            return
         for number, handler in handlers.items():
             if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
                 signal.signal(number, handler)

@@ -10,6 +10,7 @@ from dogscats.export.int8 import export_int8
 from dogscats.export.network import exported_network
 from dogscats.export.onnx_files import check_packages, export_onnx
 from dogscats.export.reference import Reference, draw_photos, torch_predict
+from dogscats.export.space import export_space
 from dogscats.export.torch_files import export_torch
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import UserError
@@ -50,7 +51,7 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
         if photos is None:
             photos = draw_photos(Path(drawn), predictor.size, data.evaluation, predictor.seed)
         reference = Reference(torch_predict(network), photos)
-        write = export_torch if form == "torch" else export_onnx
+        write = {"torch": export_torch, "space": export_space}.get(form, export_onnx)
         for file, difference in write(network, metadata, folder, reference).items():
             log.info("%-11s %s", file, difference)
     if form == "onnx-int8":

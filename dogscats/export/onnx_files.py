@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,8 @@ SCRIPT = "predict_onnx.py"
 
 
 def check_packages() -> None:
-    """Raise a `UserError` if a package for ONNX is missing."""
+    """Import the packages for ONNX, without onnxruntime's telemetry; raise a `UserError` if one is missing."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for package in ("onnx", "onnxruntime", "onnxscript"):  # torch.onnx.export works with the last one
         try:
             import_module(package)

@@ -4,8 +4,11 @@ Needs onnxruntime, numpy and Pillow. `photo.onnx` beside this file is used unles
 """
 
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported, which sends some since 1.29
 
 import numpy as np
 import onnxruntime

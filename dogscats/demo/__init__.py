@@ -1,0 +1,1 @@
+"""The page to try a run: `python -m dogscats.demo run=<run>`."""
