@@ -34,6 +34,7 @@ from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
 from dogscats.runs.files import write_csv, write_json
 from dogscats.runs.install import command
+from dogscats.runs.rules import SHARE, or_none
 from dogscats.runs.signals import interruptible
 from dogscats.runs.text import listed, names_as_text, shown, text_table
 
@@ -77,7 +78,7 @@ def evaluate(cfg: DictConfig) -> None:
         unused = cfg.export is not None or cfg.suspects or (cfg.predict is not None and isinstance(callback, Report))
         if unused and key.removeprefix("callbacks.") not in STANDARD:
             raise UserError(f"{key}: this has no effect with predict=, export= or suspects=. Remove it.")
-    predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust)
+    predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust, cfg.keep)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, listed(predictor.classes))
     with nondeterminism_named(), distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
@@ -117,6 +118,11 @@ def check_settings(cfg: DictConfig) -> None:
         raise UserError(f"suspects={cfg.suspects}: expected true or false.")
     if (cfg.predict is not None) + (cfg.export is not None) + cfg.suspects > 1:
         raise UserError("predict=, export= and suspects= are separate runs: give one of them.")
+    good, expected = or_none(SHARE)
+    if not good(cfg.keep):
+        raise UserError(f"keep={cfg.keep}: expected {expected}.")
+    if cfg.keep is not None and cfg.suspects:
+        raise UserError("keep=: this has no effect with suspects=true. Remove it.")
     if not isinstance(cfg.explain, bool):
         raise UserError(f"explain={cfg.explain}: expected true or false.")
     if cfg.explain and cfg.predict is None:
@@ -171,10 +177,14 @@ def report(
     metrics: dict[str, Any] = {"classes": predictor.classes}
 
     def write(tta: TTA) -> None:
-        tta.best.write(run_dir / "predictions.csv")
+        reliability = predictor.reliability
+        best = reliability.decided(tta.best, bool(tta.averaged)) if reliability else tta.best
+        best.write(run_dir / "predictions.csv")
         metrics.update(evaluation_metrics(tta.plain))
         if tta.averaged:
             metrics["tta"] = evaluation_metrics(tta.averaged)
+        if reliability:
+            metrics["reliability"] = reliability.metrics(tta.best, bool(tta.averaged))
         metrics["seconds"] = round(time.perf_counter() - started, 3)
         metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
         write_json(run_dir / "metrics.json", metrics)
@@ -264,6 +274,16 @@ def summarise(metrics: dict[str, Any], split: str) -> None:
         shares = ["-" if x is None else f"{x:.4f}" for x in (row["precision"], row["recall"])]
         by_class.append([name, row["photos"], *shares])
     log.info("\n%s", "\n".join(text_table(by_class, left=1)))
+    if row := metrics.get("reliability"):
+        log.info(
+            "\n%d photos get a class, with an accuracy of %s; %d are unsure, %d none",
+            *(row["kept"], "nan" if row["accuracy_kept"] is None else f"{row['accuracy_kept']:.4f}"),
+            *(row["unsure"], row["none"]),
+        )
+        log.info(
+            "With temperature %.3g, as predict= and export= use: log loss %.5f, ECE %.5f",
+            *(row["temperature"], row["log_loss"], row["ece"]),
+        )
 
 
 def n_aug(callbacks: Sequence[Callback]) -> int:
@@ -284,6 +304,7 @@ def predict_photos(
     from dogscats.callbacks.report import Report
     from dogscats.callbacks.tta import TTA
     from dogscats.runs.console import MOST_CLASSES
+    from dogscats.selective import words
 
     paths, versions = find_photos(str(cfg.predict)), n_aug(callbacks)
     others = [callback for callback in callbacks if not isinstance(callback, TTA | Report)]
@@ -299,6 +320,10 @@ def predict_photos(
     names = predictor.classes if few else [name for name, _ in counts.most_common(MOST_CLASSES)]
     for name in names:
         log.info("%6d %s", counts[name], shown(name))
+    if predictions.decisions:
+        decided = Counter(predictions.decisions)
+        unsure, none = words(predictor.classes)
+        log.info("%6d of them are unsure, %d are none of the classes", decided[unsure], decided[none])
     if len(predictions.paths) == 1:
         probabilities, order = predictions.probabilities[0].topk(min(MOST_CLASSES, len(predictor.classes)))
         for probability, number in zip(probabilities.tolist(), order.tolist(), strict=True):

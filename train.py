@@ -142,6 +142,7 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     """Predict the validation photos, then those of a labelled test/, with test-time augmentation if enabled."""
     from dogscats.callbacks.tta import TTA, predict, tta_loaders
 
+    run.learn_likeness(model, activations)
     callbacks, loggers, last = run.final_callbacks(model, data), run.loggers("final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached

@@ -140,11 +140,11 @@ class Activations:
         """Make the training loader of a stage, in the order in which photos would be loaded."""
         plain = self.data.train_dataset(stage, augment=False)
         if self.views == 0:
-            features = [self._features(plain, "activations of train")]
+            features = [self.features(plain, "activations of train")]
         else:
             augmented = self.data.train_dataset("activations", augment=True)
             features = [
-                self._features(augmented, f"activations of train, version {view + 1}", view)
+                self.features(augmented, f"activations of train, version {view + 1}", view)
                 for view in range(self.views)
             ]
         return self._loader(features, plain, shuffle=True)
@@ -152,15 +152,18 @@ class Activations:
     def valid_loader(self) -> DataLoader[Batch]:
         """Make the validation loader, in the order of the photos."""
         plain = self.data.valid_dataset()
-        return self._loader([self._features(plain, "activations of valid")], plain)
+        return self._loader([self.features(plain, "activations of valid")], plain)
 
     def _loader(self, views: list[torch.Tensor], dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
         return activation_loader(views, dataset.photos, batches, dataset.seed, rows)
 
-    def _features(self, dataset: PhotoDataset, description: str, view: int | None = None) -> torch.Tensor:
+    def features(
+        self, dataset: PhotoDataset, description: str, view: int | None = None, folder: str | None = None
+    ) -> torch.Tensor:
+        """Compute the features `(N, F)` of a dataset before decisions, or read them from the cache, or a `folder`."""
         dataset = copy(dataset)
         dataset.photos, _ = before_decisions(dataset.photos)
         loader = self.data.loader(dataset, persistent=False, whole=True)
-        folder = cache_folder(self.data.root, self.folder)
-        return precompute(self.body, loader, folder, self.fabric.device, view, description)
+        cache = cache_folder(self.data.root, folder or self.folder)
+        return precompute(self.body, loader, cache, self.fabric.device, view, description)

@@ -18,6 +18,7 @@ from dogscats.heads import Heads
 from dogscats.runs.errors import ArgumentError
 from dogscats.runs.trust import build_body
 from dogscats.stage import GROUPS, OPTIMIZERS, Stage
+from dogscats.strangers import Likeness
 
 
 class Classifier(LightningModule):
@@ -46,6 +47,7 @@ class Classifier(LightningModule):
     """
 
     loss_weights: torch.Tensor | None
+    likeness: Likeness | None
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class Classifier(LightningModule):
         body = model if isinstance(model, nn.Module) else build_body(model, source="checkpoint")
         if not isinstance(heads, Heads):
             heads = Heads(body.num_features, len(self.classes), heads)
-        self.body = body
+        self.body, self.likeness = body, None  # that of a trained classifier
         self.heads, self.lrs, self.seed, self.stage = heads, list(lrs), seed, stage
         self.optimizer, self.weight_decay, self.class_weights = optimizer, weight_decay, class_weights
         weights = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
@@ -148,6 +150,7 @@ class Classifier(LightningModule):
         arguments: Any = (stage.lr_ratios, seed, stage.name, stage.optimizer, stage.weight_decay, self.class_weights)
         classifier = Classifier(body, self.classes, self.heads, *arguments)
         classifier.freeze_to(stage.freeze_to, stage.train_batchnorm)
+        classifier.likeness = self.likeness
         return classifier
 
     @classmethod
@@ -201,9 +204,15 @@ class Classifier(LightningModule):
         """Update the test loss and metrics."""
         self._evaluate(batch, "test_loss", self.test_metrics)
 
-    def predict_step(self, batch: Batch, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return photo indices `(B,)` and class probabilities `(B, C)`."""
-        return batch.indices, self(batch.inputs).exp()
+    def predict_step(self, batch: Batch, *args: Any) -> tuple[torch.Tensor, ...]:
+        """Return photo indices `(B,)`, class probabilities `(B, C)` and, with `likeness`, its scores `(B, 2)`."""
+        if self.likeness is None:
+            return batch.indices, self(batch.inputs).exp()
+        features = self.body(batch.inputs)
+        logits = self.heads.each(features)
+        with torch.autocast(self.device.type, enabled=False):  # half precision would make distances coarse
+            scores = self.likeness(features, logits)
+        return batch.indices, self.heads.mean(logits).exp(), scores
 
     def _evaluate(self, batch: Batch, loss: str, metrics: MetricCollection) -> None:
         log_probabilities = self(batch.inputs)

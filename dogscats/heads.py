@@ -60,4 +60,8 @@ class Heads(nn.ModuleList):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the log of the mean probabilities `(B, num_classes)`."""
-        return self.each(features).log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(self))
+        return self.mean(self.each(features))
+
+    def mean(self, logits: torch.Tensor) -> torch.Tensor:
+        """Compute the log of the mean probabilities `(B, num_classes)` from each head's logits."""
+        return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(self))

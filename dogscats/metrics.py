@@ -1,7 +1,7 @@
 """Predictions and evaluation metrics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Predictions:
         labels: class indices `(N,)`; empty for unlabelled photos.
         probabilities: class probabilities `(N, C)`; each row sums to 1.
         root: folder that `paths` are relative to.
+        unlike: how unlike the training photos each photo is `(N,)`, from 0 to 1; `None` if unknown.
+        decisions: the class of each photo, `unsure`, or `none`; empty if unknown. See `dogscats.selective`.
     """
 
     paths: Sequence[str]
@@ -34,6 +36,8 @@ class Predictions:
     labels: torch.Tensor
     probabilities: torch.Tensor
     root: Path = Path()
+    unlike: torch.Tensor | None = None
+    decisions: list[str] = field(default_factory=list)
 
     @property
     def predicted(self) -> torch.Tensor:
@@ -48,7 +52,9 @@ class Predictions:
     def first(self, count: int) -> "Predictions":
         """Return the predictions for the first `count` photos."""
         labels, probabilities = self.labels[:count], self.probabilities[:count]
-        return Predictions(self.paths[:count], self.classes, labels, probabilities, self.root)
+        unlike = None if self.unlike is None else self.unlike[:count]
+        decisions = self.decisions[:count]
+        return Predictions(self.paths[:count], self.classes, labels, probabilities, self.root, unlike, decisions)
 
     @property
     def accuracy(self) -> float:
@@ -80,12 +86,14 @@ class Predictions:
         return counts
 
     def write(self, path: Path) -> None:
-        """Write a CSV file: path, label (if labelled), predicted, and prob_<class> for each class."""
+        """Write a CSV file: path, label, predicted, decision, unlike (each if known), and prob_<class> for each."""
         labels = {"label": [self.classes[label] for label in self.labels.tolist()]} if len(self.labels) else {}
         table = {
             "path": self.paths,
             **labels,
             "predicted": self.predicted_classes,
+            **({"decision": self.decisions} if self.decisions else {}),
+            **({} if self.unlike is None else {"unlike": [f"{value:.6g}" for value in self.unlike.tolist()]}),
             **{
                 f"prob_{name}": [f"{probability:.6g}" for probability in column.tolist()]
                 for name, column in zip(self.classes, self.probabilities.T, strict=True)

@@ -20,13 +20,16 @@ from dogscats.data.layouts import Photos
 from dogscats.data.tables import table_at
 from dogscats.gradcam import Explanation, explain
 from dogscats.metrics import Predictions
+from dogscats.reliability import Reliability
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.console import quiet_libraries
 from dogscats.runs.decisions import decisions_at, with_own_decisions
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import ArgumentError, UserError, first_line, user_message
+from dogscats.runs.reliability import read_reliability
 from dogscats.runs.trainer import trainer_factory
 from dogscats.runs.trust import build, build_body, checked, load_config
+from dogscats.similar import similar_photos
 
 
 class Predictor:
@@ -43,6 +46,7 @@ class Predictor:
         augment: function that makes the test-time augmentation transform from the size.
         seed: seeds test-time augmentation.
         trained_on: config of the run's data module, as checked plain containers; empty if unknown.
+        reliability: calibration and thresholds of the run; `None` if unknown.
     """
 
     def __init__(
@@ -52,21 +56,24 @@ class Predictor:
         augment: Callable[[int], v2.Transform] = transforms.side_on,
         seed: int = 0,
         trained_on: Mapping[str, Any] | None = None,
+        reliability: Reliability | None = None,
     ):
         self.model, self.classes, self.size = model.eval(), model.classes, size
         self.augment, self.seed, self.trained_on = augment, seed, dict(trained_on or {})
+        self.reliability, model.likeness = reliability, reliability.likeness if reliability else None
 
     @classmethod
-    def load(cls, source: str | Path, trust: bool = False) -> "Predictor":
+    def load(cls, source: str | Path, trust: bool = False, keep: float | None = None) -> "Predictor":
         """Rebuild the classifier from a run directory or a checkpoint.
 
         Args:
             source: run directory, for its `checkpoints/last.ckpt`, or a checkpoint.
             trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
+            keep: share of the validation photos that get a class; `None` for the run's thresholds.
 
         Raises:
             UserError: if the run or checkpoint does not exist, cannot be read, was not saved by a stage, or names
-                code that needs trust.
+                code that needs trust; or for a bad `keep`.
         """
         quiet_libraries()
         file = checkpoint_of(source)
@@ -84,7 +91,8 @@ class Predictor:
             body = build_body(saved["model"], file, trust)
             model = Classifier(body, saved["classes"], heads)
             model.load_state_dict(state)
-            return cls(model, size, build(saved["augment"], file, trust), seed, data)
+            reliability = read_reliability(config_file.parent, state, keep)
+            return cls(model, size, build(saved["augment"], file, trust), seed, data, reliability)
         except ArgumentError as error:
             raise UserError(f"{file}: {error}") from error
         except UserError:
@@ -162,12 +170,20 @@ class Predictor:
         found = examine(Path(), names, data.shrinking)
         unreadable = found.bad
         photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
-        tta = TTA(n_aug)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))
             return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
         loaders = tta_loaders(data, photos, n_aug)
-        return predict(self.model, loaders, make_trainer or trainer_factory({}), [tta, *callbacks]).best, unreadable
+        best = predict(self.model, loaders, make_trainer or trainer_factory({}), [TTA(n_aug), *callbacks]).best
+        if self.reliability:
+            best = self.reliability.applied(best, averaged=n_aug > 0)
+        return best, unreadable
+
+    def similar(self, paths: Sequence[str | Path], count: int = 3) -> list[list[tuple[str, float]]]:
+        """List `count` similar training photos of each photo, with similarities; see `dogscats.similar`."""
+        data = self.data(Path(), num_workers=0)
+        photos = Photos(Path(), [Path(path).as_posix() for path in paths], [], shrink=data.shrinking)
+        return similar_photos(self.model, PhotoDataset(photos, data.evaluation, self.seed), count)
 
     def explain(self, predictions: Predictions, device: torch.device | None = None) -> Iterator[Explanation]:
         """Explain by Grad-CAM, for each photo, where the predicted class was seen; see `dogscats.gradcam`.

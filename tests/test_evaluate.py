@@ -66,7 +66,7 @@ def test_evaluation_equals_what_training_reported(run_process: Run, trained: Pat
         "log_loss", "log_loss_clipped", "roc_auc", "ece", "per_class",
         "confusion_matrix",
     }  # fmt: skip
-    assert set(metrics) == {*names, "classes", "tta", "seconds", "peak_rss_mb"}
+    assert set(metrics) == {*names, "classes", "tta", "reliability", "seconds", "peak_rss_mb"}
     assert set(metrics["tta"]) == names
     assert metrics["accuracy"] == final["valid_acc"]
     assert metrics["log_loss"] == pytest.approx(final["valid_loss"], abs=1e-6)
@@ -157,7 +157,7 @@ def test_predict_a_folder_with_a_broken_photo(run_command: Run, trained: Path, t
     run = written(tmp_path)
     rows = table(run / "predictions.csv")
     assert [row["path"] for row in rows] == ["test1/1.jpg", "test1/2.jpg", "test1/10.jpg"]
-    assert set(rows[0]) == {"path", "predicted", "prob_cats", "prob_dogs"}
+    assert set(rows[0]) == {"path", "predicted", "decision", "unlike", "prob_cats", "prob_dogs"}
     assert table(run / "submission.csv") == [
         {"id": str(number), "label": row["prob_dogs"]} for number, row in zip((1, 2, 10), rows, strict=True)
     ]
@@ -293,7 +293,8 @@ def test_export_gives_one_file_that_equals_pytorch(run_command: Run, trained: Pa
     with torch.no_grad():
         expected = Predictor.load(trained).model(torch.from_numpy(images)).exp()
     for count in (1, 7):
-        (found,) = session.run(None, {"images": images[:count]})
+        found, unlike = session.run(["probabilities", "unlike"], {"images": images[:count]})
+        assert unlike.shape == (count,)
         np.testing.assert_allclose(found, expected[:count], atol=1e-5)
 
 

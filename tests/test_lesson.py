@@ -87,8 +87,8 @@ def test_frozen_groups_are_bit_equal_after_their_stages_and_the_last_stage_train
 
 def test_tensorboard_and_the_directory_have_every_plot_and_picture(lesson: Path) -> None:
     pictures = {
-        "augmentation", "confusion_matrix", "lr_schedule", "most_right", "most_uncertain", "most_wrong",
-        "random_right", "random_wrong",
+        "accuracy_kept", "augmentation", "confusion_matrix", "lr_schedule", "most_right", "most_uncertain",
+        "most_wrong", "random_right", "random_wrong",
     }  # fmt: skip
     assert {path.stem for path in lesson.glob("*.png")} == pictures | {"lr_finder"}
     final = EventAccumulator(str(lesson / "tensorboard" / "final")).Reload().Tags()

@@ -37,10 +37,15 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
         check_packages()
     if form == "onnx-int8" and dataset is None:
         raise UserError("export=onnx-int8 needs labelled photos. Set data.root=<folder of photos>.")
-    network, fit = exported_network(predictor.model), predictor.trained_on.get("fit", "crop")
+    plain = predictor.reliability and predictor.reliability.plain
+    network = exported_network(predictor.model, plain.temperature if plain else 1.0)
+    fit = predictor.trained_on.get("fit", "crop")
     data = predictor.data(Path())
     metadata = {"classes": json.dumps(predictor.classes), "size": str(predictor.size), "fit": fit}
     metadata["shrink"] = str(data.shrinking.side if data.shrinking else 0)
+    if plain:
+        thresholds = {"unsure_below": plain.thresholds.unsure_below, "none_above": plain.thresholds.none_above}
+        metadata |= {name: repr(value) for name, value in (thresholds | {"temperature": plain.temperature}).items()}
     with tempfile.TemporaryDirectory() as drawn:
         photos = dataset
         if photos is None:

@@ -2,14 +2,15 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dogscats.data.dataset import PhotoDataset
 from dogscats.export.onnx_files import onnx_predict, with_preprocessing
-from dogscats.export.reference import Array, Predict, Reference, whole_photo
+from dogscats.export.reference import MOST, Array, Predict, Reference, whole_photo
 from dogscats.runs.console import progress_bar
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import atomic_path
@@ -49,14 +50,37 @@ def export_int8(folder: Path, metadata: Mapping[str, str], dataset: PhotoDataset
         onnx.helper.set_model_props(network, metadata)
         onnx.save(network, model)
         onnx.save(with_preprocessing(network, metadata), photo)
-        before, after = accuracies(dataset, (onnx_predict(folder / "photo.onnx"), onnx_predict(photo)))
+        files = folder / "photo.onnx", photo
+        before, after = accuracies(dataset, tuple(onnx_predict(file) for file in files))
         text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(dataset)} photos"
         if before - after > MOST_LOST:
             raise UserError(
                 f"photo-int8.onnx: {text}: it loses more than {MOST_LOST:g}. The int8 files were not kept. Use "
                 "photo.onnx and model.onnx."
             )
+        if "none_above" in metadata:
+            none_above = same_share(dataset, files, float(metadata["none_above"]))
+            for file in (model, photo):
+                network = onnx.load(file)
+                onnx.helper.set_model_props(network, {**metadata, "none_above": repr(none_above)})
+                onnx.save(network, file)
     return text
+
+
+def same_share(dataset: PhotoDataset, files: tuple[Path, Path], none_above: float) -> float:
+    """Return the threshold by which the second file calls as many photos `none` as the first one by `none_above`.
+
+    Features of 8-bit integers are farther from those of the training photos, all of them. At most `reference.MOST`
+    photos are compared, evenly spaced.
+    """
+    indices = range(0, len(dataset), -(-len(dataset) // MOST))
+    first, second = (
+        np.array([predict(whole_photo(dataset.photos, index)) for index in indices])
+        for predict in (onnx_predict(file, "unlike") for file in files)
+    )
+    count = int((first <= none_above).sum())
+    found = np.sort(np.append(second, [0, 1]))  # whose first `count` + 1 values are not none
+    return float(found[count] + found[count + 1]) / 2
 
 
 def _quantize(file: Path, result: Path, reference: Reference) -> None:
@@ -81,8 +105,10 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
         try:
             quant_pre_process(file, prepared, skip_symbolic_shape=True)
             nodes = onnx.load(prepared).graph.node
+            kept = needed(nodes, "probabilities")
             excluded = [node.name for node in nodes if node.op_type == "Softmax"]
             excluded += [node.name for node in nodes if node.op_type == "Conv"][:1]
+            excluded += [node.name for node in nodes if node.name not in kept]
             quantize_static(
                 prepared,
                 result,
@@ -97,6 +123,16 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
             )
         finally:
             root.setLevel(level)
+
+
+def needed(nodes: Sequence[Any], output: str) -> set[str]:
+    """Return the names of the nodes that an output depends on: distances in `unlike` need more than 8 bits."""
+    values, names = {output}, set()
+    for node in reversed(nodes):  # in the order of computation
+        if values & set(node.output):
+            names.add(node.name)
+            values |= set(node.input)
+    return names
 
 
 def accuracies(dataset: PhotoDataset, networks: tuple[Predict, ...]) -> list[float]:

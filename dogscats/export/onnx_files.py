@@ -40,8 +40,9 @@ def export_onnx(
     """Write `model.onnx`, `photo.onnx` and `predict_onnx.py`, and compare the two with PyTorch.
 
     `model.onnx` maps `images` `(N, 3, size, size)`, RGB, uint8, to `probabilities` `(N, C)`; `photo.onnx` maps `photo`
-    `(H, W, 3)`, RGB, uint8, to `probabilities` `(C,)`. Both include normalisation and softmax; `photo.onnx` also the
-    evaluation transform.
+    `(H, W, 3)`, RGB, uint8, to `probabilities` `(C,)`. Both include normalisation, softmax and temperature,
+    and `photo.onnx` the evaluation transform. A network with likeness has a second output, `unlike`,
+    `(N,)` or `()`.
 
     Args:
         network: network from squares to probabilities.
@@ -80,12 +81,13 @@ def _exported(network: nn.Module, size: int) -> Any:
     for layer in network.modules():
         if hasattr(layer, "fused_attn"):  # of timm's; ONNX has no fused attention for all of its shapes
             layer.fused_attn = False  # type: ignore[assignment]
-    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"], "verbose": False}
+    outputs = ["probabilities", "unlike"] if getattr(network, "likeness", None) is not None else ["probabilities"]
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": outputs, "verbose": False}
     options["opset_version"] = OPSET
     if torch.__version__ >= "2.9":
         options |= {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim("N")},)}
     else:  # its exporter of that kind does not work with the networks here, nor with today's onnxscript
-        options |= {"dynamo": False, "dynamic_axes": {name: {0: "N"} for name in ("images", "probabilities")}}
+        options |= {"dynamo": False, "dynamic_axes": {name: {0: "N"} for name in ("images", *outputs)}}
     file = io.BytesIO()
     try:  # a batch size of 1 would become a constant
         example, target = torch.zeros(2, 3, size, size, dtype=torch.uint8), None if options["dynamo"] else file
@@ -96,10 +98,10 @@ def _exported(network: nn.Module, size: int) -> Any:
 
 
 def with_preprocessing(network: Any, metadata: Mapping[str, str]) -> Any:
-    """Put the evaluation transform before an exported network, and take the batch away from its output.
+    """Put the evaluation transform before an exported network, and take the batch away from its outputs.
 
     Args:
-        network: `onnx.ModelProto` from `images` to `probabilities`.
+        network: `onnx.ModelProto` from `images` to `probabilities`, and to `unlike` if it has likeness.
         metadata: as in `export_onnx`.
     """
     import onnx
@@ -107,23 +109,27 @@ def with_preprocessing(network: Any, metadata: Mapping[str, str]) -> Any:
     opset = next(used.version for used in network.opset_import if not used.domain)
     versions = f'<ir_version: {network.ir_version}, opset_import: ["": {opset}]>'
     classes = network.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    shapes = {"probabilities": ("[1, {0}]", "[{0}]"), "unlike": ("[1]", "")}
+    names = [output.name for output in network.graph.output]
     settings = int(metadata["size"]), metadata["fit"], int(metadata["shrink"])
     before = onnx.parser.parse_model(preprocessing_graph(*settings, network.ir_version, opset))
-    after = onnx.parser.parse_model(
-        f"{versions} one (float[1, {classes}] batch) => (float[{classes}] probabilities) "
-        "<int64[1] axis = {0}> { probabilities = Squeeze (batch, axis) }"
+    given, found = (
+        ", ".join(f"float{shapes[name][side].format(classes)} {prefix}{name}" for name in names)
+        for side, prefix in ((0, "batch_"), (1, ""))
     )
+    squeezed = " ".join(f"{name} = Squeeze (batch_{name}, axis)" for name in names)
+    after = onnx.parser.parse_model(f"{versions} one ({given}) => ({found}) <int64[1] axis = {{0}}> {{ {squeezed} }}")
     network = onnx.compose.add_prefix(network, "network/")
     merged = onnx.compose.merge_models(before, network, [("images", "network/images")])
-    merged = onnx.compose.merge_models(merged, after, [("network/probabilities", "batch")])
+    merged = onnx.compose.merge_models(merged, after, [(f"network/{name}", f"batch_{name}") for name in names])
     onnx.helper.set_model_props(merged, dict(metadata))
     return merged
 
 
-def onnx_predict(file: Path) -> Predict:
-    """Return a function of arrays that computes an ONNX file with one input on the CPU."""
+def onnx_predict(file: Path, output: str = "probabilities") -> Predict:
+    """Return a function of arrays that computes an output of an ONNX file with one input on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda array: session.run(["probabilities"], {name: array})[0]
+    return lambda array: session.run([output], {name: array})[0]

@@ -1,4 +1,4 @@
-"""Print the probability of each class for photos: `python predict_onnx.py [photo-int8.onnx] a.jpg b.png ...`.
+"""Print probabilities and decision for photos: `python predict_onnx.py [photo-int8.onnx] a.jpg b.png ...`.
 
 Needs onnxruntime, numpy and Pillow. `photo.onnx` beside this file is used unless another is named.
 """
@@ -26,11 +26,24 @@ def read_photo(path: str) -> Image.Image:
     return photo.convert("RGB")
 
 
+def decide(classes: list[str], probabilities: np.ndarray, unlike: float, metadata: dict[str, str]) -> str:
+    """Name the class of a photo, or `unsure`, or `none`; in parentheses if a class is called so."""
+    decision = classes[int(probabilities.argmax())]
+    improbable = probabilities.max() < float(metadata["unsure_below"])
+    word = "none" if unlike > float(metadata["none_above"]) else "unsure" if improbable else ""
+    while word in classes:
+        word = f"({word})"
+    return word or decision
+
+
 if __name__ == "__main__":
     paths = sys.argv[1:]
     model = paths.pop(0) if paths and paths[0].endswith(".onnx") else Path(__file__).with_name("photo.onnx")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    classes = json.loads(metadata["classes"])
     for path in paths:
-        (probabilities,) = session.run(["probabilities"], {"photo": np.asarray(read_photo(path))})
-        print(path, *(f"{name} {value:.4f}" for name, value in zip(classes, probabilities, strict=True)), sep="  ")
+        probabilities, *unlike = session.run(None, {"photo": np.asarray(read_photo(path))})
+        decision = [decide(classes, probabilities, unlike[0], metadata)] if unlike else []
+        cells = (f"{name} {value:.4f}" for name, value in zip(classes, probabilities, strict=True))
+        print(path, *cells, *decision, sep="  ")

@@ -143,11 +143,12 @@ def draw_photos(folder: Path, size: int, transform: v2.Transform, seed: int) -> 
 
 
 def torch_predict(network: torch.nn.Module) -> Predict:
-    """Return a function of arrays that computes a network."""
+    """Return a function of arrays that computes the probabilities of a network, its first or only output."""
 
     def predict(images: Array) -> Array:
         with torch.inference_mode():
-            probabilities: Array = network(torch.from_numpy(images)).numpy()
+            outputs = network(torch.from_numpy(images))
+            probabilities: Array = (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).numpy()
             return probabilities
 
     return predict

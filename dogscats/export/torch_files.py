@@ -16,16 +16,16 @@ from dogscats.runs.files import atomic_path
 
 
 class PhotoClassifier(nn.Module):
-    """Preprocessing and network: a photo `(H, W, 3)` uint8 to probabilities `(C,)`."""
+    """Preprocessing and network: a photo `(H, W, 3)` uint8 to probabilities `(C,)` and, with likeness, `unlike`."""
 
     def __init__(self, preprocessing: Preprocessing, network: nn.Module):
         super().__init__()
         self.preprocessing, self.network = preprocessing, network
 
-    def forward(self, photo: torch.Tensor) -> torch.Tensor:
-        """Compute the probabilities of one photo."""
-        probabilities: torch.Tensor = self.network(self.preprocessing(photo))[0]
-        return probabilities
+    def forward(self, photo: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute the outputs of one photo."""
+        outputs = self.network(self.preprocessing(photo))
+        return outputs[0] if isinstance(outputs, torch.Tensor) else tuple(output[0] for output in outputs)
 
 
 def export_torch(

@@ -29,4 +29,9 @@ def or_none(rule: Rule) -> Rule:
     return lambda value: value is None or good(value), expected
 
 
+SHARE: Rule = (
+    lambda value: is_number(value) and 0 < value <= 1,
+    "the share of validation photos that get a class, above 0 and at most 1",
+)
+
 SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")

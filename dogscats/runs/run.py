@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from dogscats.activations import Activations
 from dogscats.callbacks.divergence import StopAtDivergence
 from dogscats.callbacks.history import History
 from dogscats.callbacks.keep_best import KeepBest
@@ -25,9 +27,12 @@ from dogscats.callbacks.tta import TTA
 from dogscats.classifier import Classifier
 from dogscats.data.check import write_bad_images
 from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.metrics import Predictions
+from dogscats.plots.accuracy_kept import accuracy_kept
 from dogscats.plots.augmentation import augmentation
 from dogscats.plots.lr import lr_schedule
 from dogscats.plots.publish import optional, publish
+from dogscats.reliability import Reliability
 from dogscats.runs.checkpoint import (
     VerifiedCheckpointIO,
     load_classifier,
@@ -43,10 +48,12 @@ from dogscats.runs.directory import plain_config, save_config
 from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_csv, remove_unfinished
 from dogscats.runs.install import command
+from dogscats.runs.likeness import learn_likeness, measured
 from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
 from dogscats.runs.progress import ResumeCheckpoint, RunProgress, read_progress, read_whole, run_lock
 from dogscats.runs.ranks import distributed
+from dogscats.runs.reliability import log_reliability, weights_digest, write_reliability
 from dogscats.runs.report import RunReport, check_metric
 from dogscats.runs.settings import Settings
 from dogscats.runs.sweep import look_up
@@ -132,6 +139,7 @@ class Run:
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
         self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
         self.report, self.wrote_decisions = RunReport(out, started), False
+        self.reliability: Reliability | None = None
         self.lr_finder = build_lr_finder(cfg.callbacks)
         # Built here only to report config errors before any computation.
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
@@ -328,6 +336,12 @@ class Run:
             remove_checkpoint(state)
         close(loggers)
 
+    def learn_likeness(self, model: Classifier, activations: Activations) -> None:
+        """Keep the training photos, so that predictions say how unlike them a photo is."""
+        if not self.settings["trainer"].get("fast_dev_run"):
+            model.likeness = learn_likeness(activations, self.stages, self.fabric, self.dir)
+            self.weights = weights_digest(model.state_dict())
+
     def final_callbacks(self, model: Classifier, data: DogsCatsDataModule) -> list[Callback]:
         """Build the callbacks of the final prediction, which may be that of cached activations."""
         callbacks = list(build_callbacks(self.cfg.callbacks).values())
@@ -339,17 +353,28 @@ class Run:
     def add_predictions(self, tta: TTA) -> None:
         """Write the predictions and metrics, before anything is drawn."""
         self.unreported.touch()
-        self.report.finish(tta.plain, tta.averaged)
+        self.reliability = measured(tta)
+        if self.reliability:
+            write_reliability(self.out, self.reliability, self.weights)
+        self.report.finish(self._decided(tta.plain), tta.averaged and self._decided(tta.averaged, averaged=True))
 
     def add_test(self, tta: TTA) -> None:
         """Write the predictions and metrics of the labelled test photos."""
-        self.report.add_test(tta.plain, tta.averaged)
+        self.report.add_test(self._decided(tta.plain), tta.averaged and self._decided(tta.averaged, averaged=True))
+
+    def _decided(self, predictions: Predictions, averaged: bool = False) -> Predictions:
+        """Add decisions where they could be measured."""
+        if self.reliability is None:
+            return replace(predictions, unlike=None)
+        return self.reliability.decided(predictions, averaged)
 
     def finish(self, loggers: list[Logger]) -> float:
         """Draw the figures of the run, print its metrics, and return `optimized_metric`."""
         figures = {"augmentation": self.augmentation}
         if (self.out / "lr_trace.csv").exists():
             figures["lr_schedule"] = lr_schedule(read_csv(self.out / "lr_trace.csv"), self.stages)
+        if self.reliability:
+            figures["accuracy_kept"] = accuracy_kept(self.reliability.summaries())
         for name, figure in figures.items():
             with optional(name):
                 publish(figure, self.out / f"{name}.png", loggers, name)
@@ -363,6 +388,8 @@ class Run:
                 logger.log_metrics(self.report.final_numbers)
         close(loggers)
         self.report.summarise()
+        if self.reliability:
+            log_reliability(self.reliability)
         self._point_to_better_stage()
         return self.metric
 

@@ -1,0 +1,101 @@
+"""The training photos that a run keeps to say how unlike them a photo is."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from dogscats.activations import Activations
+from dogscats.callbacks.tta import TTA
+from dogscats.data.decisions import before_decisions
+from dogscats.reliability import Reliability, measure
+from dogscats.runs.errors import UserError, user_message
+from dogscats.runs.text import shown
+from dogscats.stage import GROUPS, Stage
+from dogscats.strangers import Likeness, evenly_spaced
+
+log = logging.getLogger(__name__)
+
+MOST_PASSED = 4000
+"""Largest number of training photos, evenly spaced, that pass a body whose activations are not cached."""
+
+
+def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fabric, run_dir: Path) -> Likeness | None:
+    """Keep the training photos in the feature space of the final body.
+
+    The activations of a frozen body are cached; photos pass a trained one once.
+
+    Args:
+        activations: activations of the run.
+        stages: stages of the recipe.
+        fabric: Fabric of all ranks; all call this.
+        run_dir: run directory, for a temporary folder.
+
+    Returns:
+        The same in all ranks; `None`, with the reason in the log, if it cannot be computed: nothing else needs it.
+    """
+    trained = any(stage.freeze_to < GROUPS.index("head") for stage in stages)
+    cached = not trained and activations.views == 0 and any(stage.precompute for stage in stages)
+    folder, likeness = run_dir / ".features", None
+    try:
+        if cached:
+            features, paths = training_features(activations)
+        else:
+            features, paths = training_features(activations, MOST_PASSED, folder)
+        if fabric.is_global_zero:
+            likeness = Likeness.of(features, paths)
+    except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
+        if fabric.world_size > 1 and not isinstance(error, UserError):
+            raise
+        not_measured(error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return fabric.broadcast(likeness)
+
+
+def training_features(
+    activations: Activations, most: int | None = None, folder: Path | None = None
+) -> tuple[torch.Tensor, Sequence[str]]:
+    """Compute the features of the plain training photos.
+
+    Args:
+        activations: activations of the run.
+        most: largest number of photos, evenly spaced; `None` for all.
+        folder: folder to compute them in; `None` for the cache.
+
+    Returns:
+        Features `(N, F)`, and the paths of the photos.
+    """
+    dataset = activations.data.train_dataset("features", augment=False)
+    photos, rows = dataset.photos, before_decisions(dataset.photos)[1]
+    if most is not None:
+        some = evenly_spaced(len(photos.paths), most).tolist()
+        paths, labels = ([values[row] for row in some] for values in (photos.paths, photos.labels))
+        dataset.photos, rows = replace(photos, paths=paths, labels=labels, undecided=None), None
+    features = activations.features(dataset, "activations of train", folder=None if folder is None else str(folder))
+    return features if rows is None else features[rows], dataset.photos.paths
+
+
+def measured(tta: TTA) -> Reliability | None:
+    """Measure on predicted validation photos; `None`, with the reason in the log, if there is nothing to measure."""
+    if tta.likeness is None:
+        return None
+    try:
+        if not tta.scores.isfinite().all():
+            raise UserError("distances or logits of validation photos are not finite numbers")
+        tta.likeness.calibrate(tta.scores)
+        return measure(tta.likeness, tta.plain, tta.averaged)
+    except Exception as error:  # of odd predictions
+        not_measured(error)
+        return None
+
+
+def not_measured(error: Exception) -> None:
+    """Say in the log why a run has no calibration and calls no photo unsure or none."""
+    reason = shown(user_message(error) or repr(error))
+    log.warning("No calibration, and no photo is called unsure or none: %s", reason)
+    log.debug("", exc_info=True)

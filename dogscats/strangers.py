@@ -1,0 +1,163 @@
+"""How unlike the training photos a photo is.
+
+Two signs of a stranger are combined. Photos of another kind are far from their nearest training photos (Sun et al.,
+"Out-of-Distribution Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), and photos of an unknown
+class that resembles the known ones give small logits (Liu et al., "Energy-based Out-of-distribution Detection",
+https://arxiv.org/abs/2010.03759). `benchmarks/strangers.py` measures both.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as nnf
+from torch import nn
+
+MOST_KEPT = 20_000
+"""Largest number of training photos that are kept, evenly spaced: enough for 10 MB."""
+
+MOST_FITTED = 5_000
+"""Number of photos for the principal components."""
+
+DIMENSIONS = 128
+"""Largest number of principal components."""
+
+NEIGHBORS = 10
+"""Number of nearest training photos."""
+
+ORDINARY = (0.98, 0.95)
+"""Quantiles of the validation photos, of distance and energy, up to which a value is ordinary.
+
+The distance of photos of another kind is so large that it needs less room than the energy.
+"""
+
+ROWS = 4096
+"""Rows of features that are in memory at once."""
+
+
+class Likeness(nn.Module):
+    """Training photos in feature space, and how unlike them others are.
+
+    Features are divided by their norm and standardized, since those of several depths differ in scale. Points are their
+    principal components, divided by the square root of their deviation, so that the largest do not outweigh all. What
+    the components leave out of a new photo is part of its distance, too.
+
+    Args:
+        mean: mean of each feature `(F,)`.
+        deviation: standard deviation of each feature `(F,)`, infinite for one that does not vary.
+        directions: principal directions `(F, D)`.
+        scales: what each component is divided by, and then the length of the rest `(D + 1,)`.
+        points: principal components of the training photos `(N, D)`.
+        paths: path of each of these photos, below the root of the data.
+        median: median distance and energy of the validation photos `(2,)`; see `calibrate`.
+        spread: from there to the largest ordinary one `(2,)`.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    directions: torch.Tensor
+    scales: torch.Tensor
+    points: torch.Tensor
+    median: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(
+        self,
+        mean: torch.Tensor,
+        deviation: torch.Tensor,
+        directions: torch.Tensor,
+        scales: torch.Tensor,
+        points: torch.Tensor,
+        paths: Sequence[str],
+        median: torch.Tensor | None = None,
+        spread: torch.Tensor | None = None,
+    ):
+        super().__init__()
+        self.paths = list(paths)
+        arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
+        arrays |= {"median": torch.zeros(2) if median is None else median}
+        arrays |= {"spread": torch.ones(2) if spread is None else spread}
+        for name, values in arrays.items():  # not persistent: checkpoints stay as they are
+            self.register_buffer(name, values.float(), persistent=False)
+
+    @classmethod
+    def of(cls, features: torch.Tensor, paths: Sequence[str]) -> "Likeness":
+        """Keep training photos; of more than `MOST_KEPT`, evenly spaced ones.
+
+        Args:
+            features: features `(N, F)`; may be memory-mapped, as only some are in memory at once.
+            paths: path of each photo.
+        """
+        some = nnf.normalize(features[evenly_spaced(len(features), MOST_FITTED)].float(), dim=1)
+        mean, deviation = some.mean(dim=0), some.std(dim=0, correction=0)
+        deviation[deviation < 1e-8] = torch.inf
+        standardized = (some - mean) / deviation
+        count = min(DIMENSIONS, max(len(some) - 1, 1), some.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            directions = torch.svd_lowrank(standardized, count, niter=2)[2].half()
+        variances = (standardized @ directions.float()).square().mean(dim=0)
+        rest = (standardized.square().sum() / len(some) - variances.sum()) / max(some.shape[1] - count, 1)
+        if rest < 1e-6:  # so few photos that their components leave nothing out
+            rest = variances.mean()
+        scales = torch.cat([variances, rest[None]]).clamp_min(1e-6) ** 0.25
+        kept = evenly_spaced(len(features), MOST_KEPT)
+        photos = [paths[row] for row in kept.tolist()]
+        likeness = cls(mean, deviation, directions, scales, torch.empty(0, count), photos)
+        parts = [likeness.components(features[rows])[0] for rows in torch.split(kept, ROWS)]
+        likeness.points = torch.cat(parts).half().float()  # as it is read from the file
+        return likeness
+
+    def components(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute scaled components `(B, D)` of features `(B, F)`, and the scaled square of the rest `(B, 1)`."""
+        standardized = (nnf.normalize(features.float(), dim=1) - self.mean) / self.deviation
+        components = standardized @ self.directions
+        length, explained = (values.square().sum(dim=1, keepdim=True) for values in (standardized, components))
+        rest = (length - explained).clamp_min(0) / self.scales[-1].square()
+        return components / self.scales[:-1], rest
+
+    def forward(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Compute the mean distance to the nearest training photos, and the energy.
+
+        Args:
+            features: features `(B, F)`.
+            logits: logits of each head `(heads, B, C)`.
+
+        Returns:
+            Distance and energy `(B, 2)`; both are larger for strangers.
+        """
+        components, rest = self.components(features)
+        squares = components.square().sum(dim=1, keepdim=True) + self.points.square().sum(dim=1)
+        distances = squares - 2 * components @ self.points.T + rest
+        nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
+        energy = -logits.float().logsumexp(dim=2).mean(dim=0)
+        return torch.stack([nearest.clamp_min(0).sqrt().mean(dim=1), energy], dim=1)
+
+    def calibrate(self, scores: torch.Tensor) -> None:
+        """Set what is ordinary by the distances and energies of validation photos `(N, 2)`."""
+        scores = scores.double()
+        limits = [scores[:, column].quantile(share) for column, share in enumerate(ORDINARY)]
+        self.median = scores.quantile(0.5, dim=0).float()
+        self.spread = (torch.stack(limits) - scores.quantile(0.5, dim=0)).clamp_min(1e-6).float()
+
+    def unlike(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by `forward`'s `(B, 2)`.
+
+        That is 0.12 for the distance and the energy of a typical validation photo, and above 0.5 if one of them is not
+        ordinary.
+        """
+        median, spread = self.median.to(scores.device), self.spread.to(scores.device)
+        return (2 * ((scores - median) / spread).amax(dim=1) - 2).sigmoid()
+
+    def similar(self, features: torch.Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """List the `count` most similar training photos of each photo, as path and cosine similarity, best first."""
+        points, found = nnf.normalize(self.points, dim=1), nnf.normalize(self.components(features)[0], dim=1)
+        values, rows = (found @ points.T).topk(min(count, len(points)), dim=1)
+        return [
+            [(self.paths[row], value) for row, value in zip(*pair, strict=True)]
+            for pair in zip(rows.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def evenly_spaced(count: int, most: int) -> torch.Tensor:
+    """Return the indices of at most `most` of `count` items, evenly spaced, so that all classes appear."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.double).round().long()
