@@ -8,7 +8,6 @@ from PIL import Image
 
 from dogscats.data.images import UnreadableImageError, read_image
 from dogscats.demo.page import Picture, Refused, Verdict
-from dogscats.metrics import Predictions
 from dogscats.plots.explanation import overlay
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import Failure, UserError
@@ -36,7 +35,7 @@ def judge(predictor: Predictor, file: str) -> Verdict:
     (predicted,) = predictions.predicted_classes
     return Verdict(
         probabilities=dict(zip(map(shown, predictor.classes), predictions.probabilities[0].tolist(), strict=True)),
-        decision=_decision(predictions),
+        decision=shown(predictions.decisions[0]) if predictions.decisions else None,
         seen=[
             Picture(_picture(explanation.image), "What the network sees"),
             Picture(Image.fromarray(overlay(explanation)), f"Where it sees {shown(predicted)}"),
@@ -45,16 +44,10 @@ def judge(predictor: Predictor, file: str) -> Verdict:
     )
 
 
-def _decision(predictions: Predictions) -> str | None:
-    """Return the class, `unsure` or `none`; `None` for a run without thresholds."""
-    decisions = predictions.decisions if hasattr(predictions, "decisions") else None
-    return shown(decisions[0]) if decisions else None
-
-
 def _similar(predictor: Predictor, file: str) -> list[Picture]:
     """Return the training photos that are most similar, if the run knows them and they are still there."""
     root, pictures = predictor.trained_on.get("root"), []
-    if root is None or not Path(root).is_dir() or not hasattr(predictor, "similar"):
+    if root is None or not Path(root).is_dir():
         return []
     try:
         (found,) = predictor.similar([file], count=3)

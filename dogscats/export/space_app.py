@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from page import Refused, Verdict, look, make_page
 from PIL import Image, UnidentifiedImageError
-from predict_onnx import read_photo
+from predict_onnx import decide, read_photo
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 """Formats that are decoded. For some others Pillow starts external programs."""
@@ -24,15 +24,13 @@ Image.MAX_IMAGE_PIXELS = None  # replaced by `MOST_PIXELS`
 SESSION = onnxruntime.InferenceSession(Path(__file__).with_name("photo.onnx"), providers=["CPUExecutionProvider"])
 METADATA = SESSION.get_modelmeta().custom_metadata_map
 CLASSES = json.loads(METADATA["classes"])
-OUTPUTS = [output.name for output in SESSION.get_outputs()]
 
 
 def judge(file: str) -> Verdict:
     """Predict a photo."""
-    photo = np.asarray(decode(file))
-    outputs = dict(zip(OUTPUTS, SESSION.run(OUTPUTS, {"photo": photo}), strict=True))
-    probabilities = dict(zip(CLASSES, map(float, outputs["probabilities"]), strict=True))
-    return Verdict(probabilities, decide(probabilities, outputs.get("unlike")))
+    probabilities, *unlike = SESSION.run(None, {"photo": np.asarray(decode(file))})
+    decision = decide(CLASSES, probabilities, unlike[0], METADATA) if unlike else None  # as the run had thresholds
+    return Verdict(dict(zip(CLASSES, map(float, probabilities), strict=True)), decision)
 
 
 def decode(file: str) -> Image.Image:
@@ -50,17 +48,6 @@ def decode(file: str) -> Image.Image:
         raise Refused("it is not a picture of a known format") from error
     except Exception as error:  # a damaged file can raise almost anything
         raise Refused(str(error) or type(error).__name__) from error
-
-
-def decide(probabilities: dict[str, float], unlike: np.ndarray | None) -> str | None:
-    """Return the most probable class, `unsure`, or `none`; `None` if the file has no thresholds."""
-    name = max(probabilities, key=probabilities.__getitem__)
-    unsure_below, none_above = METADATA.get("unsure_below"), METADATA.get("none_above")
-    if none_above is not None and unlike is not None and float(unlike.squeeze()) > float(none_above):
-        return "none"
-    if unsure_below is not None and probabilities[name] < float(unsure_below):
-        return "unsure"
-    return None if unsure_below is None and none_above is None else name
 
 
 if __name__ == "__main__":
