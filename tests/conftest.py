@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from unittest import mock
 
-# Expected values are those of the CPU, and CUDA does not survive the forks of ranks. tests/test_gpu.py uses GPUs.
-GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Expected values are those of the CPU, and CUDA does not survive the forks of ranks. `CUDA_VISIBLE_DEVICES=0 make test`
+# uses a GPU all the same: then tests of ranks, and those that compare with the CPU, fail.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 import pytest
