@@ -129,7 +129,7 @@ def rows(settings: Strangers) -> Iterator[tuple[str, str]]:
         for model in settings.models:
             for recipe in settings.recipes:
                 run = trained(settings, dataset, model, recipe, root)
-                predictor = Predictor.load(run)
+                predictor = Predictor.load(run, keep=KEEP)
                 assert predictor.reliability is not None
                 plain, begin = predictor.reliability.plain, f"| {dataset} | {model} | {recipe} |"
                 unseen = kept_of_unseen(plain)

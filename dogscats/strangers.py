@@ -24,7 +24,7 @@ DIMENSIONS = 128
 NEIGHBORS = 10
 """Number of nearest training photos."""
 
-ORDINARY = (0.99, 0.95)
+ORDINARY = (0.98, 0.95)
 """Quantiles of the validation photos, of distance and energy, up to which a value is ordinary.
 
 The distance of photos of another kind is so large that it needs less room than the energy.
