@@ -129,7 +129,7 @@ def rows(settings: Strangers) -> Iterator[tuple[str, str]]:
         for model in settings.models:
             for recipe in settings.recipes:
                 run = trained(settings, dataset, model, recipe, root)
-                predictor = Predictor.load(run)
+                predictor = Predictor.load(run, keep=KEEP)
                 assert predictor.reliability is not None
                 plain, begin = predictor.reliability.plain, f"| {dataset} | {model} | {recipe} |"
                 unseen = kept_of_unseen(plain)
@@ -142,9 +142,9 @@ def rows(settings: Strangers) -> Iterator[tuple[str, str]]:
                     logging.getLogger(__name__).info("%s %s: %.1f s", begin, name, seconds)
                     line = f"{name} | {len(predictions.paths)} | {100 * alone:.1f} % | {100 * both:.1f} % |"
                     yield "strangers", f"{begin} {line} {100 * unseen:.1f} % |"
-                for name, found in read_json(run / "reliability.json").items():
-                    if isinstance(found, dict):
-                        yield "calibration", f"{begin} {name} | {calibration(found)} |"
+                saved = read_json(run / "reliability.json")
+                for name, found in predictor.reliability.summaries().items():
+                    yield "calibration", f"{begin} {name} | {calibration(saved[name] | found)} |"
 
 
 def calibration(saved: dict[str, Any]) -> str:

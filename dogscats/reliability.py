@@ -21,6 +21,9 @@ from dogscats.metrics import Predictions
 from dogscats.selective import KEEP, Thresholds, accuracy_kept, choose_thresholds, words
 from dogscats.strangers import Likeness
 
+LABELS = {"plain": "plain", "tta": "test-time augmentation"}
+"""Names of the versions of predictions, in files and for people."""
+
 
 @dataclass(frozen=True)
 class Version:

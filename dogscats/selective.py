@@ -56,7 +56,7 @@ def words(classes: Sequence[str]) -> tuple[str, str]:
 MARGIN = 1e-3
 """Largest distance of a threshold from the nearest kept photo."""
 
-UNSURE = 0.5
+UNSURE = 0.25
 """Number of validation photos that are left out as `unsure` for each that is left out as `none`."""
 
 

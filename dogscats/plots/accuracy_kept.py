@@ -6,8 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dogscats.plots.publish import new_figure
-
-LABELS = {"plain": "plain", "tta": "test-time augmentation"}
+from dogscats.reliability import LABELS
 
 
 def accuracy_kept(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:

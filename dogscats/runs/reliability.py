@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dogscats.plots.accuracy_kept import LABELS
-from dogscats.reliability import Reliability, Version
+from dogscats.reliability import LABELS, Reliability, Version
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path, read_json, write_json
 from dogscats.runs.rules import SHARE
@@ -28,9 +27,6 @@ from dogscats.strangers import Likeness
 log = logging.getLogger(__name__)
 
 STRANGERS, RELIABILITY = "strangers.npz", "reliability.json"
-
-VERSIONS = ("plain", "tta")
-"""Names of the versions: the plain photo, and test-time augmentation."""
 
 HALF = ("directions", "points")
 """Arrays that are saved as float16, the large ones."""
@@ -62,7 +58,7 @@ def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> 
         arrays[name] = (values.half() if name in HALF else values.float()).numpy()
     arrays["paths"] = np.frombuffer(json.dumps(reliability.likeness.paths).encode(), np.uint8)
     arrays["unlike"] = reliability.plain.unlike.float().numpy()
-    for name in VERSIONS:
+    for name in LABELS:
         if (version := getattr(reliability, name)) is not None:
             arrays[f"{name}_probable"], arrays[f"{name}_right"] = version.probable.numpy(), version.right.numpy()
     with atomic_path(run_dir / STRANGERS) as temporary:
@@ -104,7 +100,7 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "paths"}
             paths = json.loads(archive["paths"].tobytes())
         likeness = Likeness(**{name: arrays[name] for name in KEPT}, paths=paths)
-        versions = {name: _version(saved[name], name, arrays) for name in VERSIONS if name in saved}
+        versions = {name: _version(saved[name], name, arrays) for name in LABELS if name in saved}
         reliability = Reliability(likeness, **versions, keep=float(saved["keep"]))
         return reliability if keep is None else at_share(reliability, keep)
     except UserError:
