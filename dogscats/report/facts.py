@@ -11,9 +11,11 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from dogscats.data.decisions import read_decisions
+from dogscats.reliability import LABELS
 from dogscats.runs import environment, photos
 from dogscats.runs.decisions import FILE as DECISIONS
 from dogscats.runs.files import cell, csv_rows, digest, read_json
+from dogscats.runs.reliability import RELIABILITY
 from dogscats.stage import Stage, make_stages
 from dogscats.wilson import wilson_interval
 
@@ -162,6 +164,12 @@ class Facts:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
         file = self.run_dir / photos.FILE
         return digest(file) if file.is_file() else None
+
+    @cached_property
+    def reliability(self) -> dict[str, dict[str, Any]]:
+        """What `reliability.json` has of predictions without and with test-time augmentation; empty without it."""
+        saved = read_json(self.run_dir / RELIABILITY) or {}
+        return {LABELS[name]: saved[name] for name in LABELS if name in saved}
 
     @cached_property
     def decisions(self) -> Counter[str]:
