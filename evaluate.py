@@ -159,6 +159,8 @@ def report(
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
+    if cfg.data.root is None and split_of(cfg.split) not in ("valid", "test"):
+        log.warning("The network was trained on photos of %s, so that their metrics are too good", cfg.split)
     if data.decided:
         log.info("Decisions %s", data.decided)
     if data.held_out:
@@ -201,6 +203,7 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
     from dogscats.activations import Activations
     from dogscats.data.check import write_bad_images
     from dogscats.predictor import Predictor
+    from dogscats.runs.environment import command_of
     from dogscats.suspects.checkpoint import frozen_checkpoint
     from dogscats.suspects.report import report_suspects, show_in_run
     from dogscats.suspects.search import find_suspects, joined
@@ -220,7 +223,6 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
         log.info("Data      %s: %d photos of %s", shown(data.root), len(photos[split].paths), split)
         if data.decided:
             log.info("Decisions %s", data.decided)
-            log.info("The page begins without them: load them there before you save new ones")
     if bad:
         log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))
         write_bad_images(run_dir / "bad_images.csv", bad)
@@ -228,7 +230,9 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
     features = [activations.features(part, f"activations of {split}") for split, part in photos.items()]
     if fabric.is_global_zero:
         labelled = joined(photos, predictor.classes)
-        report_suspects(find_suspects(labelled, torch.cat(features), predictor.size), labelled, run_dir)
+        suspects = find_suspects(labelled, torch.cat(features), predictor.size)
+        decisions = data.decisions.rows if data.decisions else ()
+        report_suspects(suspects, labelled, run_dir, decisions, cfg.run and command_of(Path(cfg.run).expanduser()))
         if cfg.run is not None and cfg.data.root is None:
             show_in_run(Path(cfg.run).expanduser(), run_dir)
 
@@ -311,10 +315,12 @@ def predict_photos(
     names = predictor.classes if few else [name for name, _ in counts.most_common(MOST_CLASSES)]
     for name in names:
         log.info("%6d %s", counts[name], shown(name))
-    if predictions.decisions:
+    if predictions.decisions and predictions.unlike is not None:
         decided = Counter(predictions.decisions)
         unsure, none = words(predictor.classes)
-        log.info("%6d of them are unsure, %d are none of the classes", decided[unsure], decided[none])
+        log.info("But for %d that are unsure, and %d that are none of the classes", decided[unsure], decided[none])
+        if len(predictions.paths) == 1:
+            log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])
     if len(predictions.paths) == 1:
         probabilities, order = predictions.probabilities[0].topk(min(MOST_CLASSES, len(predictor.classes)))
         for probability, number in zip(probabilities.tolist(), order.tolist(), strict=True):

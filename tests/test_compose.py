@@ -105,7 +105,7 @@ def test_a_report_is_one_function(run_command: Run, shared_root: Path, tmp_path:
     assert (tmp_path / "run" / "histogram.png").exists()
     assert (tmp_path / "run" / "confusion_matrix.png").exists()
     tags = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "final")).Reload().Tags()["images"]
-    assert {"histogram", "confusion_matrix", "reliability", "augmentation", "lr_schedule"} == set(tags)
+    assert {"histogram", "confusion_matrix", "reliability", "accuracy_kept", "augmentation", "lr_schedule"} == set(tags)
 
 
 @pytest.mark.parametrize(

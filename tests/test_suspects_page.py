@@ -16,6 +16,7 @@ from browser import chromium
 from conftest import draw_photo
 from PIL import Image
 
+from dogscats.data.decisions import Decision
 from dogscats.runs.files import cell, read_csv
 from dogscats.suspects.page import SIDE, write_page
 from dogscats.suspects.suspect import KINDS, Suspect, write_suspects
@@ -292,6 +293,24 @@ def test_decisions_in_a_browser(page: Path, open_page: Open, tmp_path: Path) -> 
     assert sorted(seen.saved(tmp_path)[1:]) == sorted([*expected[:2], expected[3], [other, "drop", ""]])
     seen.all("#file")[0].send_keys(str(page))
     assert "has no columns path and decision" in seen.text("#status")
+
+
+@pytest.mark.slow
+def test_the_page_begins_with_earlier_decisions(photos: Path, open_page: Open, tmp_path: Path) -> None:
+    earlier = [
+        Decision("line 2", "a.jpg", "keep", "$5"),
+        Decision("line 3", "dropped.jpg", "drop", ""),  # not on the page
+        Decision("line 4", FORMULA, "relabel", "=HYPERLINK(1)"),
+    ]
+    write_page(tmp_path / "page.html", "Again", photos, SUSPECTS, CLASSES, earlier)
+    seen = Opened(open_page(tmp_path / "page.html"))
+    assert seen.chosen() == ["keep", None, "keep", "relabel", "relabel", None]
+    assert not seen.asks_before_leaving()
+    seen.click("[data-decision=keep]", 0)  # now undecided
+    expected = [["dropped.jpg", "drop", ""], ["'" + FORMULA, "relabel", "'=HYPERLINK(1)"]]
+    assert sorted(seen.saved(tmp_path)[1:]) == sorted(expected)
+    seen.browser.refresh()
+    assert seen.chosen() == [None, None, None, "relabel", "relabel", None]
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_a_sweep_ends_with_a_table_and_reports_a_failed_job(
     assert (rows[2]["job"], rows[2]["lr"], rows[2]["metric"]) == ("0", "-1", "nan")
     assert rows[2]["status"].startswith("failed: recipe.precompute.lr=-1: expected a positive number")
     assert result.stdout.count("Computing activations of train") == 1
-    assert result.stdout.count("Reusing activations of train") == 1
+    assert result.stdout.count("Reusing activations of train") == 3  # one by training, and at the end of both
     assert "final.valid_loss  status" in result.stdout
     with Image.open(folder / "sweep.png") as picture:
         assert picture.width == 800

@@ -278,8 +278,8 @@ class _Room:
 
     def __str__(self) -> str:
         return (
-            f"Large photos: {self.count} are kept at {self.shrink.side} pixels, which takes about "
-            f"{self.need / 1e6:.0f} of {self.free / 1e6:.0f} MB free in {self.folder}"
+            f"Large photos: about {self.count} are kept at {self.shrink.side} pixels, which takes about "
+            f"{max(self.need / 1e6, 1):.0f} of {self.free / 1e6:.0f} MB free in {self.folder}"
         )
 
     def error(self) -> Failure:

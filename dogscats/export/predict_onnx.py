@@ -38,12 +38,22 @@ def decide(classes: list[str], probabilities: np.ndarray, unlike: float, metadat
 
 if __name__ == "__main__":
     paths = sys.argv[1:]
+    if not paths:
+        sys.exit(__doc__)
     model = paths.pop(0) if paths and paths[0].endswith(".onnx") else Path(__file__).with_name("photo.onnx")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     classes = json.loads(metadata["classes"])
+    failed = False
     for path in paths:
-        probabilities, *unlike = session.run(None, {"photo": np.asarray(read_photo(path))})
+        try:
+            photo = np.asarray(read_photo(path))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        probabilities, *unlike = session.run(None, {"photo": photo})
         decision = [decide(classes, probabilities, unlike[0], metadata)] if unlike else []
         cells = (f"{name} {value:.4f}" for name, value in zip(classes, probabilities, strict=True))
         print(path, *cells, *decision, sep="  ")
+    sys.exit(failed)

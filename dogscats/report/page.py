@@ -16,11 +16,13 @@ from dogscats.plots.lr import lr_curve, lr_schedule
 from dogscats.plots.publish import optional
 from dogscats.report.facts import SPLITS, Facts, number
 from dogscats.report.pictures import data_url, svg
+from dogscats.runs.directory import WEIGHTS
+from dogscats.runs.environment import command_of
 from dogscats.runs.files import csv_rows, read_csv, write_text
 from dogscats.runs.install import command
 from dogscats.runs.text import setting, shown, shown_lines
 from dogscats.suspects.page import HEADINGS
-from dogscats.suspects.suspect import KINDS
+from dogscats.suspects.suspect import CERTAIN, KINDS
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +126,8 @@ def _suspects(folder: Path | None) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
     if folder is not None:
         for row in csv_rows(folder / "suspects.csv"):
-            if row["kind"] in found and len(found[row["kind"]]) < MOST_SUSPECTS:
+            likely = row["kind"] in found and float(row["score"]) > CERTAIN
+            if likely and len(found[row["kind"]]) < MOST_SUSPECTS:
                 found[row["kind"]].append(row)
     return {kind: rows for kind, rows in found.items() if rows}
 
@@ -132,13 +135,13 @@ def _suspects(folder: Path | None) -> dict[str, list[dict[str, str]]]:
 def _commands(run_dir: Path) -> dict[str, str]:
     """Return commands that use the run, by what they do."""
     run, folder = setting("run", run_dir.absolute()), run_dir.absolute()
-    evaluate = command("evaluate")
+    evaluate, trained = command("evaluate"), command_of(run_dir) or command("train")
     return {
         "Evaluate it": f"{evaluate} {run}",
         "Predict photos": f"{evaluate} {run} predict=<file, folder or glob>",
         "Explain a prediction": f"{evaluate} {run} predict=<photo> explain=true",
         "Search for suspects": f"{evaluate} {run} suspects=true",
         "Export it": f"{evaluate} {run} export=onnx",
-        "Start another run from its weights": f"{command('train')} {setting('load', folder / 'model.safetensors')}",
+        "Start another run from its weights": f"{trained} {setting('load', folder / WEIGHTS)}",
         "Resume it, if it had been interrupted": f"{command('train')} {setting('resume', folder)}",
     }

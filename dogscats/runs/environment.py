@@ -51,6 +51,15 @@ def typed_command() -> str:
     return " ".join([command("train"), *map(shlex.quote, [*flags, *overrides])])
 
 
+def command_of(run_dir: Path) -> str | None:
+    """Return the command that made a run, but for decisions about its photos; `None` if it is not recorded."""
+    starts = read_json(run_dir / FILE)
+    if not starts:
+        return None
+    parts = shlex.split(starts[0]["command"])
+    return shlex.join(part for part in parts if not part.lstrip("+").startswith("data.decisions="))
+
+
 def installed_versions() -> dict[str, str]:
     """Return the versions of `PACKAGES` by name."""
     found = {}

@@ -120,11 +120,14 @@ def at_share(reliability: Reliability, keep: float) -> Reliability:
 
 def log_reliability(reliability: Reliability) -> None:
     """Print how many validation photos get a class, how accurate these are, and the calibration."""
-    rows: list[list[object]] = [["validation photos", "get a class", "accuracy of these", "ECE", "out of fold", "used"]]
+    rows: list[list[object]] = [
+        ["validation photos", "get a class", "accuracy of these", "ECE", "out of fold", "temperature"]
+    ]
     for name, summary in reliability.summaries().items():
         shares = [f"{summary['kept']:.4f}", f"{summary['accuracy_kept']:.4f}"]
         errors = ["-" if summary[key] is None else f"{summary[key]:.5f}" for key in ("ece_before", "ece_after")]
-        rows.append([LABELS[name], *shares, *errors, f"temperature {summary['temperature']:.3g}"])
+        used = "none, it does not help" if summary["temperature"] == 1 else f"{summary['temperature']:.3g}"
+        rows.append([LABELS[name], *shares, *errors, "none, too few photos or mistakes" if "-" in errors else used])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 

@@ -397,9 +397,9 @@ class Run:
             else:
                 logger.log_metrics(self.report.final_numbers)
         close(loggers)
-        self.report.summarise()
         if self.reliability:
             log_reliability(self.reliability)
+        self.report.summarise()
         self._point_to_better_stage()
         return self.metric
 

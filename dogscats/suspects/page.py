@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dogscats.data.decisions import Decision
 from dogscats.data.images import UnreadableImageError, read_image
 from dogscats.runs.console import progress_bar
 from dogscats.runs.errors import Failure
@@ -42,7 +43,13 @@ HEADINGS = {
 
 
 def write_page(
-    file: Path, title: str, root: Path, suspects: Sequence[Suspect], classes: Sequence[str], per_kind: int = 200
+    file: Path,
+    title: str,
+    root: Path,
+    suspects: Sequence[Suspect],
+    classes: Sequence[str],
+    decisions: Sequence[Decision] = (),
+    per_kind: int = 200,
 ) -> None:
     """Write the page. It saves what was decided as a CSV file with the columns path, decision and label.
 
@@ -54,6 +61,7 @@ def write_page(
         root: folder that the paths of the photos are relative to.
         suspects: suspects, worst first within a kind.
         classes: class names, which photos can be relabeled to.
+        decisions: earlier decisions, also about photos that are no suspects, with which the page begins.
         per_kind: largest number of suspects of each kind on the page.
 
     Raises:
@@ -79,6 +87,9 @@ def write_page(
                 "reason": shown(suspect.reason),
             }
             for suspect in listed
+        ],
+        "decided": [
+            (row.path, {"decision": row.kind, "label": row.label if row.kind == "relabel" else ""}) for row in decisions
         ],
     }
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

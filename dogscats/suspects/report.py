@@ -1,39 +1,42 @@
 """What a search for suspects writes and prints."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from dogscats.data.decisions import Decision
 from dogscats.plots.publish import optional
 from dogscats.report import page as run_page
 from dogscats.runs.install import command
 from dogscats.runs.text import shown, text_table
 from dogscats.suspects.page import write_page
-from dogscats.suspects.search import CERTAIN, Labelled
-from dogscats.suspects.suspect import Suspect, by_kind, write_suspects
+from dogscats.suspects.search import Labelled
+from dogscats.suspects.suspect import CERTAIN, Suspect, by_kind, write_suspects
 
 log = logging.getLogger(__name__)
 
 
-def report_suspects(suspects: list[Suspect], labelled: Labelled, folder: Path) -> None:
+def report_suspects(
+    suspects: list[Suspect], labelled: Labelled, folder: Path, decisions: Sequence[Decision], trained_by: str | None
+) -> None:
     """Write `suspects.csv` and `suspects.html`, a page to decide about them, and print their numbers.
 
     Args:
         suspects: what was found.
         labelled: the photos searched.
         folder: folder of the two files.
+        decisions: decisions that the photos were found with.
+        trained_by: command that trained the run; `None` if unknown.
     """
     write_suspects(folder / "suspects.csv", suspects)
     page = folder / "suspects.html"
-    write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes)
-    rows = [["suspects", f"of {len(labelled.paths)} photos", "listed"]]
+    write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes, decisions)
+    rows = [[f"suspects among {len(labelled.paths)} photos", "likely", "listed"]]
     for kind, found in by_kind(suspects).items():
         rows.append([kind, str(sum(suspect.score > CERTAIN for suspect in found)), str(len(found))])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
-    log.info(
-        "\nOpen %s in a browser, decide, and save decisions.csv. Then: %s data.decisions=<file>",
-        shown(page),
-        command("train"),
-    )
+    log.info("\nOpen %s in a browser, decide, and save decisions.csv. Then:", shown(page))
+    log.info("%s data.decisions=<file>", shown(trained_by or command("train")))
 
 
 def show_in_run(run: Path, folder: Path) -> None:

@@ -13,16 +13,13 @@ from dogscats.suspects.duplicates import candidates_by_features, candidates_by_t
 from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities
 from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.quality import quality
-from dogscats.suspects.suspect import Suspect
+from dogscats.suspects.suspect import CERTAIN, Suspect
 
 LISTED = 200
 """Number of the worst suspects of each kind that are listed, however bad they are."""
 
 MOST_COMPARED = 100_000
 """Number of photos up to which all thumbnails are compared with each other, which takes minutes then."""
-
-CERTAIN = 0.5
-"""Score from which suspects are listed, however many they are."""
 
 FAR = 3.0
 """Deviations below the median similarity from which a photo is an outlier."""

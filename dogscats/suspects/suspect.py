@@ -9,6 +9,9 @@ from dogscats.runs.files import write_csv
 KINDS = ("label", "duplicate", "leak", "outlier", "quality")
 """Kinds of suspects, in the order in which they are listed."""
 
+CERTAIN = 0.5
+"""Score from which a suspect is likely."""
+
 
 class Suspect(NamedTuple):
     """A photo to be looked at.
