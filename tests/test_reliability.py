@@ -168,6 +168,13 @@ def test_the_files_are_read_as_written_for_the_same_weights_alone(tmp_path: Path
             read_reliability(tmp_path, state, keep)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^keep=0.9: .* other weights"):
         read_reliability(tmp_path, {"weight": torch.zeros(3)}, 0.9)
+    numbers = json.loads((tmp_path / "reliability.json").read_text())
+    for key, value in (("temperature", 0), ("temperature", "x"), ("unsure_below", True), ("none_above", float("nan"))):
+        edited = numbers | {"plain": numbers["plain"] | {key: value}}
+        (tmp_path / "reliability.json").write_text(json.dumps(edited))
+        with pytest.raises(UserError, match=rf"^reliability\.json: plain\.{key}=.*: expected"):
+            read_reliability(tmp_path, state)
+    (tmp_path / "reliability.json").write_text(json.dumps(numbers))
     content = (tmp_path / "strangers.npz").read_bytes()
     for bad in (b"", content[:-100], content[:5000] + b"x" * 500 + content[5500:]):
         (tmp_path / "strangers.npz").write_bytes(bad)

@@ -7,6 +7,7 @@ read without executing code. The second one has temperatures, thresholds and met
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,9 @@ STRANGERS, RELIABILITY = "strangers.npz", "reliability.json"
 
 HALF = ("directions", "points")
 """Arrays that are saved as float16, the large ones."""
+
+EDITABLE = ("temperature", "unsure_below", "none_above")
+"""Numbers of each version in `reliability.json` that predictions use."""
 
 KEPT = ("mean", "deviation", "directions", "scales", "points", "median", "spread")
 
@@ -132,6 +136,15 @@ def log_reliability(reliability: Reliability) -> None:
 
 
 def _version(saved: Mapping[str, Any], name: str, arrays: Mapping[str, torch.Tensor]) -> Version:
-    thresholds = Thresholds(float(saved["unsure_below"]), float(saved["none_above"]))
+    temperature, *thresholds = (_number(saved[key], f"{name}.{key}") for key in EDITABLE)
+    if temperature <= 0:
+        raise UserError(f"{RELIABILITY}: {name}.temperature={temperature:g}: expected more than 0.")
     probable, right = arrays[f"{name}_probable"], arrays[f"{name}_right"]
-    return Version(float(saved["temperature"]), thresholds, probable, arrays["unlike"], right, {})
+    return Version(temperature, Thresholds(*thresholds), probable, arrays["unlike"], right, {})
+
+
+def _number(value: Any, key: str) -> float:
+    """Check a number of `reliability.json`, which may have been edited."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{RELIABILITY}: {key}={value}: expected a number.")
+    return float(value)

@@ -59,6 +59,7 @@ from dogscats.runs.ranks import distributed
 from dogscats.runs.reliability import log_reliability, weights_digest, write_reliability
 from dogscats.runs.report import RunReport, check_metric
 from dogscats.runs.settings import Settings
+from dogscats.runs.signals import stop_if_interrupted
 from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import check_trainer, cpu_computes_bf16, trainer_factory
 from dogscats.stage import Stage
@@ -83,6 +84,7 @@ def open_run(checked: Settings) -> Iterator["Run"]:
         UserError: for a bad config, before any computation.
     """
     started = time.perf_counter()
+    stop_if_interrupted()  # while the imports took their time
     quiet_libraries()
     use_own_modules()
     keep_freed_memory()

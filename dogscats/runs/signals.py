@@ -68,12 +68,16 @@ class Interrupt:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.signum, self.last = signum, None
         Interrupt.pending = self
-        signal.signal(signal.SIGALRM, lambda *_: self.raise_unless_raised())
+        signal.signal(signal.SIGALRM, self._alarm)
         signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)
         self.end = threading.Timer(STUCK, self._end)
         self.end.daemon = True
         self.end.start()
         atexit.register(_leave, 128 + signum)
+
+    def _alarm(self, _: int, frame: FrameType | None) -> None:
+        if not _importing(frame):
+            self.raise_unless_raised()
 
     def raise_unless_raised(self) -> None:
         """Raise `Interrupted`, unless the last one is on its way out."""
@@ -90,6 +94,15 @@ class Interrupt:
         if Interrupt.farewell is not None:
             Interrupt.farewell()
         os._exit(128 + self.signum)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: C++ code that registers classes then aborts on an exception."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave(code: int) -> None:
