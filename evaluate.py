@@ -159,7 +159,7 @@ def report(
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)
     log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), cfg.split)
-    if cfg.data.root is None and split_of(cfg.split) not in ("valid", "test"):
+    if cfg.data.root is None and (cfg.split == "." or split_of(cfg.split) == "train"):
         log.warning("The network was trained on photos of %s, so that their metrics are too good", cfg.split)
     if data.decided:
         log.info("Decisions %s", data.decided)
@@ -318,7 +318,10 @@ def predict_photos(
     if predictions.decisions and predictions.unlike is not None:
         decided = Counter(predictions.decisions)
         unsure, none = words(predictor.classes)
-        log.info("But for %d that are unsure, and %d that are none of the classes", decided[unsure], decided[none])
+        log.info(
+            "%6d of all get no class: %d unsure, %d none",
+            *(decided[unsure] + decided[none], decided[unsure], decided[none]),
+        )
         if len(predictions.paths) == 1:
             log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])
     if len(predictions.paths) == 1:
