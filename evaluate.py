@@ -319,7 +319,7 @@ def predict_photos(
         decided = Counter(predictions.decisions)
         unsure, none = words(predictor.classes)
         log.info(
-            "%6d of all get no class: %d unsure, %d none",
+            "%6d of all get no class: %d unsure, %d none of the classes",
             *(decided[unsure] + decided[none], decided[unsure], decided[none]),
         )
         if len(predictions.paths) == 1:
