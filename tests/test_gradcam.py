@@ -68,7 +68,7 @@ def test_the_map_is_in_the_quarter_that_carries_the_class(name: str) -> None:
     for quarter, (top, left) in enumerate(QUARTERS):
         maps = heat[quarters == quarter]
         inside = maps[:, top : top + SIDE // 2, left : left + SIDE // 2].sum((1, 2)) / maps.sum((1, 2))
-        assert inside.mean() > 0.6, f"{inside.mean():.2f} in quarter {quarter}"  # by chance a quarter
+        assert inside.mean() > 0.5, f"{inside.mean():.2f} in quarter {quarter}"  # by chance a quarter
 
 
 @pytest.fixture

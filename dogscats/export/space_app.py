@@ -13,7 +13,9 @@ from page import Refused, Verdict, look, make_page
 from PIL import Image, UnidentifiedImageError
 from predict_onnx import decide, read_photo
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+Image.init()
+KNOWN = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+FORMATS = [name for name in KNOWN if name in Image.OPEN]  # Pillow before 11.3 has no AVIF
 """Formats that are decoded. For some others Pillow starts external programs."""
 
 MOST_PIXELS = 100_000_000
