@@ -1,14 +1,13 @@
 """`MODEL_CARD.md`: a model card in Hugging Face's form, which names no folder of the machine that trained it."""
 
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dogscats.report.facts import SPLITS, Facts, Result, number
+from dogscats.report.facts import SPLITS, Facts, Result
+from dogscats.report.templates import template
 from dogscats.runs.files import write_text
 from dogscats.runs.text import shown
 from dogscats.runs.trust import needs_trust
@@ -42,7 +41,7 @@ def write_card(run_dir: Path) -> Path:
     """
     facts = Facts(run_dir)
     metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True, width=1000)
-    body = _template().render(
+    body = template("card.md", markdown).render(
         facts=facts,
         splits=SPLITS,
         most=MOST_CLASSES,
@@ -103,19 +102,6 @@ def _result(facts: Facts, result: Result) -> dict[str, Any]:
             if (value := values[key]) is not None
         ],
     }
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("dogscats.report", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=markdown,
-    )
-    environment.filters["number"] = number
-    return environment.get_template("card.md")
 
 
 def markdown(value: Any) -> Any:

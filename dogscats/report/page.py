@@ -2,11 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
@@ -14,8 +12,9 @@ from dogscats.callbacks.lr_finder import SKIP, LRCurve
 from dogscats.plots.curves import curves
 from dogscats.plots.lr import lr_curve, lr_schedule
 from dogscats.plots.publish import optional
-from dogscats.report.facts import SPLITS, Facts, number
+from dogscats.report.facts import SPLITS, Facts
 from dogscats.report.pictures import data_url, svg
+from dogscats.report.templates import template
 from dogscats.runs.directory import WEIGHTS
 from dogscats.runs.environment import command_of
 from dogscats.runs.files import csv_rows, read_csv, write_text
@@ -52,7 +51,7 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
         The page.
     """
     facts = Facts(run_dir)
-    page = _template().render(
+    page = template("page.html", _text, autoescape=True).render(
         facts=facts,
         title=f"{facts.model_name} on {facts.data_name}",
         splits=SPLITS,
@@ -68,21 +67,6 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
     before, _, after = page.rpartition("{size}")
     write_text(run_dir / FILE, f"{before}{len(page.encode()) / 1e6:.1f} MB{after}")
     return run_dir / FILE
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("dogscats.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_text,
-    )
-    environment.filters["number"] = number
-    environment.filters["count"] = lambda value: f"{value:,}"
-    return environment.get_template("page.html")
 
 
 def _text(value: Any) -> Any:
