@@ -53,7 +53,7 @@ BODIES = {
     "plain network": (lambda: Backbone(TinyNetwork(), last_early="first", channels=8), 80, 1e-2),
     "test_resnet, all": (lambda: timm_backbone("test_resnet", "none", "all", SIDE), 50, 3e-3),
     "test_vit, last": (lambda: timm_backbone("test_vit", "none", "last", SIDE), 120, 1e-3),
-    "test_vit, all": (lambda: timm_backbone("test_vit", "none", "all", SIDE), 120, 1e-3),
+    "test_vit, all": (lambda: timm_backbone("test_vit", "none", "all", SIDE), 200, 1e-3),
 }
 
 
@@ -68,7 +68,7 @@ def test_the_map_is_in_the_quarter_that_carries_the_class(name: str) -> None:
     for quarter, (top, left) in enumerate(QUARTERS):
         maps = heat[quarters == quarter]
         inside = maps[:, top : top + SIDE // 2, left : left + SIDE // 2].sum((1, 2)) / maps.sum((1, 2))
-        assert inside.mean() > 0.5, f"{inside.mean():.2f} in quarter {quarter}"  # by chance a quarter
+        assert inside.mean() > 0.6, f"{inside.mean():.2f} in quarter {quarter}"  # by chance a quarter
 
 
 @pytest.fixture
