@@ -9,9 +9,9 @@ quickstart: .venv/installed
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Tests that take over 10 seconds each; run before a release.
+# Tests that take over 10 seconds, or vary what a quicker one checks; run before a release.
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow -n 2
 
@@ -25,7 +25,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
 		--editable ".[$(EXTRAS)]"
-	.venv-lowest/bin/python -m pytest -n 2
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
 # Tests with other versions of torch and torchvision: make test-with TORCH=2.10.0 TORCHVISION=0.25.0
 test-with:
@@ -33,7 +33,7 @@ test-with:
 	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-torch-$(TORCH)/bin/uv pip install --quiet --python .venv-torch-$(TORCH)/bin/python \
 		torch==$(TORCH) torchvision==$(TORCHVISION) --editable ".[$(EXTRAS)]"
-	.venv-torch-$(TORCH)/bin/python -m pytest -n 2
+	.venv-torch-$(TORCH)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

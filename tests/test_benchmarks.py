@@ -30,6 +30,7 @@ def epochs(folder: Path) -> list[str]:
         return [row["epoch"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_cached_row_trains_twice_on_activations_computed_once(tiny: Settings, tmp_path: Path) -> None:
     assert ours.ROWS["head_cached"](tiny, tmp_path) > 0
     assert epochs(tmp_path)[-2:] == ["0", "1"]
@@ -65,6 +66,7 @@ def test_fastai_has_our_body(tiny: Settings) -> None:
     assert set(with_fastai.ROWS) == {row.name for row in results.COMPARED if len(row.sides) == 2} - {"start"}
 
 
+@pytest.mark.slow
 @needs_fastai
 def test_fastai_fine_tunes_by_its_seed(shared_root: Path) -> None:
     from benchmarks import fine_tune
@@ -79,6 +81,7 @@ def test_fastai_fine_tunes_by_its_seed(shared_root: Path) -> None:
         fine_tune.measure(fine_tune.FineTune("nowhere"))
 
 
+@pytest.mark.slow
 def test_the_limit_counts_resnet34s_operations(tiny: Settings) -> None:
     metrics = limit.measure(tiny, rounds=1)
     # 3.6 billion multiplications with additions at 224 pixels, as in He et al., table 1
@@ -100,6 +103,7 @@ def test_the_start_with_many_photos_has_all_steps() -> None:
     assert "## Start with 60 photos" in results.million({"million": metrics})
 
 
+@pytest.mark.slow
 def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_here(command: list[str], check: bool) -> None:
         assert command[0] == sys.executable

@@ -145,6 +145,7 @@ def run_check(root: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_on_a_good_dataset(root: Path) -> None:
     draw_root(root, train=20, valid=0, classes=("cats",))
     (root / "test1").mkdir()
@@ -183,6 +184,7 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_altered_copies_across_splits_are_leaks(root: Path) -> None:
     with Image.open(root / "train/cats/cat.3.jpg") as picture:
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "valid/cats/again.jpg")
@@ -199,6 +201,7 @@ def test_the_command_without_a_dataset(run_command: Run, tmp_path: Path) -> None
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_skips_lists_them(run_command: Run, root: Path, tmp_path: Path) -> None:
     bad = spoil(root)
     result = run_command(

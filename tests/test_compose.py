@@ -33,7 +33,9 @@ def state(run_dir: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
 
 
-@pytest.mark.parametrize("recipe", ["lesson1", "gradual", "small"])
+@pytest.mark.parametrize(
+    "recipe", ["lesson1", *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("gradual", "small"))]
+)
 def test_early_stopping_ends_each_stage_and_epochs_are_those_that_ran(
     run_command: Run, shared_root: Path, tmp_path: Path, recipe: str
 ) -> None:
@@ -63,6 +65,7 @@ def test_a_moving_average_of_the_weights_is_validated_saved_and_predicted_with(
     assert not torch.equal(weights, state(tmp_path / "plain")["heads.0.6.weight"])
 
 
+@pytest.mark.slow
 def test_callbacks_resume_bit_equal(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     arguments = [
         f"data.root={shared_root}", *TINY, "recipe=gradual", "callbacks.lr_finder.before=none",
@@ -153,6 +156,7 @@ def test_a_stage_with_cycles_needs_its_schedule(run_command: Run, shared_root: P
     assert "callbacks.sgdr: it is missing, but stage augmented has cycles" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_lr_finder_under_another_name_runs(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     finder = "+callbacks.mine={_target_: dogscats.callbacks.lr_finder.LRFinder, before: all}"
     result = run_command(
@@ -163,6 +167,7 @@ def test_an_lr_finder_under_another_name_runs(run_command: Run, shared_root: Pat
     assert (tmp_path / "run" / "lr_finder.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_keeps_the_lr_finders_curve(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     arguments = [
         f"data.root={shared_root}", *TINY, "recipe=head_only", "recipe.precompute.epochs=4", "callbacks.reports=null",

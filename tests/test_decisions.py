@@ -280,6 +280,7 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_a_run_is_as_on_a_table_with_the_photos_removed_and_relabeled(run_command: Run, tmp_path: Path) -> None:
     root = tmp_path / "photos"
     rows = {}
@@ -313,6 +314,7 @@ def test_a_run_is_as_on_a_table_with_the_photos_removed_and_relabeled(run_comman
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_runs_with_and_without_decisions_reuse_what_is_computed_and_sweeps_take_several(
     run_command: Run, root: Path, tmp_path: Path
 ) -> None:
@@ -332,6 +334,7 @@ def test_runs_with_and_without_decisions_reuse_what_is_computed_and_sweeps_take_
     assert "decisions: null" in (tmp_path / "sweep" / "3" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("decisions edited or removed before `resume=`: the run's own copy is used, and it says so")
 def test_a_resumed_run_goes_on_with_its_own_copy(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     file = decisions(tmp_path, *SOME)

@@ -258,6 +258,7 @@ def test_explanations_in_python(trained: Path, shared_root: Path) -> None:
         assert 0 <= explanation.heat.min() <= explanation.heat.max() <= 1
 
 
+@pytest.mark.slow
 def test_a_run_that_predicts_cached_activations_explains_too(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +299,7 @@ def test_export_gives_one_file_that_equals_pytorch(run_command: Run, trained: Pa
         np.testing.assert_allclose(found, expected[:count], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_export_without_photos_says_what_it_was_checked_on(run_command: Run, trained: Path, tmp_path: Path) -> None:
     result = run_command("evaluate.py", f"run={trained}", "export=onnx", "data.root=nowhere")
     assert result.returncode == 0, result.stderr

@@ -146,7 +146,7 @@ def test_files_predict_photos_of_all_shapes_as_pytorch_does(fit: str, odd_photos
     assert (found.argmax(axis=1) == plain.probabilities.argmax(dim=1).numpy()).all()
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", [pytest.param(fit, marks=pytest.mark.slow if fit != "crop" else ()) for fit in FITS])
 def test_one_torch_program_serves_photos_of_all_shapes(fit: str, odd_photos: Path, tmp_path: Path) -> None:
     predictor = predictor_of(fit)
     export_files("torch", predictor, tmp_path, dataset_of(odd_photos, fit))

@@ -57,7 +57,9 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "vit, all" in name else ()) for name in BODIES]
+)
 def test_the_map_is_in_the_quarter_that_carries_the_class(name: str) -> None:
     model = trained(*BODIES[name])
     labels, quarters = torch.arange(2).repeat_interleave(16), torch.arange(4).repeat(8)

@@ -34,7 +34,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("averaging", [[], [EMA]], ids=["plain", "averaged"])
+@pytest.mark.parametrize(
+    "averaging", [pytest.param([], id="plain"), pytest.param([EMA], id="averaged", marks=pytest.mark.slow)]
+)
 def test_the_stage_ends_with_the_weights_of_its_best_epoch(
     averaging: list[str], run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_without_validation_it_is_refused(run_command: Run, shared_root: Path) -
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_the_lesson_says_that_an_earlier_stage_was_better(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     result = run_command(
         *("train.py", f"data.root={shared_root}", *TINY, "hydra.run.dir=run", "callbacks.tta.n_aug=0"),
@@ -108,6 +111,7 @@ def test_the_lesson_says_that_an_earlier_stage_was_better(run_command: Run, shar
         assert f"evaluate.py ckpt={tmp_path / 'run'}/checkpoints/224_lastlayer.ckpt" in result.stdout
 
 
+@pytest.mark.slow
 def test_few_photos_point_to_other_recipes_unless_one_was_chosen(run_command: Run, shared_root: Path) -> None:
     tiny = [f"data.root={shared_root}", *TINY, "callbacks.reports=null", "+trainer.fast_dev_run=true"]
     hint = "recipe=small and recipe=adapt"

@@ -58,6 +58,7 @@ def test_test_metrics_with_and_without_tta(run_command: Run, tested: Path, tmp_p
     assert metrics["tta"]["log_loss"] == pytest.approx(found["test_loss_tta"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_test_split_changes_nothing_else(run_command: Run, tested: Path, tmp_path: Path) -> None:
     """Without test-time augmentation; a class may lack photos in test/, and unreadable ones are left out."""
     for photo in (tested / "Testing" / "cats").iterdir():
@@ -102,6 +103,7 @@ def test_a_run_interrupted_around_the_test_prediction_is_resumed(
     assert "is finished" in run_command("train.py", "resume=run").stdout
 
 
+@pytest.mark.slow
 def test_a_run_begun_without_a_test_split_is_resumed_with_one(run_command: Run, tmp_path: Path, tested: Path) -> None:
     (tested / "Testing").rename(tmp_path / "Testing")
     arguments = [*FAST, "callbacks.reports=null", "callbacks.tta.n_aug=0", "~recipe.finetune"]

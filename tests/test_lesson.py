@@ -181,6 +181,7 @@ def test_the_head_learns_the_same_from_the_cache_and_with_the_body_in_the_loop(
             assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_recipe_can_be_changed_and_the_finders_suggestion_used(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:

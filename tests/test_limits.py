@@ -191,6 +191,7 @@ def test_a_curve_without_a_minimum_suggests_nothing(losses: list[float], expecte
     assert curve.has_minimum is expected
 
 
+@pytest.mark.slow
 def test_lr_find_without_a_minimum_keeps_the_lessons(
     run_command: Run, shared_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_lr_find_without_a_minimum_keeps_the_lessons(
     assert "0.01" in (tmp_path / "run" / "lr_trace.csv").read_text().splitlines()[1].split(",")[-1]
 
 
+@pytest.mark.slow
 def test_a_test_set_without_a_class_is_evaluated(
     trained: Path, run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_picture_that_fails_is_named_and_costs_nothing_else(
         assert (tmp_path / "run" / name).exists()
 
 
+@pytest.mark.slow
 def test_predictions_and_metrics_are_written_before_any_picture(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +87,9 @@ def test_predictions_and_metrics_are_written_before_any_picture(
     assert "is finished" in run_command("train.py", "resume=run").stdout
 
 
-@pytest.mark.parametrize("name", ["2024", "1e3", "007", "true", "1_000"])
+@pytest.mark.parametrize(
+    "name", ["1e3", "true", *(pytest.param(name, marks=pytest.mark.slow) for name in ("2024", "007", "1_000"))]
+)
 def test_a_folder_whose_name_looks_like_a_number(run_command: Run, tmp_path: Path, name: str) -> None:
     draw_root(tmp_path / name)
     result = run_command("train.py", f"data.root={name}", *FAST, f"hydra.run.dir={name}/run", "callbacks.reports=null")

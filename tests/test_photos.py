@@ -82,7 +82,9 @@ def test_what_is_left_out_is_named(run_command: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("photos added, removed, moved or replaced before `resume=`: refused, or accepted")
-@pytest.mark.parametrize("change", ["added", "removed", "moved", "changed"])
+@pytest.mark.parametrize(
+    "change", ["added", "changed", *(pytest.param(change, marks=pytest.mark.slow) for change in ("removed", "moved"))]
+)
 def test_a_run_is_not_resumed_with_other_photos(run_command: Run, root: Path, tmp_path: Path, change: str) -> None:
     arguments = [f"data.root={root}", *FAST, "hydra.run.dir=run", "+callbacks.mine={_target_: mine.Epochs, word: hi}"]
     assert run_command("train.py", *arguments, INTERRUPT="precompute 1").returncode == 143

@@ -123,6 +123,7 @@ def test_bf16_of_the_processor(flags: str | None, computes: bool, monkeypatch: p
         assert cpu_computes_bf16() == computes
 
 
+@pytest.mark.slow
 def test_the_log_names_the_precision_and_that_of_a_faster_processor_once(
     train: Any, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_each_trainer_has_a_scaler_of_its_own() -> None:
     assert one.precision_plugin.scaler.get_scale() == 2
 
 
+@pytest.mark.slow
 def test_skipped_steps_keep_the_schedule_and_are_no_divergence(train: Any, tmp_path: Path) -> None:
     result = train(scaled(1e30), "callbacks.lr_finder.before=first")  # too high for all 10 steps
     assert "threads), 16-mixed" in result.stdout
@@ -157,6 +159,7 @@ def test_skipped_steps_keep_the_schedule_and_are_no_divergence(train: Any, tmp_p
     assert len(rows(tmp_path / "run" / "history.csv")) == 2
 
 
+@pytest.mark.slow
 def test_after_the_first_steps_it_trains_and_keeps_the_best_with_clipped_gradients(train: Any, tmp_path: Path) -> None:
     settings = ("recipe.augmented.cycles=5", "recipe.augmented.keep=best")
     exact = train(*settings, "+trainer.gradient_clip_val=0.1", name="exact")
@@ -189,6 +192,7 @@ def test_gradients_that_no_scale_makes_finite_are_divergence() -> None:
         fit.fit(head_classifier(), cached())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_scale_of_an_uninterrupted_one(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +225,7 @@ def test_a_resumed_run_has_the_scale_of_an_uninterrupted_one(
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_operations_that_are_not_deterministic_are_named_once_or_refused(train: Any, tmp_path: Path) -> None:
     callback = f"+callbacks.own={{_target_: {__name__}.Nondeterministic}}"
     warned = train(callback)

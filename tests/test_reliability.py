@@ -302,7 +302,9 @@ def test_a_run_of_an_older_version_predicts_without_decisions(run_command: Run, 
     assert "keep=0.9:" in result.stderr
 
 
-@pytest.mark.parametrize("form", ["onnx", "onnx-int8", "torch"])
+@pytest.mark.parametrize(
+    "form", ["onnx", *(pytest.param(form, marks=pytest.mark.slow) for form in ("onnx-int8", "torch"))]
+)
 def test_exported_files_decide_as_the_predictor_does(
     form: str, run_command: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -342,6 +344,7 @@ def test_exported_files_decide_as_the_predictor_does(
     np.testing.assert_allclose([values for values, _ in found], expected.probabilities, atol=0.01)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_fails_no_run(
     run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

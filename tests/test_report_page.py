@@ -211,6 +211,7 @@ def test_a_run_of_an_older_version(run_dir: Path, tmp_path: Path) -> None:
     assert "Expected calibration error" not in Page(copy / FILE).text
 
 
+@pytest.mark.slow
 def test_a_page_of_thousands_of_classes_is_bounded(tmp_path: Path) -> None:
     run_dir = draw_run(tmp_path / "run", [f"breed {number}" for number in range(3000)])
     page = Page(write_page(run_dir))

@@ -95,6 +95,7 @@ def test_a_bad_setting_is_refused(shrink: object) -> None:
         DogsCatsDataModule("photos", shrink=shrink)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_data_module_without_the_argument_gets_none(run_command: Run, root: Path, tmp_path: Path) -> None:
     settings = [f"data.root={root}", "data._target_=mine.Older", *TINY, "recipe=head_only"]
     settings += ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
@@ -335,6 +336,7 @@ def test_copies_are_neither_photos_nor_left_out(tmp_path: Path) -> None:
     assert len(data.train.paths) == 6
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_without_its_cache(large_root: Path, tmp_path: Path, run_command: Run) -> None:
     settings = [f"data.root={large_root}", *TINY, "recipe=head_only", "callbacks.lr_finder.before=none"]
     metrics, predicted = [], []

@@ -96,6 +96,7 @@ def test_the_exit_code_does_not_depend_on_the_report(
     assert "the table of the sweep cannot be made" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.fault("the folder of a sweep holds another, or a run: refused, every file as before")
 def test_a_refused_sweep_or_run_writes_nothing(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     data = [f"data.root={shared_root}", *FAST, f"activations.dir={tmp_path / 'cache'}"]

@@ -58,6 +58,7 @@ def test_limited_training_batches_make_shorter_cycles(train: Any) -> None:
     assert train("+trainer.limit_train_batches=2")[2] == pytest.approx(cycles(2, 2))
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped(train: Any) -> None:
     plain, clipped = train(name="plain")[1], train("+trainer.gradient_clip_val=0.01", name="clipped")[1]
     assert plain[-1]["train_loss"] != clipped[-1]["train_loss"]
@@ -90,6 +91,7 @@ def test_a_fast_run_tries_every_part_on_one_batch(train: Any, lr: str) -> None:
     assert metrics["final"]["n"] == 5  # of 10 photos, in batches of 5
 
 
+@pytest.mark.slow
 def test_progress_bars_can_be_hidden(run_command: Run, root: Path) -> None:
     settings = [f"data.root={root}", *TINY, "recipe=head_only", "callbacks.reports=null"]
     assert "Computing activations of train:   0%" in run_command("train.py", *settings).stderr
@@ -98,6 +100,7 @@ def test_progress_bars_can_be_hidden(run_command: Run, root: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_precisions(train: Any) -> None:
     exact = float(train(name="exact")[1][0]["train_loss"])
     for precision in ("bf16-mixed", "64-true", "bf16-true"):

@@ -49,6 +49,7 @@ def edited_checkpoint(runs: Path, file: Path, change: Callable[[dict[str, Any]],
     return file
 
 
+@pytest.mark.slow
 def test_what_a_run_was_trained_with_evaluates_it_once_trusted(runs: Path, run_command: Run, tmp_path: Path) -> None:
     for source in (f"run={runs / 'own'}", f"ckpt={runs / 'own' / 'checkpoints' / 'last.ckpt'}"):
         result = run_command("evaluate.py", source)
