@@ -14,12 +14,10 @@ import signal
 for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports below take their seconds
     signal.signal(number, lambda signum, frame: os._exit(128 + signum))
 
-import glob
 import logging
 import re
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +30,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.export import FORMATS
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
-from dogscats.runs.files import write_csv, write_json
+from dogscats.runs.files import write_json
 from dogscats.runs.rules import SHARE, or_none
 from dogscats.runs.signals import interruptible
-from dogscats.runs.text import listed, names_as_text, shown, text_table
+from dogscats.runs.text import listed, names_as_text, shown
 
 # torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
 if TYPE_CHECKING:
@@ -79,6 +77,12 @@ def evaluate(cfg: DictConfig) -> None:
             raise UserError(f"{key}: this has no effect with predict=, export= or suspects=. Remove it.")
     predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust, cfg.keep)
     log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, listed(predictor.classes))
+    if cfg.keep is not None and predictor.reliability:
+        thresholds = predictor.reliability.version(n_aug(list(callbacks.values())) > 0).thresholds
+        log.info(
+            "Keep      %g of the validation photos: a class needs a probability of %.4f, and `unlike` up to %.4f",
+            *(cfg.keep, thresholds.unsure_below, thresholds.none_above),
+        )
     with nondeterminism_named(), distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
         # Only rank 0 writes to the run directory.
@@ -154,6 +158,7 @@ def report(
     from dogscats.data.split import split_of
     from dogscats.metrics import evaluation_metrics
     from dogscats.runs.console import log_confusion_matrix, peak_rss_mb
+    from dogscats.runs.evaluation import log_evaluation
     from dogscats.runs.report import write_confused_pairs
 
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg))
@@ -192,7 +197,7 @@ def report(
         write_confused_pairs(run_dir, tta.best)
 
     tta = predict(predictor.model, loaders, make_trainer, callbacks, write=write)
-    summarise(metrics, cfg.split)
+    log_evaluation(metrics, cfg.split)
     log_confusion_matrix(tta.best)
 
 
@@ -243,44 +248,6 @@ def files_given(cfg: DictConfig) -> dict[str, Any]:
     return given | ({"decisions": None} if given.get("decisions") == "none" else {})
 
 
-def summarise(metrics: dict[str, Any], split: str) -> None:
-    """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
-    from dogscats.runs.console import MOST_CLASSES
-
-    headings = ["accuracy", "95 % interval", "balanced", "macro F1", "log loss", "clipped", "ROC AUC", "ECE"]
-    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
-    for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
-        if row:
-            interval = "{:.4f} - {:.4f}".format(*row["accuracy_ci95"])
-            numbers = [row[key] for key in ("log_loss", "log_loss_clipped", "roc_auc", "ece")]
-            cells = ["nan" if number is None else f"{number:.5f}" for number in numbers]
-            balanced = [f"{row[key]:.4f}" for key in ("balanced_accuracy", "macro_f1")]
-            table.append([name, f"{row['accuracy']:.4f}", interval, *balanced, *cells])
-    log.info("\n%s", "\n".join(text_table(table, left=1)))
-    best = metrics.get("tta", metrics)["per_class"]
-    names = list(best)
-    if len(best) > MOST_CLASSES:
-        worst_first = sorted(best, key=lambda name: (best[name]["recall"] is None, best[name]["recall"]))
-        names = worst_first[:MOST_CLASSES]
-        log.info("\nThe %d classes with the lowest recall, of %d; metrics.json has all:", len(names), len(best))
-    by_class: list[list[object]] = [["class", "photos", "precision", "recall"]]
-    for name in names:
-        row = best[name]
-        shares = ["-" if x is None else f"{x:.4f}" for x in (row["precision"], row["recall"])]
-        by_class.append([name, row["photos"], *shares])
-    log.info("\n%s", "\n".join(text_table(by_class, left=1)))
-    if row := metrics.get("reliability"):
-        log.info(
-            "\n%d photos get a class, with an accuracy of %s; %d are unsure, %d none",
-            *(row["kept"], "nan" if row["accuracy_kept"] is None else f"{row['accuracy_kept']:.4f}"),
-            *(row["unsure"], row["none"]),
-        )
-        log.info(
-            "With temperature %.3g, as predict= and export= use: log loss %.5f, ECE %.5f",
-            *(row["temperature"], row["log_loss"], row["ece"]),
-        )
-
-
 def n_aug(callbacks: Sequence[Callback]) -> int:
     """Number of augmented versions per photo, as set by the callback `TTA`."""
     from dogscats.callbacks.tta import TTA
@@ -298,8 +265,7 @@ def predict_photos(
     """Predict photos, write `predictions.csv` and, where it applies, `submission.csv`."""
     from dogscats.callbacks.report import Report
     from dogscats.callbacks.tta import TTA
-    from dogscats.runs.console import MOST_CLASSES
-    from dogscats.selective import words
+    from dogscats.runs.predictions import find_photos, log_predictions, write_submission
 
     paths, versions = find_photos(str(cfg.predict)), n_aug(callbacks)
     others = [callback for callback in callbacks if not isinstance(callback, TTA | Report)]
@@ -309,29 +275,7 @@ def predict_photos(
     )
     predictions.write(run_dir / "predictions.csv")
     submitted = write_submission(predictions, run_dir / "submission.csv")
-
-    counts = Counter(predictions.predicted_classes)
-    few = len(predictor.classes) <= MOST_CLASSES
-    names = predictor.classes if few else [name for name, _ in counts.most_common(MOST_CLASSES)]
-    for name in names:
-        log.info("%6d %s", counts[name], shown(name))
-    if predictions.decisions and predictions.unlike is not None:
-        decided = Counter(predictions.decisions)
-        unsure, none = words(predictor.classes)
-        log.info(
-            "%6d of all get no class: %d unsure, %d none of the classes",
-            *(decided[unsure] + decided[none], decided[unsure], decided[none]),
-        )
-        if len(predictions.paths) == 1:
-            log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])
-    if len(predictions.paths) == 1:
-        probabilities, order = predictions.probabilities[0].topk(min(MOST_CLASSES, len(predictor.classes)))
-        for probability, number in zip(probabilities.tolist(), order.tolist(), strict=True):
-            log.info("%.4f probability of %s", probability, shown(predictor.classes[number]))
-    if unreadable:
-        log.warning("%6d cannot be read%s:", len(unreadable), " (not in submission.csv)" if submitted else "")
-        for path, reason in unreadable.items():
-            log.warning("  %s: %s", shown(path), reason)
+    log_predictions(predictions, unreadable, submitted)
     if not predictions.paths:
         raise UserError(f"predict={cfg.predict}: none of the photos can be read.")
     return predictions
@@ -358,45 +302,6 @@ def explain_photos(predictor: Predictor, predictions: Predictions, run_dir: Path
 def file_name(path: str) -> str:
     """Return the name of a photo without its ending, as part of the name of another file on any system."""
     return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:40]  # with characters of 4 bytes, below the 255 of file systems
-
-
-def find_photos(pattern: str) -> list[Path]:
-    """List the photos matched by a file, folder or glob, in natural order.
-
-    Raises:
-        UserError: if no photo matches.
-    """
-    from dogscats.data.images import EXTENSIONS, list_images, natural_key
-
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = list_images(path)
-    elif path.is_file():
-        found = [path]
-    else:
-        matched = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207  # also absolute
-        found = sorted((p for p in matched if p.is_file() and p.suffix.lower() in EXTENSIONS), key=natural_key)
-    if not found:
-        raise UserError(
-            f"predict={pattern}: no photos found. Give a file, a folder, or a quoted glob, for example "
-            "'predict=photos/*.jpg'."
-        )
-    return found
-
-
-def write_submission(predictions: Predictions, path: Path) -> bool:
-    """Write Kaggle's `id,label`: the photo's number and the probability of the second class.
-
-    Returns:
-        Whether the file was written. It requires two classes and files named by unique numbers.
-    """
-    numbers = [Path(name).stem for name in predictions.paths]
-    numbered = all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers) > 0
-    if len(predictions.classes) != 2 or not numbered:
-        return False
-    labels = [f"{probability:.6g}" for probability in predictions.probabilities[:, 1].tolist()]
-    write_csv(path, ["id", "label"], zip(numbers, labels, strict=True))
-    return True
 
 
 def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:

@@ -262,6 +262,7 @@ def test_evaluation_reports_decisions(run_command: Run, trained: Path, tmp_path:
     assert row["kept"] >= 48
     assert row["kept"] + row["unsure"] + row["none"] == 60
     assert f"{row['kept']} photos get a class" in result.stdout
+    assert "Keep      0.8 of the validation photos: a class needs a probability of " in result.stdout
     decisions = [row["decision"] for row in read_csv(tmp_path / "out" / "predictions.csv")]
     assert decisions.count("none") == row["none"]
     for number in range(2):

@@ -14,6 +14,7 @@ from dogscats.report import page
 from dogscats.runs.console import log_confusion_matrix, log_written, peak_rss_mb
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import write_csv, write_json
+from dogscats.runs.install import command
 from dogscats.runs.text import shown, text_table
 from dogscats.stage import Stage
 
@@ -114,6 +115,28 @@ class RunReport:
             )
         if (self.run_dir / page.FILE).is_file():
             log.info("Open %s in a browser: all of this on one page", shown(self.run_dir / page.FILE))
+        log.info("Try photos in a browser: python -m dogscats.demo run=%s", shlex.quote(str(self.run_dir)))
+        log.info("Find wrong labels: %s run=%s suspects=true", command("evaluate"), shlex.quote(str(self.run_dir)))
+
+    def point_to_better_stage(self, stages: Sequence[Stage]) -> None:
+        """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""
+        rows = self.metrics["stages"]
+        losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
+        last = stages[-1]
+        best = min(losses, key=lambda name: losses[name], default=last.name)
+        if last.name not in losses or best == last.name or rows[last.name].get("kept") == "start":
+            return
+        if losses[best] > 0.999 * losses[last.name]:  # the same weights may differ by rounding
+            return
+        log.info(
+            "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
+            *(best, losses[best], last.name, losses[last.name]),
+        )
+        saved = next(stage.save for stage in stages if stage.name == best)
+        if saved:
+            log.info("To take it: %s ckpt=%s", command("evaluate"), self.run_dir / "checkpoints" / f"{saved}.ckpt")
+        if last.keep != "best":
+            log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
 
     def _log_final(self, split: str, heading: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""

@@ -50,7 +50,7 @@ from dogscats.runs.determinism import nondeterminism_named
 from dogscats.runs.directory import WEIGHTS, plain_config, save_config
 from dogscats.runs.errors import Failure, UserError
 from dogscats.runs.files import read_csv, remove_unfinished
-from dogscats.runs.install import command
+from dogscats.runs.hyperparameters import hyperparameters
 from dogscats.runs.likeness import learn_likeness, measured
 from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.photos import keep_photos
@@ -402,7 +402,7 @@ class Run:
         if self.reliability:
             log_reliability(self.reliability)
         self.report.summarise()
-        self._point_to_better_stage()
+        self.report.point_to_better_stage(self.stages)
         return self.metric
 
     def _write_documents(self) -> None:
@@ -413,42 +413,7 @@ class Run:
             with optional(file, "written"):
                 write(self.out)
 
-    def _point_to_better_stage(self) -> None:
-        """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""
-        rows = self.report.metrics["stages"]
-        losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
-        last = self.stages[-1]
-        best = min(losses, key=lambda name: losses[name], default=last.name)
-        if last.name not in losses or best == last.name or rows[last.name].get("kept") == "start":
-            return
-        if losses[best] > 0.999 * losses[last.name]:  # the same weights may differ by rounding
-            return
-        log.info(
-            "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
-            *(best, losses[best], last.name, losses[last.name]),
-        )
-        saved = next(stage.save for stage in self.stages if stage.name == best)
-        if saved:
-            log.info("To take it: %s ckpt=%s", command("evaluate"), self.out / "checkpoints" / f"{saved}.ckpt")
-        if last.keep != "best":
-            log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
-
     @property
     def metric(self) -> float:
         """The value named by `optimized_metric` in `metrics.json`."""
         return look_up(self.report.metrics if not self.finished else self.progress.metrics, self.cfg.optimized_metric)
-
-
-def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Select the hyperparameters shown in the loggers."""
-    data, model = settings["data"], settings["model"]
-    return {
-        "lr": settings["lr"],
-        "seed": settings["seed"],
-        "heads": settings["heads"],
-        "recipe": " ".join(settings["recipe"]),
-        "model": model.get("name", model["_target_"].rpartition(".")[2]),
-        "augment": settings["augment"]["_target_"].rpartition(".")[2],
-        "views": settings["activations"]["views"],
-        **{key: data.get(key) for key in ("root", "size", "batch_size")},
-    }
