@@ -284,7 +284,7 @@ def test_a_page_that_fails_costs_nothing_else_and_a_resumed_run_writes_it(
     assert result.returncode == 0, result.stderr
     assert "report.html could not be written: ZeroDivisionError" in result.stdout
     assert "MODEL_CARD.md" in result.stdout
-    assert "in a browser" not in result.stdout
+    assert "all of this on one page" not in result.stdout
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
