@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 MOST_BYTES = 50 * 1024**2
@@ -86,13 +87,24 @@ def make_page(judge: Callable[[str], Verdict], classes: Callable[[], Sequence[st
                     elem_id="photo",
                 )
                 # The file as it was uploaded: gr.Image would decode it, and refuse what Pillow alone cannot read.
-                photo.preprocess = lambda upload: upload and upload.path
+                photo.preprocess = lambda upload: upload and _uploaded(upload.path)
             with gr.Column(min_width=320):
                 answered = gr.HTML(elem_id="answer", apply_default_css=False, js_on_load=None)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
         page.load(answer, photo, answered, **private)
         shown = photo.change(answer, photo, answered, **private)
         shown.then(_delete, photo, None, **private)  # not before: the browser is still loading its preview
+    count_checked = page.validate_inputs
+
+    def check_inputs(function: Any, inputs: list[Any]) -> None:
+        count_checked(function, inputs)
+        for number, value in enumerate(inputs):
+            if value is not None:
+                path = _uploaded(value.get("path") if isinstance(value, dict) else None)
+                inputs[number] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+    # Before `preprocess`, Gradio would copy or download what a request names, or print a traceback.
+    page.validate_inputs = check_inputs
     return page
 
 
@@ -112,6 +124,19 @@ def look() -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
     }
+
+
+def _uploaded(file: Any) -> str:
+    """Return the real path of an upload. A request can also name any other file of the server, or an address.
+
+    Raises:
+        gr.Error: if it is not in the folder of uploads.
+    """
+    with suppress(OSError, TypeError, ValueError):  # such as a name that is too long
+        path = Path(file).resolve()
+        if Path(get_upload_folder()).resolve() in path.parents:
+            return str(path)
+    raise gr.Error("This photo was not uploaded.", print_exception=False)
 
 
 def _delete(file: str | None) -> None:

@@ -111,6 +111,7 @@ def application(loaded: "Future[Any]") -> Any:
         return judge(predictor, file)
 
     page = make_page(verdict, lambda: [shown(name) for name in loaded.result().classes])
+    page.has_launched = True  # or else Gradio accepts any file of this machine as an upload
     # Not `launch`, which asks the server for its own page, and thus any proxy between.
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     return gradio.mount_gradio_app(outer, page, path="/", **look())
