@@ -325,3 +325,15 @@ def test_bad_settings_are_named(tmp_path: Path, key: str, value: object) -> None
     with pytest.raises(ArgumentError, match=f"^{key}={value}: expected") as raised:
         DogsCatsDataModule(tmp_path, **{key: value})  # type: ignore[arg-type]
     assert user_message(raised.value) == f"data.{raised.value}"
+
+
+@pytest.mark.parametrize("names", [("a\nb", "a\\nb"), ("=a", "'=a")])
+def test_classes_that_are_the_same_in_tables_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in (*names, "c"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            (tmp_path / name / f"{number}.jpg").touch()
+    with pytest.raises(UserError, match="look the same in tables") as error:
+        find_dataset(tmp_path)
+    assert all(repr(name) in str(error.value) for name in names)
+    assert "\n" not in str(error.value)

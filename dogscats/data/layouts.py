@@ -14,6 +14,7 @@ from dogscats.data.split import group_of, group_pattern, held_out, held_out_grou
 from dogscats.data.tables import Table, read_table
 from dogscats.data.unpack import unpacked
 from dogscats.runs.errors import ArgumentError, UserError
+from dogscats.runs.files import cell
 from dogscats.runs.install import how_to_install
 from dogscats.runs.text import listed, shown
 
@@ -120,6 +121,7 @@ def _find(
             f"{source.name}: {source.place('train')} has only one class, {next(iter(train))!r}. "
             "Add photos of at least one more class."
         )
+    _check_distinct(source.name, list(train))
     test, where = source.test(list(train)), ""
     notes += source.notes
     if pattern:
@@ -263,6 +265,15 @@ def _source(root: Path, labels: str | None, cache_dir: str | None) -> tuple[Fold
     if has_images(file, labels):
         return unpacked(root, [file], cache_dir, splits=False), tables
     return read_table(root, file, labels), tables
+
+
+def _check_distinct(name: str, classes: Sequence[str]) -> None:
+    """Refuse classes whose names would be the same in tables, where odd characters are escaped."""
+    seen: dict[str, str] = {}
+    for each in classes:
+        other = seen.setdefault(str(cell(each)), each)
+        if other != each:
+            raise UserError(f"{name}: the classes {other!r} and {each!r} look the same in tables. Rename one.")
 
 
 def _photos(
