@@ -11,12 +11,12 @@ import torch
 import yaml
 from conftest import TINY, Run
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_report_page import CLASSES, TAG, draw_run
 
 from dogscats import Predictor
 from dogscats.report.card import MOST_CLASSES, base_model, markdown, write_card
-from dogscats.runs.checkpoint import digest_file, read_checkpoint
+from dogscats.runs.checkpoint import digest_file, read_checkpoint, write_checkpoint
 from dogscats.runs.errors import UserError
 from dogscats.runs.files import digest, read_csv
 from dogscats.runs.safetensors_file import published
@@ -168,12 +168,28 @@ def test_files_that_are_no_published_model_are_refused(run: Path, tmp_path: Path
     file.write_bytes(content[:-1])
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         Predictor.load(file)
+    (text := tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(UserError, match=r"as a checkpoint \(it is damaged, or another kind of file\)"):
+        Predictor.load(text)
     damaged = bytearray(content)
     damaged[-1] ^= 1
     file.write_bytes(damaged)
     digest_file(file).write_text(digest_file(run / WEIGHTS).read_text())
     with pytest.raises(UserError, match="its SHA-256 does not match"):
         Predictor.load(file)
+
+
+def test_the_same_weights_are_the_same_file(run: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(run / WEIGHTS)
+    checkpoint["hyper_parameters"]["classes"] = ["cäts\x1f\u2028/", '"\\']
+    for number in range(5):
+        write_checkpoint(checkpoint, tmp_path / f"{number}.safetensors")
+    assert len({digest(file) for file in tmp_path.glob("*.safetensors")}) == 1
+    again = read_checkpoint(tmp_path / "0.safetensors")
+    assert again["hyper_parameters"] == checkpoint["hyper_parameters"]
+    state = load_file(tmp_path / "0.safetensors")
+    assert state.keys() == checkpoint["state_dict"].keys()
+    assert all(torch.equal(state[key], value) for key, value in checkpoint["state_dict"].items())
 
 
 def test_published_weights_that_name_code_need_trust(run: Path, tmp_path: Path) -> None:

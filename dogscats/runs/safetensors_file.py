@@ -5,6 +5,7 @@ Its metadata has JSON values by key: those of a checkpoint's `hyper_parameters`,
 """
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -36,7 +37,20 @@ def write_safetensors(checkpoint: Mapping[str, Any], path: Path) -> None:
     mode = path.stat().st_mode
     # "format" is what other readers of such files look for.
     save_file(state, path, {"format": "pt"} | {key: json.dumps(value) for key, value in values.items()})
+    _sort_metadata(path)
     path.chmod(mode)  # newer versions of safetensors make files that others cannot read
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata, which are written in random order: the same weights are to give the same file."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= size, "the same JSON, without the padding"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -30,8 +31,11 @@ def check_stored(path: Path) -> None:
 
 def why_unreadable(error: Exception) -> str:
     """Shorten PyTorch's error; its advice, to execute code in the file, is not for files of unknown origin."""
-    safe = "Weights only load failed" not in str(error)
-    return first_line(error) if safe else "it is damaged, or contains more than plain data"
+    if "Weights only load failed" in str(error):
+        return "it is damaged, or contains more than plain data"
+    # Others are raised where any file is taken for a pickle: `KeyError: 101`.
+    told = isinstance(error, OSError | RuntimeError | SafetensorError)
+    return first_line(error) if told else "it is damaged, or another kind of file"
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
