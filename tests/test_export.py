@@ -1,6 +1,7 @@
 """Exported files: what they predict for photos on disk, of all shapes, with and without torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from dogscats.backbone import Backbone
 from dogscats.data.arguments import FITS
 from dogscats.data.dataset import PhotoDataset
 from dogscats.data.fit import fitted
-from dogscats.data.images import image_names, is_large, read_image
+from dogscats.data.images import UnreadableImageError, image_names, is_large, read_image
 from dogscats.data.layouts import Photos
 from dogscats.data.shrink import Shrink, needed_side, resized
 from dogscats.export.files import export_files
@@ -276,6 +277,44 @@ def check_script(python: str, folder: Path, odd_photos: Path) -> None:
 def test_the_script_predicts_what_the_predictor_does(odd_photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     check_script(sys.executable, tmp_path, odd_photos)
+    (bad := tmp_path / "bad.jpg").write_text("no photo")
+    command = [sys.executable, str(tmp_path / SCRIPT), str(bad), str(tmp_path / "gone.jpg"), str(odd_photos / "0.jpg")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.count("\n")) == (1, 1)
+    gone = f"{tmp_path}/gone.jpg: No such file or directory"
+    assert result.stderr.splitlines() == [f"{bad}: it is not a picture of a known format", gone]
+
+
+def test_the_script_reads_the_photos_that_predictions_do(odd_photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from dogscats.export.predict_onnx import read_photo, why
+
+    gray = Image.linear_gradient("L")
+    for mode in ("I", "F"):
+        gray.convert(mode).save(tmp_path / f"{mode}.tiff")
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 250)
+    for ending in ("png", "tiff", "pgm"):
+        deep.save(tmp_path / f"deep.{ending}")
+    for ending in ("ico", "pcx", "tga", "eps", "bmp", "jp2", "webp", "gif", "ppm"):
+        gray.convert("RGB").save(tmp_path / f"picture.{ending}")
+    Image.new("1", (12_000, 9_000)).save(tmp_path / "vast.png")
+    (tmp_path / "text.png").write_text("no photo")
+    os.mkfifo(tmp_path / "pipe.png")
+    refused: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for file in [*odd_photos.iterdir(), *tmp_path.iterdir(), tmp_path, tmp_path / "gone.png"]:
+        try:
+            expected = read_image(file, quietly=True).permute(1, 2, 0).numpy()
+        except UnreadableImageError as error:
+            refused[file.name] = str(error).partition(":")[0]
+            with pytest.raises(Exception, match="") as found:  # of any kind
+                read_photo(str(file))
+            reasons[file.name] = why(found.value).partition(",")[0]
+        else:
+            np.testing.assert_array_equal(np.asarray(read_photo(str(file))), expected)
+    bad = {"I.tiff", "F.tiff", "vast.png", "text.png", "pipe.png", "gone.png", tmp_path.name}
+    assert reasons == refused
+    assert {*refused} == bad | {f"picture.{ending}" for ending in ("ico", "pcx", "tga", "eps")}
 
 
 @pytest.mark.slow
