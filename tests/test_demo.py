@@ -1,5 +1,6 @@
 """The page to try a run, and the folder that is a Hugging Face Space, also in a browser."""
 
+import errno
 import json
 import os
 import re
@@ -169,6 +170,102 @@ def test_a_verdict_is_that_of_a_prediction(page: Any, photos: dict[str, Path], b
             judge(predictor, str(bad_files[name]))
 
 
+def test_a_photo_that_is_gone_and_other_reasons_name_no_path(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dogscats.demo.judge import judge
+
+    file = tmp_path / "photo.jpg"
+    with pytest.raises(page.Refused, match=r"^it is no longer there: choose it again$"):
+        judge(tiny_predictor(), str(file))
+    draw_photo(file, 0, 0)
+
+    def lost(path: Path) -> bytes:
+        raise OSError(errno.EIO, "I/O error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", lost)
+    with pytest.raises(page.Refused, match=r"^it cannot be read now \(I/O error\)"):
+        judge(tiny_predictor(), str(file))
+
+
+@pytest.fixture
+def client(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from fastapi.testclient import TestClient
+
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    loaded: Future[Any] = Future()
+    loaded.set_result(tiny_predictor())
+    with TestClient(server.application(loaded)) as client:
+        yield client
+
+
+def ask(client: Any, event: int, value: Any) -> dict[str, Any]:
+    """Send a value to an event of the page, and return the answer."""
+    body = {"data": [value], "fn_index": event, "session_hash": "x"}
+    assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+    lines = client.get("/gradio_api/queue/data?session_hash=x").text.splitlines()
+    messages = [json.loads(line.removeprefix("data:")) for line in lines if line]
+    (answer,) = (message for message in messages if message["msg"] == "process_completed")
+    return dict(answer)
+
+
+def test_only_uploads_are_looked_at(
+    client: Any, photos: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    uploads, meta = tmp_path / "uploads", {"_type": "gradio.FileData"}
+    events = range(len(client.get("/config").json()["dependencies"]))
+    (elsewhere := tmp_path / "photo.jpg").write_bytes(photos["plain.jpg"].read_bytes())
+    os.mkfifo(tmp_path / "pipe")
+    (uploads / "link.jpg").symlink_to(elsewhere)
+    paths = [elsewhere, "/etc/passwd", tmp_path / "pipe", uploads, uploads / "link.jpg", f"{uploads}/../photo.jpg"]
+    paths += ["http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg", "a" * 9999, "a\0", ""]
+    files: list[dict[str, Any]] = [{"path": str(path), "meta": meta} for path in paths]
+    streams = [file | {"is_stream": True} for file in files]
+    odd = [{"url": "https://example.com/a.jpg", "meta": meta}, {"path": {}, "url": files[0]}, files[:1], "text"]
+    before = [*uploads.rglob("*")]
+    for value in [*files, *streams, *odd]:
+        for event in events:
+            answer = ask(client, event, value)
+            assert not answer["success"]
+            assert answer["output"]["error"] == "This photo was not uploaded."
+    assert elsewhere.exists()
+    assert [path for path in uploads.rglob("*") if path.is_file()] == [path for path in before if path.is_file()]
+
+    with photos["plain.jpg"].open("rb") as content:
+        (path,) = client.post("/gradio_api/upload", files={"files": content}).json()
+    html, deleted = (ask(client, event, {"path": path, "meta": meta}) for event in events[1:])
+    assert "with a probability of" in html["output"]["data"][0]
+    assert deleted["success"]
+    assert not Path(path).exists()
+    assert ask(client, events[-1], {"path": path, "meta": meta})["success"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+STUCK = """\
+import os, signal, sys
+from dogscats.demo.server import folder_for_uploads
+from dogscats.runs import signals
+signals.STUCK = 0.5
+with signals.interruptible(), folder_for_uploads() as folder:
+    open("stuck.py", "w").write("import os, time; os.kill(os.getpid(), 2); time.sleep(60)")
+    print(folder, flush=True)
+    sys.path.insert(0, ".")
+    import stuck
+"""
+
+
+def test_the_uploads_are_removed_although_the_process_is_stuck(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", STUCK],
+        **{"capture_output": True, "text": True, "cwd": tmp_path, "check": False},
+        env=os.environ | python_path(REPOSITORY),
+    )
+    assert (result.returncode, result.stderr) == (130, "")
+    assert "dogscats-demo-" in result.stdout
+    assert not Path(result.stdout.strip()).exists()
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
@@ -263,7 +360,7 @@ def python_path(folder: Path) -> dict[str, str]:
 def test_the_space_predicts_without_torch(
     page: Any, run_dir: Path, space: Path, photos: dict[str, Path], bad_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    files = [*photos.values(), *bad_files.values()]
+    files = [*photos.values(), *bad_files.values(), tmp_path / "gone.jpg", tmp_path]
     code = (
         "import sys, json, app\n"
         "for file in sys.argv[1:]:\n"
@@ -282,10 +379,13 @@ def test_the_space_predicts_without_torch(
     assert list(decisions) == expected.decisions
     found = [[each[name] for name in expected.classes] for each in probabilities]
     np.testing.assert_allclose(found, expected.probabilities, atol=0.01)
-    refused = dict(zip(bad_files, judged[len(photos) :], strict=True))
+    *damaged, gone, folder = judged[len(photos) :]
+    refused = dict(zip(bad_files, damaged, strict=True))
     assert refused["text.jpg"] == "it is not a picture of a known format"
     assert refused["vast.png"] == "it has 12000 x 9000 pixels, more than 100 megapixels"
     assert isinstance(refused["cut.png"], str)
+    assert gone == "it is no longer there: choose it again"
+    assert folder == "it is not a file"
     assert not list(space.glob("*.pyi"))  # Gradio writes them for components of one's own
 
 
@@ -485,10 +585,12 @@ def test_the_space_in_a_browser(
     tmp_path: Path,
 ) -> None:
     predictor = Predictor.load(run_dir)
-    _, address, uploads = start(sys.executable, "app.py", cwd=space, env=without_torch(tmp_path))
+    process, address, uploads = start(sys.executable, "app.py", cwd=space, env=without_torch(tmp_path))
     tab = Tab(browser, address)
 
     check_page(tab, uploads, predictor, [photos["plain.jpg"]], bad_files["text.jpg"])
+    process.terminate()
+    assert process.communicate(timeout=20) == (f"Open {address} in a browser. Ctrl-C ends.\n", "")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dogscats.data.images import UnreadableImageError, read_image
-from dogscats.demo.page import Picture, Refused, Verdict
+from dogscats.demo.page import GONE, Picture, Refused, Verdict
 from dogscats.plots.explanation import overlay
 from dogscats.predictor import Predictor
 from dogscats.runs.errors import Failure, UserError
@@ -27,11 +27,11 @@ def judge(predictor: Predictor, file: str) -> Verdict:
     """
     try:
         predictions, unreadable = predictor.predict(file, n_aug=0)
+        if unreadable:
+            raise Refused(_reason(file, unreadable.popitem()[1]))
+        (explanation,) = predictor.explain(predictions)
     except UserError as error:  # such as too little memory
-        raise Refused(str(error)) from error
-    if unreadable:
-        raise Refused("; ".join(unreadable.values()))
-    (explanation,) = predictor.explain(predictions)
+        raise Refused(_reason(file, str(error))) from error
     (predicted,) = predictions.predicted_classes
     return Verdict(
         probabilities=dict(zip(map(shown, predictor.classes), predictions.probabilities[0].tolist(), strict=True)),
@@ -42,6 +42,11 @@ def judge(predictor: Predictor, file: str) -> Verdict:
         ],
         similar=_similar(predictor, file),
     )
+
+
+def _reason(file: str, message: str) -> str:
+    """Say why there is no verdict, without the path on this machine."""
+    return shown(message).removeprefix(f"{shown(file)}: ") if Path(file).exists() else GONE
 
 
 def _similar(predictor: Predictor, file: str) -> list[Picture]:

@@ -23,6 +23,9 @@ MOST_BYTES = 50 * 1024**2
 MOST_CLASSES = 10
 """Classes whose probabilities are shown, the most probable ones."""
 
+GONE = "it is no longer there: choose it again"
+"""Reason without a file: its verdict has been shown to another visitor, who chose the same photo."""
+
 CLEAN_UP = (60, 600)
 """Seconds between two looks for uploads without a verdict, as when a tab is closed, and their age when deleted."""
 
@@ -141,8 +144,8 @@ def _uploaded(file: Any) -> str:
 
 def _delete(file: str | None) -> None:
     if file is not None:
-        Path(file).unlink(missing_ok=True)
-        with suppress(OSError):  # the same photo by another name is in there
+        with suppress(OSError):  # gone, a folder, or in one with the same photo by another name
+            Path(file).unlink(missing_ok=True)
             Path(file).parent.rmdir()
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from dogscats.demo.settings import HELP, parse
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.errors import UserError, user_errors_exit
 from dogscats.runs.install import how_to_install
-from dogscats.runs.signals import interruptible
+from dogscats.runs.signals import Interrupt, interruptible
 from dogscats.runs.text import listed, shown
 
 QUIET = {
@@ -46,10 +47,7 @@ def serve(arguments: Sequence[str]) -> None:
         return
     settings = parse(arguments)
     checkpoint_of(settings.source)
-    with (
-        listening(settings.host, settings.port) as listener,
-        tempfile.TemporaryDirectory(prefix="dogscats-demo-", ignore_cleanup_errors=True) as uploads,
-    ):
+    with listening(settings.host, settings.port) as listener, folder_for_uploads() as uploads:
         os.environ.update(QUIET, GRADIO_TEMP_DIR=uploads)
         loaded: Future[Any] = Future()
         with serving(application(loaded), listener) as server:
@@ -88,6 +86,17 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         raise UserError(f"{key}: it cannot be listened on ({error.strerror}).") from error
     with listener:
         yield listener
+
+
+@contextmanager
+def folder_for_uploads() -> Iterator[str]:
+    """Make a folder that is removed at the end, also if the process is stuck then."""
+    with tempfile.TemporaryDirectory(prefix="dogscats-demo-", ignore_cleanup_errors=True) as folder:
+        Interrupt.farewell = lambda: shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            Interrupt.farewell = None
 
 
 def application(loaded: "Future[Any]") -> Any:
