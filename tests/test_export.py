@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNetwork, draw_photo, draw_root
+from conftest import REPOSITORY, TinyNetwork, draw_photo, draw_root
 from PIL import Image
 from torch import nn
 
@@ -42,8 +43,8 @@ def noise(height: int, width: int) -> torch.Tensor:
     return torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def expected(photo: torch.Tensor, fit: str) -> torch.Tensor:
-    image: torch.Tensor = fitted(transforms.none(SIZE), SIZE, fit)(photo.permute(2, 0, 1))
+def expected(photo: torch.Tensor, fit: str, size: int = SIZE) -> torch.Tensor:
+    image: torch.Tensor = fitted(transforms.none(size), size, fit)(photo.permute(2, 0, 1))
     return image[None]
 
 
@@ -57,20 +58,22 @@ def test_preprocessing_without_branches_equals_the_evaluation_transform(fit: str
 
 
 @pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("shrink", [0, 44])
-def test_the_onnx_graph_equals_the_evaluation_transform(fit: str, shrink: int) -> None:
+@pytest.mark.parametrize(("size", "shrink"), [(32, 0), (64, 88), (96, 0), (224, 256)])
+def test_the_onnx_graph_equals_the_evaluation_transform(fit: str, size: int, shrink: int) -> None:
     onnx = pytest.importorskip("onnx")
     ort = pytest.importorskip("onnxruntime")
-    model = onnx.parser.parse_model(preprocessing_graph(SIZE, fit, shrink, 8, 18))
+    model = onnx.parser.parse_model(preprocessing_graph(size, fit, shrink, 8, 18))
     onnx.checker.check_model(model, full_check=True)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for shape in [*SHAPES, (1, 1), (1, 9), (9, 1), (1, 70)]:
+    different = values = 0
+    for shape in [*SHAPES, (1, 1), (1, 9), (9, 1), (1, 70), (300, 401), (size, 5000)]:
         photo = noise(*shape)
         (found,) = session.run(None, {"photo": photo.numpy()})
-        difference = np.abs(found.astype(int) - expected(photo, fit).numpy().astype(int))
-        # One resize of another rounding, or two.
-        assert difference.max() <= (1 if fit == "crop" else 2), (shape, difference.max())
-        assert difference.mean() < 0.1, (shape, difference.mean())
+        difference = np.abs(found.astype(int) - expected(photo, fit, size).numpy().astype(int))
+        assert difference.max() <= 1, (shape, difference.max())
+        different += np.count_nonzero(difference)
+        values += difference.size
+    assert different / values < 1e-4  # sums near a half: they are floats in ONNX, and integers in PyTorch
 
 
 def test_large_photos_are_reduced_first_as_predictions_read_them() -> None:
@@ -143,8 +146,19 @@ def test_files_predict_photos_of_all_shapes_as_pytorch_does(fit: str, odd_photos
     assert not unreadable
     photos = [read_image(path).permute(1, 2, 0).contiguous().numpy() for path in paths]
     found = np.stack([session.run(["probabilities"], {"photo": photo})[0] for photo in photos])
-    np.testing.assert_allclose(found, plain.probabilities, atol=0.01)
+    np.testing.assert_allclose(found, plain.probabilities, atol=1e-4)
     assert (found.argmax(axis=1) == plain.probabilities.argmax(dim=1).numpy()).all()
+
+
+def check_no_paths(folder: Path) -> None:
+    """Check that no file names this machine's folders, as stack traces do."""
+    for file in folder.iterdir():
+        contents = [file.read_bytes()]
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                contents += [archive.read(name) for name in archive.namelist()]
+        for path in (REPOSITORY, sys.prefix, Path(torch.__file__).parent):
+            assert not any(str(path).encode() in content for content in contents), (file, path)
 
 
 @pytest.mark.parametrize("fit", [pytest.param(fit, marks=pytest.mark.slow if fit != "crop" else ()) for fit in FITS])
@@ -153,6 +167,7 @@ def test_one_torch_program_serves_photos_of_all_shapes(fit: str, odd_photos: Pat
     export_files("torch", predictor, tmp_path, dataset_of(odd_photos, fit))
     model = torch.export.load(tmp_path / "model.pt2").module()
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt2", "photo.pt2"}
+    check_no_paths(tmp_path)
     extra = {"classes": "", "size": "", "fit": ""}
     photo = torch.export.load(tmp_path / "photo.pt2", extra_files=extra).module()
     assert json.loads(extra["classes"]) == ["cats", "dogs", "owls"]
@@ -214,9 +229,23 @@ def test_another_class_or_nan_is_refused(tmp_path: Path) -> None:
 def test_an_export_that_differs_is_not_kept(odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
     monkeypatch.setattr("dogscats.export.reference.PHOTOS", -1.0)
-    with pytest.raises(UserError, match=r"photo.onnx: .* more than -1.* The file was not kept"):
-        export_files("onnx", predictor_of(), tmp_path, dataset_of(odd_photos))
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}
+    with pytest.raises(
+        UserError, match=r"photo.onnx: .* more than -1.* not kept. Try export=torch, .* or use model.onnx"
+    ):
+        export_files("onnx", predictor_of(), tmp_path / "onnx", dataset_of(odd_photos))
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx"}
+
+
+def test_no_space_is_left_of_an_export_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+
+    def refuse(*_: object) -> None:
+        raise UserError("photo.onnx: its probabilities differ")
+
+    monkeypatch.setattr("dogscats.export.space.export_onnx", refuse)
+    with pytest.raises(UserError, match=r"photo\.onnx"):
+        export_files("space", predictor_of(), tmp_path, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
@@ -229,6 +258,7 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
     assert "on 40 photos" in caplog.text
     kept = {path.name for path in (tmp_path / "kept").iterdir()}
     assert kept == {"model.onnx", "photo.onnx", "model-int8.onnx", "photo-int8.onnx", SCRIPT}
+    check_no_paths(tmp_path / "kept")
     pixels = noise(50, 60).numpy()
     found, exact = (onnx_predict(tmp_path / "kept" / name)(pixels) for name in ("photo-int8.onnx", "photo.onnx"))
     assert 0 < np.abs(found - exact).max() < 0.1

@@ -94,7 +94,12 @@ def _exported(network: nn.Module, size: int) -> Any:
         program = torch.onnx.export(network, (example,), target, **options)  # type: ignore[arg-type]
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"export=onnx: PyTorch cannot export this network ({first_line(error)}).") from error
-    return program.model_proto if program else onnx.load_from_string(file.getvalue())
+    model = program.model_proto if program else onnx.load_from_string(file.getvalue())
+    for part in (model.graph, *model.functions):
+        part.ClearField("metadata_props")
+        for node in (*part.node, *part.value_info):
+            node.ClearField("metadata_props")  # stack traces, with this machine's paths
+    return model
 
 
 def with_preprocessing(network: Any, metadata: Mapping[str, str]) -> Any:

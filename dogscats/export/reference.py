@@ -34,6 +34,9 @@ SCALED = 0.02
 SHAPES = ((1, 1), (1, 1.5), (1.5, 1), (2.3, 2.9), (0.3, 0.4), (4, 1), (1, 20))
 """Height and width of drawn photos, relative to the image size."""
 
+ADVICE = " Try export=torch, whose photo.pt2 resizes with PyTorch itself, or use model.onnx with your own resizing."
+"""What to do without `photo.onnx`."""
+
 Array = npt.NDArray[np.generic]
 Predict = Callable[[Array], Array]
 """Images `(N, 3, size, size)` uint8 to probabilities `(N, C)`, or one photo `(H, W, 3)` uint8 to `(C,)`."""
@@ -119,9 +122,10 @@ class Reference:
             if bad.any():
                 worst = np.where(bad, differences, -1).argmax()
                 path = shown(self.photos.paths[self.indices[worst]])
+                advice = ADVICE if file == "photo.onnx" else ""
                 raise UserError(
                     f"{file}: {what.format(differences[worst], tolerances[worst])}, for {path} and {bad.sum() - 1} "
-                    "more photos. The file was not kept."
+                    f"more photos. The file was not kept.{advice}"
                 )
         return float(differences.max())
 

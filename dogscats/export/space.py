@@ -57,9 +57,10 @@ def export_space(
         UserError: as `export_onnx` does.
     """
     space = folder / "space"
-    space.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".onnx-", dir=folder) as scratch:
         differences = export_onnx(network, metadata, Path(scratch), reference)
+        space.mkdir(exist_ok=True)  # no empty folder is left if the export is refused
         for name in ("photo.onnx", SCRIPT):
             (Path(scratch) / name).replace(space / name)
     for name, source in {

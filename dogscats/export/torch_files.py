@@ -69,6 +69,9 @@ def _save(
         program = torch.export.export(module, (example,), dynamic_shapes=(sides,), strict=False)
     except Exception as error:  # tracing runs arbitrary network code
         raise UserError(f"export=torch: PyTorch cannot export this network ({first_line(error)}).") from error
+    for graph in program.graph_module.modules():
+        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # with this machine's paths
     with warnings.catch_warnings(action="ignore"):  # about copies of weights, of PyTorch's own making
         torch.export.save(program, file, extra_files=dict(metadata))
 
