@@ -10,12 +10,14 @@ import torch
 from lightning_fabric import Fabric
 
 from dogscats.activations import Activations
+from dogscats.agreement import MOST_CLASSES, Agreement
 from dogscats.callbacks.tta import TTA
+from dogscats.data.layouts import Photos
 from dogscats.reliability import Reliability, measure
 from dogscats.runs.errors import UserError, user_message
 from dogscats.runs.text import shown
 from dogscats.stage import GROUPS, Stage
-from dogscats.strangers import Likeness, evenly_spaced
+from dogscats.strangers import MOST_FITTED, Likeness, evenly_spaced
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,11 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
     folder, likeness = run_dir / ".features", None
     try:
         if cached:
-            features, paths = training_features(activations)
+            features, photos = training_features(activations)
         else:
-            features, paths = training_features(activations, MOST_PASSED, folder)
+            features, photos = training_features(activations, MOST_PASSED, folder)
         if fabric.is_global_zero:
-            likeness = Likeness.of(features, paths)
+            likeness = Likeness.of(features, photos.paths, agreement(activations, features, photos.labels))
     except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
         if fabric.world_size > 1 and not isinstance(error, UserError):
             raise
@@ -58,7 +60,7 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
 
 def training_features(
     activations: Activations, most: int | None = None, folder: Path | None = None
-) -> tuple[torch.Tensor, Sequence[str]]:
+) -> tuple[torch.Tensor, Photos]:
     """Compute the features of the plain training photos.
 
     Args:
@@ -67,7 +69,7 @@ def training_features(
         folder: folder to compute them in; `None` for the cache.
 
     Returns:
-        Features `(N, F)`, and the paths of the photos.
+        Features `(N, F)`, and the photos.
     """
     photos = activations.data.train
     if most is not None:
@@ -75,7 +77,17 @@ def training_features(
         paths, labels = ([values[row] for row in some] for values in (photos.paths, photos.labels))
         photos = replace(photos, paths=paths, labels=labels, undecided=None)
     folder_name = None if folder is None else str(folder)
-    return activations.features(photos, "activations of train", folder_name), photos.paths
+    return activations.features(photos, "activations of train", folder_name), photos
+
+
+def agreement(activations: Activations, features: torch.Tensor, labels: Sequence[int]) -> Agreement | None:
+    """Learn how the depths of the body agree on training photos, evenly spaced ones; `None` for too many classes."""
+    classes = len(activations.data.classes)
+    if classes > MOST_CLASSES:
+        return None
+    some = evenly_spaced(len(labels), MOST_FITTED)
+    widths = activations.body.widths(activations.data.size)
+    return Agreement.of(features[some], torch.tensor(labels)[some], classes, widths)
 
 
 def measured(tta: TTA) -> Reliability | None:
