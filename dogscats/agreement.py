@@ -72,13 +72,14 @@ class Agreement(nn.Module):
             *(_regress(block.float(), targets) for block in torch.split(features, list(widths), dim=1)), strict=True
         )
         answers = torch.cat(left_out, dim=1)
-        deviation = answers.std(dim=0, correction=0).clamp_min(1e-6)
+        deviation = answers.std(dim=0, correction=0)
+        deviation[deviation < 1e-6] = torch.inf  # of a class without photos
         answers = answers / deviation
         weights = [weight / scale for weight, scale in zip(solutions, torch.split(deviation, classes), strict=True)]
         found, rows = torch.unique(labels, return_inverse=True)
         means = torch.stack([answers[rows == row].mean(dim=0) for row in range(len(found))])
         mean, deviations = answers.mean(dim=0), answers - means[rows]
-        ridge = (SHRINKAGE * deviations.square().mean()).clamp_min(1e-6) * torch.eye(answers.shape[1])
+        ridge = (SHRINKAGE * deviations.square().mean()).clamp_min(1e-3) * torch.eye(answers.shape[1])
         within, overall = (
             torch.linalg.cholesky(torch.linalg.inv((values.T @ values / len(values) + ridge).double())).half().float()
             for values in (deviations, answers - mean)
