@@ -84,6 +84,22 @@ class Backbone(nn.Module):
         maps = getattr(self.network, self.method)(images)
         return (maps if isinstance(maps, list | tuple) else [maps]), []
 
+    def forward_with_early(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the features as `forward` does and, in the same pass, those of the last early layer `(B, E)`.
+
+        Fine-tuning changes the early layers least, at the lowest learning rate.
+        """
+        found: list[torch.Tensor] = []
+        layer = self.network.get_submodule(self.last_early)
+        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            features = self(images)
+        finally:
+            hook.remove()
+        early = found[-1]
+        axes = (1,) if early.ndim == 3 else (1, 2) if getattr(self.network, "output_fmt", "") == "NHWC" else (2, 3)
+        return features, torch.cat([early.amax(axes), early.mean(axes)], dim=1)
+
     @torch.inference_mode()
     def widths(self, size: int) -> list[int]:
         """Count the features of each depth, for images of `size` pixels; their order is that of the features."""

@@ -36,7 +36,10 @@ HALF = ("directions", "points", "weight", "within", "overall")
 EDITABLE = ("temperature", "unsure_below", "none_above")
 """Numbers of each version in `reliability.json` that predictions use."""
 
-KEPT = ("mean", "deviation", "directions", "scales", "points", "median", "spread")
+DISTANCE = ("mean", "deviation", "directions", "scales", "points")
+"""Arrays of a `Likeness` that its distance needs; those of the early features have the prefix `early_`."""
+
+KEPT = (*DISTANCE, "median", "spread")
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -58,13 +61,16 @@ def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> 
     """
     (run_dir / RELIABILITY).unlink(missing_ok=True)  # never with another file's features
     arrays: dict[str, Any] = {}
-    kept = {name: getattr(reliability.likeness, name) for name in KEPT}
-    if (agreement := reliability.likeness.agreement) is not None:
-        kept |= {name: getattr(agreement, name) for name in ARRAYS}
-        arrays["widths"] = np.array(agreement.widths)
+    likeness = reliability.likeness
+    kept = {name: getattr(likeness, name) for name in KEPT}
+    if likeness.early is not None:
+        kept |= {f"early_{name}": getattr(likeness.early, name) for name in DISTANCE}
+    if likeness.agreement is not None:
+        kept |= {name: getattr(likeness.agreement, name) for name in ARRAYS}
+        arrays["widths"] = np.array(likeness.agreement.widths)
     for name, values in kept.items():
-        arrays[name] = (values.half() if name in HALF else values.float()).cpu().numpy()
-    arrays["paths"] = np.frombuffer(json.dumps(reliability.likeness.paths).encode(), np.uint8)
+        arrays[name] = (values.half() if name.removeprefix("early_") in HALF else values.float()).cpu().numpy()
+    arrays["paths"] = np.frombuffer(json.dumps(likeness.paths).encode(), np.uint8)
     arrays["unlike"] = reliability.plain.unlike.float().numpy()
     for name in LABELS:
         if (version := getattr(reliability, name)) is not None:
@@ -114,10 +120,14 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "paths"}
             paths = json.loads(archive["paths"].tobytes())
-        agreement = None
+        agreement, early = None, None
         if "widths" in arrays:
             agreement = Agreement(arrays["widths"].tolist(), **{name: arrays[name] for name in ARRAYS})
-        likeness = Likeness(**{name: arrays[name] for name in KEPT}, paths=paths, agreement=agreement)
+        if "early_points" in arrays:
+            distance: dict[str, Any] = {name: arrays[f"early_{name}"] for name in DISTANCE}
+            early = Likeness(**distance, paths=())
+        kept: dict[str, Any] = {name: arrays[name] for name in KEPT}
+        likeness = Likeness(**kept, paths=paths, agreement=agreement, early=early)
         versions = {name: _version(saved[name], name, arrays) for name in LABELS if name in saved}
         reliability = Reliability(likeness, **versions, keep=float(saved["keep"]))
         return reliability if keep is None else at_share(reliability, keep)
