@@ -1,5 +1,6 @@
 """Pretrained backbones: photos to pooled features, in two layer groups."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,30 @@ class Backbone(nn.Module):
         """Compute the feature maps `(B, C, h, w)` of normalised images, by depth, and class tokens `(B, C)`, if any."""
         maps = getattr(self.network, self.method)(images)
         return (maps if isinstance(maps, list | tuple) else [maps]), []
+
+    def forward_with_early(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the features as `forward` does and, in the same pass, those of the last early layer `(B, E)`.
+
+        Fine-tuning changes the early layers least, at the lowest learning rate.
+        """
+        found: list[torch.Tensor] = []
+        layer = self.network.get_submodule(self.last_early)
+        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            features = self(images)
+        finally:
+            hook.remove()
+        early = found[-1]
+        axes = (1,) if early.ndim == 3 else (1, 2) if getattr(self.network, "output_fmt", "") == "NHWC" else (2, 3)
+        return features, torch.cat([early.amax(axes), early.mean(axes)], dim=1)
+
+    @torch.inference_mode()
+    def widths(self, size: int) -> list[int]:
+        """Count the features of each depth, for images of `size` pixels; their order is that of the features."""
+        body = copy.deepcopy(self).cpu().eval()  # modes and statistics stay as they are
+        maps, tokens = body.feature_maps(body.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8)))
+        widths = [*(2 * part.shape[1] for part in maps), *(part.shape[1] for part in tokens)]
+        return widths if sum(widths) == self.num_features else [self.num_features]  # of a body with its own pooling
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """List the modules of the groups early and late. Each module stands for its direct parameters only."""

@@ -208,10 +208,10 @@ class Classifier(LightningModule):
         """Return photo indices `(B,)`, class probabilities `(B, C)`; for plain photos the scores of `likeness`, too."""
         if self.likeness is None or dataloader_idx > 0:
             return batch.indices, self(batch.inputs).exp()
-        features = self.body(batch.inputs)
+        features, early = self.likeness.features(self.body, batch.inputs)
         logits = self.heads.each(features)
         with torch.autocast(self.device.type, enabled=False):  # half precision would make distances coarse
-            scores = self.likeness(features, logits)
+            scores = self.likeness(features, logits, early)
         return batch.indices, self.heads.mean(logits).exp(), scores
 
     def _evaluate(self, batch: Batch, loss: str, metrics: MetricCollection) -> None:

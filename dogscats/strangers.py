@@ -1,9 +1,10 @@
 """How unlike the training photos a photo is.
 
 Two signs of a stranger are combined. Photos of another kind are far from their nearest training photos (Sun et al.,
-"Out-of-Distribution Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), and photos of an unknown
-class that resembles the known ones give small logits (Liu et al., "Energy-based Out-of-distribution Detection",
-https://arxiv.org/abs/2010.03759). `benchmarks/strangers.py` measures both.
+"Out-of-Distribution Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), and about photos of an
+unknown class that resembles the known ones, the depths of the network do not agree as usual (`dogscats.agreement`).
+`benchmarks/strangers.py` measures both. A body that was trained on few classes may see nothing else any more; then the
+distance of its early features, which change least, is a third sign.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,14 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 
+from dogscats.agreement import Agreement
+from dogscats.backbone import Backbone, PrecomputedBody
+
 MOST_KEPT = 20_000
 """Largest number of training photos that are kept, evenly spaced: enough for 10 MB."""
 
 MOST_FITTED = 5_000
-"""Number of photos for the principal components."""
+"""Number of photos for the principal components and the agreement."""
 
 DIMENSIONS = 128
 """Largest number of principal components."""
@@ -24,10 +28,10 @@ DIMENSIONS = 128
 NEIGHBORS = 10
 """Number of nearest training photos."""
 
-ORDINARY = (0.98, 0.95)
-"""Quantiles of the validation photos, of distance and energy, up to which a value is ordinary.
+ORDINARY = (0.98, 0.95, 0.98)
+"""Quantiles of the validation photos, of distance, disagreement and early distance, up to which a value is ordinary.
 
-The distance of photos of another kind is so large that it needs less room than the energy.
+The distance of photos of another kind is so large that it needs less room than the disagreement.
 """
 
 ROWS = 4096
@@ -48,8 +52,11 @@ class Likeness(nn.Module):
         scales: what each component is divided by, and then the length of the rest `(D + 1,)`.
         points: principal components of the training photos `(N, D)`.
         paths: path of each of these photos, below the root of the data.
-        median: median distance and energy of the validation photos `(2,)`; see `calibrate`.
-        spread: from there to the largest ordinary one `(2,)`.
+        agreement: agreement of the depths; `None` for very many classes, of which the energy stands for it (Liu et al.,
+            "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759).
+        early: training photos in the space of the early features of a trained body; `None` for a frozen one.
+        median: median of each of the `S` signs, two or three, for the validation photos `(S,)`; see `calibrate`.
+        spread: from there to the largest ordinary one `(S,)`.
     """
 
     mean: torch.Tensor
@@ -69,25 +76,36 @@ class Likeness(nn.Module):
         scales: torch.Tensor,
         points: torch.Tensor,
         paths: Sequence[str],
+        agreement: Agreement | None = None,
+        early: "Likeness | None" = None,
         median: torch.Tensor | None = None,
         spread: torch.Tensor | None = None,
     ):
         super().__init__()
-        self.paths = list(paths)
+        self.paths, self.agreement, self.early = list(paths), agreement, early
+        self.signs = 2 if early is None else 3
         arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
-        arrays |= {"median": torch.zeros(2) if median is None else median}
-        arrays |= {"spread": torch.ones(2) if spread is None else spread}
+        arrays |= {"median": torch.zeros(self.signs) if median is None else median}
+        arrays |= {"spread": torch.ones(self.signs) if spread is None else spread}
         arrays |= {"lengths": points.float().square().sum(dim=1)}
         for name, values in arrays.items():  # not persistent: checkpoints stay as they are
             self.register_buffer(name, values.float(), persistent=False)
 
     @classmethod
-    def of(cls, features: torch.Tensor, paths: Sequence[str]) -> "Likeness":
+    def of(
+        cls,
+        features: torch.Tensor,
+        paths: Sequence[str],
+        agreement: Agreement | None = None,
+        early: torch.Tensor | None = None,
+    ) -> "Likeness":
         """Keep training photos; of more than `MOST_KEPT`, evenly spaced ones.
 
         Args:
             features: features `(N, F)`; may be memory-mapped, as only some are in memory at once.
             paths: path of each photo.
+            agreement: agreement of the depths, if any.
+            early: early features `(N, E)` of a trained body.
         """
         some = nnf.normalize(features[evenly_spaced(len(features), MOST_FITTED)].float(), dim=1)
         mean, deviation = some.mean(dim=0), some.std(dim=0, correction=0)
@@ -106,7 +124,9 @@ class Likeness(nn.Module):
         photos = [paths[row] for row in kept.tolist()]
         likeness = cls(mean, deviation, directions, scales, torch.empty(0, count), photos)
         parts = [likeness.components(features[rows])[0] for rows in torch.split(kept, ROWS)]
-        return cls(mean, deviation, directions, scales, torch.cat(parts).half(), photos)  # as it is read from the file
+        points = torch.cat(parts).half()  # as it is read from the file
+        before = None if early is None else cls.of(early, paths)
+        return cls(mean, deviation, directions, scales, points, photos, agreement, before)
 
     def components(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute scaled components `(B, D)` of features `(B, F)`, and the scaled square of the rest `(B, 1)`."""
@@ -116,35 +136,55 @@ class Likeness(nn.Module):
         rest = (length - explained).clamp_min(0) / self.scales[-1].square()
         return components / self.scales[:-1], rest
 
-    def forward(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Compute the mean distance to the nearest training photos, and the energy.
+    def features(
+        self, body: Backbone | PrecomputedBody, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute features `(B, F)` and, if they are needed, early features `(B, E)` of images."""
+        if self.early is None:
+            return body(images), None
+        assert isinstance(body, Backbone)
+        return body.forward_with_early(images)
+
+    def forward(self, features: torch.Tensor, logits: torch.Tensor, early: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the signs of a stranger.
 
         Args:
             features: features `(B, F)`.
             logits: logits of each head `(heads, B, C)`.
+            early: early features `(B, E)`, if they are needed.
 
         Returns:
-            Distance and energy `(B, 2)`; both are larger for strangers.
+            Distance, disagreement and, of a trained body, early distance `(B, S)`; all are larger for strangers.
         """
+        if self.agreement is None:
+            disagreement = -logits.float().logsumexp(dim=2).mean(dim=0)
+        else:
+            disagreement = self.agreement(features)
+        signs = [self.distance(features), disagreement]
+        if self.early is not None:
+            assert early is not None
+            signs.append(self.early.distance(early))
+        return torch.stack(signs, dim=1)
+
+    def distance(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute the mean distance `(B,)` to the nearest training photos of features `(B, F)`."""
         components, rest = self.components(features)
         squares = components.square().sum(dim=1, keepdim=True) + self.lengths
         distances = squares - 2 * components @ self.points.T + rest
         nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
-        energy = -logits.float().logsumexp(dim=2).mean(dim=0)
-        return torch.stack([nearest.clamp_min(0).sqrt().mean(dim=1), energy], dim=1)
+        return nearest.clamp_min(0).sqrt().mean(dim=1)
 
     def calibrate(self, scores: torch.Tensor) -> None:
-        """Set what is ordinary by the distances and energies of validation photos `(N, 2)`."""
+        """Set what is ordinary by those of validation photos, as `forward` computes them, `(N, S)`."""
         scores = scores.double()
-        limits = [scores[:, column].quantile(share) for column, share in enumerate(ORDINARY)]
+        limits = [scores[:, column].quantile(share) for column, share in enumerate(ORDINARY[: self.signs])]
         self.median = scores.quantile(0.5, dim=0).float()
         self.spread = (torch.stack(limits) - scores.quantile(0.5, dim=0)).clamp_min(1e-6).float()
 
     def unlike(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by `forward`'s `(B, 2)`.
+        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by `forward`'s `(B, S)`.
 
-        That is 0.12 for the distance and the energy of a typical validation photo, and above 0.5 if one of them is not
-        ordinary.
+        That is 0.12 if all signs are those of a typical validation photo, and above 0.5 if one is not ordinary.
         """
         median, spread = self.median.to(scores.device), self.spread.to(scores.device)
         return (2 * ((scores - median) / spread).amax(dim=1) - 2).sigmoid()

@@ -12,6 +12,7 @@ from conftest import TINY, Run, TinyNetwork, command_runner, draw_photo, draw_ro
 from PIL import Image
 
 from dogscats import Backbone, Classifier, Predictions, Predictor
+from dogscats.agreement import MOST_ANSWERS, MOST_CLASSES, Agreement
 from dogscats.calibration import expected_calibration_error, fit_temperature, out_of_fold, with_temperature
 from dogscats.plots.accuracy_kept import accuracy_kept as draw_accuracy_kept
 from dogscats.reliability import measure
@@ -142,7 +143,8 @@ def test_a_temperature_that_does_not_help_is_not_used() -> None:
 def test_the_files_are_read_as_written_for_the_same_weights_alone(tmp_path: Path) -> None:
     probabilities, labels = overconfident()
     features = clouds(len(labels), 3, 0)
-    likeness = Likeness.of(features, [f"\udce9 \n{row}" for row in range(len(labels))])
+    agreement = Agreement.of(features, labels, 3, [features.shape[1] - 3, 3])
+    likeness = Likeness.of(features, [f"\udce9 \n{row}" for row in range(len(labels))], agreement)
     scores = likeness(features, probabilities.log()[None])
     likeness.calibrate(scores)
     predictions = predictions_of(probabilities, labels, likeness.unlike(scores))
@@ -180,16 +182,28 @@ def test_the_files_are_read_as_written_for_the_same_weights_alone(tmp_path: Path
         (tmp_path / "strangers.npz").write_bytes(bad)
         with pytest.raises(UserError, match=r"strangers.npz: it is damaged"):
             read_reliability(tmp_path, state)
+    (tmp_path / "strangers.npz").write_bytes(content)
+    assert read_reliability(tmp_path, state) is not None
     np.savez_compressed(tmp_path / "strangers.npz", mean=np.zeros(10**6))
+    with pytest.raises(UserError, match=r"or of another run than reliability\.json"):
+        read_reliability(tmp_path, state)
+    del numbers["strangers"]
+    (tmp_path / "reliability.json").write_text(json.dumps(numbers))
     with pytest.raises(UserError, match="would unpack to"):
         read_reliability(tmp_path, state)
 
 
-def test_twenty_thousand_photos_take_at_most_10_mb(tmp_path: Path) -> None:
-    count, size = 20_000, 4128
+@pytest.mark.parametrize(("classes", "depths"), [(MOST_CLASSES, 1), (64, MOST_ANSWERS // 64)])
+def test_twenty_thousand_photos_take_at_most_10_mb(classes: int, depths: int, tmp_path: Path) -> None:
+    count, size, answers = 20_000, 4128, classes * depths
+    squares = {name: torch.zeros(answers, answers) for name in ("within", "overall")}
+    agreement = Agreement(
+        [size // depths] * depths, weight=torch.zeros(size, classes), bias=torch.zeros(answers),
+        centers=torch.zeros(classes, answers), center=torch.zeros(answers), **squares,
+    )  # fmt: skip
     likeness = Likeness(
         torch.zeros(size), torch.ones(size), torch.zeros(size, 128), torch.ones(129), torch.zeros(count, 128),
-        [f"train/cats/cat.{number}.jpg" for number in range(count)],
+        [f"train/cats/cat.{number}.jpg" for number in range(count)], agreement,
     )  # fmt: skip
     valid = predictions_of(torch.full((5000, 3), 1 / 3), torch.zeros(5000).long(), torch.rand(5000))
     write_reliability(tmp_path, measure(likeness, valid, valid), "")

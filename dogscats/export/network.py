@@ -17,12 +17,15 @@ class Exported(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Compute the outputs."""
-        features = self.body(images)
-        logits = self.heads.each(features)
-        probabilities = (self.heads.mean(logits) / self.temperature).softmax(dim=1)
         if self.likeness is None:
-            return probabilities
-        return probabilities, self.likeness.unlike(self.likeness(features, logits))
+            return self.probabilities(self.heads.each(self.body(images)))
+        features, early = self.likeness.features(self.body, images)
+        logits = self.heads.each(features)
+        return self.probabilities(logits), self.likeness.unlike(self.likeness(features, logits, early))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Compute calibrated probabilities `(B, C)` of the logits of each head `(heads, B, C)`."""
+        return (self.heads.mean(logits) / self.temperature).softmax(dim=1)
 
 
 def exported_network(model: Classifier, temperature: float = 1.0) -> Exported:

@@ -3,19 +3,26 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from dogscats.activations import Activations
+from dogscats.agreement import MOST_CLASSES, Agreement
+from dogscats.backbone import Backbone
 from dogscats.callbacks.tta import TTA
+from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.layouts import Photos
 from dogscats.reliability import Reliability, measure
 from dogscats.runs.errors import UserError, user_message
 from dogscats.runs.text import shown
 from dogscats.stage import GROUPS, Stage
-from dogscats.strangers import Likeness, evenly_spaced
+from dogscats.strangers import MOST_FITTED, Likeness, evenly_spaced
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +46,19 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
     """
     trained = any(stage.freeze_to < GROUPS.index("head") for stage in stages)
     cached = not trained and activations.views == 0 and any(stage.precompute for stage in stages)
-    folder, likeness = run_dir / ".features", None
+    folder, likeness, body = run_dir / ".features", None, activations.body
     try:
         if cached:
-            features, paths = training_features(activations)
+            features, photos = training_features(activations)
         else:
-            features, paths = training_features(activations, MOST_PASSED, folder)
+            if trained and not stages[-1].precompute:
+                activations = copy(activations)
+                activations.body = WithEarly(body, activations.data.size)
+            features, photos = training_features(activations, MOST_PASSED, folder)
         if fabric.is_global_zero:
-            likeness = Likeness.of(features, paths)
+            features, early = torch.split(features, [body.num_features, features.shape[1] - body.num_features], dim=1)
+            depths = agreement(body, activations.data, features, photos.labels)
+            likeness = Likeness.of(features, photos.paths, depths, early if early.shape[1] else None)
     except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
         if fabric.world_size > 1 and not isinstance(error, UserError):
             raise
@@ -58,7 +70,7 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
 
 def training_features(
     activations: Activations, most: int | None = None, folder: Path | None = None
-) -> tuple[torch.Tensor, Sequence[str]]:
+) -> tuple[torch.Tensor, Photos]:
     """Compute the features of the plain training photos.
 
     Args:
@@ -67,7 +79,7 @@ def training_features(
         folder: folder to compute them in; `None` for the cache.
 
     Returns:
-        Features `(N, F)`, and the paths of the photos.
+        Features `(N, F)`, and the photos.
     """
     photos = activations.data.train
     if most is not None:
@@ -75,7 +87,42 @@ def training_features(
         paths, labels = ([values[row] for row in some] for values in (photos.paths, photos.labels))
         photos = replace(photos, paths=paths, labels=labels, undecided=None)
     folder_name = None if folder is None else str(folder)
-    return activations.features(photos, "activations of train", folder_name), photos.paths
+    return activations.features(photos, "activations of train", folder_name), photos
+
+
+class WithEarly(Backbone):
+    """A body whose features are followed by its early ones; by none, if its early layer has an unusual output."""
+
+    def __init__(self, body: Backbone, size: int):
+        nn.Module.__init__(self)
+        self.body, self.mean, self.std, self.num_features = body, body.mean, body.std, body.num_features
+        images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        with torch.inference_mode(), suppress(AttributeError, IndexError, RuntimeError, TypeError):
+            early = deepcopy(body).cpu().eval().forward_with_early(images)[1]
+            self.num_features += early.shape[1]
+
+    def extra_repr(self) -> str:
+        """Name the number of features; the body below says the rest."""
+        return f"{self.num_features} features"
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute both, `(B, num_features)`."""
+        if self.num_features == self.body.num_features:
+            features: torch.Tensor = self.body(images)
+            return features
+        return torch.cat(self.body.forward_with_early(images), dim=1)
+
+
+def agreement(
+    body: Backbone, data: DogsCatsDataModule, features: torch.Tensor, labels: Sequence[int]
+) -> Agreement | None:
+    """Learn how the depths of the body agree on training photos, evenly spaced ones; `None` for too many classes."""
+    classes = len(data.classes)
+    if classes > MOST_CLASSES:
+        return None
+    some = evenly_spaced(len(labels), MOST_FITTED)
+    widths = body.widths(data.size)
+    return Agreement.of(features[some], torch.tensor(labels)[some], classes, widths)
 
 
 def measured(tta: TTA) -> Reliability | None:

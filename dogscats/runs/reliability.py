@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from dogscats.agreement import ARRAYS, Agreement
 from dogscats.reliability import LABELS, Reliability, Version
 from dogscats.runs.errors import UserError, first_line
-from dogscats.runs.files import atomic_path, read_json, write_json
+from dogscats.runs.files import atomic_path, digest, read_json, write_json
 from dogscats.runs.rules import SHARE
 from dogscats.runs.text import shown, text_table
 from dogscats.runs.weights import check_stored
@@ -29,13 +30,16 @@ log = logging.getLogger(__name__)
 
 STRANGERS, RELIABILITY = "strangers.npz", "reliability.json"
 
-HALF = ("directions", "points")
+HALF = ("directions", "points", "weight", "within", "overall")
 """Arrays that are saved as float16, the large ones."""
 
 EDITABLE = ("temperature", "unsure_below", "none_above")
 """Numbers of each version in `reliability.json` that predictions use."""
 
-KEPT = ("mean", "deviation", "directions", "scales", "points", "median", "spread")
+DISTANCE = ("mean", "deviation", "directions", "scales", "points")
+"""Arrays of a `Likeness` that its distance needs; those of the early features have the prefix `early_`."""
+
+KEPT = (*DISTANCE, "median", "spread")
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -57,10 +61,16 @@ def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> 
     """
     (run_dir / RELIABILITY).unlink(missing_ok=True)  # never with another file's features
     arrays: dict[str, Any] = {}
-    for name in KEPT:
-        values = getattr(reliability.likeness, name).cpu()
-        arrays[name] = (values.half() if name in HALF else values.float()).numpy()
-    arrays["paths"] = np.frombuffer(json.dumps(reliability.likeness.paths).encode(), np.uint8)
+    likeness = reliability.likeness
+    kept = {name: getattr(likeness, name) for name in KEPT}
+    if likeness.early is not None:
+        kept |= {f"early_{name}": getattr(likeness.early, name) for name in DISTANCE}
+    if likeness.agreement is not None:
+        kept |= {name: getattr(likeness.agreement, name) for name in ARRAYS}
+        arrays["widths"] = np.array(likeness.agreement.widths)
+    for name, values in kept.items():
+        arrays[name] = (values.half() if name.removeprefix("early_") in HALF else values.float()).cpu().numpy()
+    arrays["paths"] = np.frombuffer(json.dumps(likeness.paths).encode(), np.uint8)
     arrays["unlike"] = reliability.plain.unlike.float().numpy()
     for name in LABELS:
         if (version := getattr(reliability, name)) is not None:
@@ -68,7 +78,8 @@ def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> 
     with atomic_path(run_dir / STRANGERS) as temporary:
         np.savez(temporary, **arrays)
     validation = {"photos": len(reliability.plain.right), "keep": reliability.keep}
-    write_json(run_dir / RELIABILITY, {"weights": weights, **validation, **reliability.summaries()})
+    digests = {"weights": weights, "strangers": digest(run_dir / STRANGERS)}
+    write_json(run_dir / RELIABILITY, {**digests, **validation, **reliability.summaries()})
 
 
 def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: float | None = None) -> Reliability | None:
@@ -89,8 +100,9 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
     reason, (good, expected) = None, SHARE
     if keep is not None and not good(keep):
         raise UserError(f"keep={keep}: expected {expected}.")
-    if saved is None or not file.is_file():
-        reason = f"{shown(run_dir)} has no {STRANGERS} and {RELIABILITY}"
+    missing = [name for name in (STRANGERS, RELIABILITY) if not (run_dir / name).is_file()]
+    if saved is None or missing:
+        reason = f"{shown(run_dir)} has no {' and '.join(missing)}"
     elif not isinstance(saved, dict) or saved.get("weights") != weights_digest(state):
         reason = f"{shown(run_dir / RELIABILITY)} is of other weights than this checkpoint"
     if reason is not None:
@@ -98,12 +110,24 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
             raise UserError(f"keep={keep}: {reason}.")
         log.info("No calibration, and no photo is called unsure or none: %s", reason)
         return None
+    if saved.get("strangers", digest(file)) != digest(file):  # runs of before have none
+        raise UserError(
+            f"{shown(file)}: it is damaged, or of another run than {RELIABILITY} beside it. Restore both, or remove "
+            "them."
+        )
     try:
         check_stored(file)
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "paths"}
             paths = json.loads(archive["paths"].tobytes())
-        likeness = Likeness(**{name: arrays[name] for name in KEPT}, paths=paths)
+        agreement, early = None, None
+        if "widths" in arrays:
+            agreement = Agreement(arrays["widths"].tolist(), **{name: arrays[name] for name in ARRAYS})
+        if "early_points" in arrays:
+            distance: dict[str, Any] = {name: arrays[f"early_{name}"] for name in DISTANCE}
+            early = Likeness(**distance, paths=())
+        kept: dict[str, Any] = {name: arrays[name] for name in KEPT}
+        likeness = Likeness(**kept, paths=paths, agreement=agreement, early=early)
         versions = {name: _version(saved[name], name, arrays) for name in LABELS if name in saved}
         reliability = Reliability(likeness, **versions, keep=float(saved["keep"]))
         return reliability if keep is None else at_share(reliability, keep)
