@@ -3,8 +3,8 @@
 Two signs of a stranger are combined. Photos of another kind are far from their nearest training photos (Sun et al.,
 "Out-of-Distribution Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), and about photos of an
 unknown class that resembles the known ones, the depths of the network do not agree as usual (`dogscats.agreement`).
-`benchmarks/strangers.py` measures both. A body that was trained on few classes may see nothing else any more; then the
-distance of its early features, which change least, is a third sign.
+After all layers were trained, the depths agree on anything; then the distance of the early features, which change
+least, is the second sign. `benchmarks/strangers.py` measures them.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ DIMENSIONS = 128
 NEIGHBORS = 10
 """Number of nearest training photos."""
 
-ORDINARY = (0.98, 0.95, 0.98)
-"""Quantiles of the validation photos, of distance, disagreement and early distance, up to which a value is ordinary.
+ORDINARY_DISTANCE, ORDINARY_DISAGREEMENT = 0.98, 0.95
+"""Quantiles of the validation photos up to which a value is ordinary.
 
 The distance of photos of another kind is so large that it needs less room than the disagreement.
 """
@@ -55,8 +55,8 @@ class Likeness(nn.Module):
         agreement: agreement of the depths; `None` for very many classes, of which the energy stands for it (Liu et al.,
             "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759).
         early: training photos in the space of the early features of a trained body; `None` for a frozen one.
-        median: median of each of the `S` signs, two or three, for the validation photos `(S,)`; see `calibrate`.
-        spread: from there to the largest ordinary one `(S,)`.
+        median: median of both signs for the validation photos `(2,)`; see `calibrate`.
+        spread: from there to the largest ordinary one `(2,)`.
     """
 
     mean: torch.Tensor
@@ -83,10 +83,9 @@ class Likeness(nn.Module):
     ):
         super().__init__()
         self.paths, self.agreement, self.early = list(paths), agreement, early
-        self.signs = 2 if early is None else 3
         arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
-        arrays |= {"median": torch.zeros(self.signs) if median is None else median}
-        arrays |= {"spread": torch.ones(self.signs) if spread is None else spread}
+        arrays |= {"median": torch.zeros(2) if median is None else median}
+        arrays |= {"spread": torch.ones(2) if spread is None else spread}
         arrays |= {"lengths": points.float().square().sum(dim=1)}
         for name, values in arrays.items():  # not persistent: checkpoints stay as they are
             self.register_buffer(name, values.float(), persistent=False)
@@ -146,7 +145,7 @@ class Likeness(nn.Module):
         return body.forward_with_early(images)
 
     def forward(self, features: torch.Tensor, logits: torch.Tensor, early: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute the signs of a stranger.
+        """Compute both signs of a stranger.
 
         Args:
             features: features `(B, F)`.
@@ -154,17 +153,16 @@ class Likeness(nn.Module):
             early: early features `(B, E)`, if they are needed.
 
         Returns:
-            Distance, disagreement and, of a trained body, early distance `(B, S)`; all are larger for strangers.
+            Distance, and disagreement or, of a trained body, early distance `(B, 2)`; both are larger for strangers.
         """
-        if self.agreement is None:
-            disagreement = -logits.float().logsumexp(dim=2).mean(dim=0)
-        else:
-            disagreement = self.agreement(features)
-        signs = [self.distance(features), disagreement]
         if self.early is not None:
             assert early is not None
-            signs.append(self.early.distance(early))
-        return torch.stack(signs, dim=1)
+            second = self.early.distance(early)
+        elif self.agreement is not None:
+            second = self.agreement(features)
+        else:
+            second = -logits.float().logsumexp(dim=2).mean(dim=0)
+        return torch.stack([self.distance(features), second], dim=1)
 
     def distance(self, features: torch.Tensor) -> torch.Tensor:
         """Compute the mean distance `(B,)` to the nearest training photos of features `(B, F)`."""
@@ -175,16 +173,17 @@ class Likeness(nn.Module):
         return nearest.clamp_min(0).sqrt().mean(dim=1)
 
     def calibrate(self, scores: torch.Tensor) -> None:
-        """Set what is ordinary by those of validation photos, as `forward` computes them, `(N, S)`."""
+        """Set what is ordinary by those of validation photos, as `forward` computes them, `(N, 2)`."""
         scores = scores.double()
-        limits = [scores[:, column].quantile(share) for column, share in enumerate(ORDINARY[: self.signs])]
+        ordinary = ORDINARY_DISTANCE, ORDINARY_DISAGREEMENT if self.early is None else ORDINARY_DISTANCE
+        limits = [scores[:, column].quantile(share) for column, share in enumerate(ordinary)]
         self.median = scores.quantile(0.5, dim=0).float()
         self.spread = (torch.stack(limits) - scores.quantile(0.5, dim=0)).clamp_min(1e-6).float()
 
     def unlike(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by `forward`'s `(B, S)`.
+        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by `forward`'s `(B, 2)`.
 
-        That is 0.12 if all signs are those of a typical validation photo, and above 0.5 if one is not ordinary.
+        That is 0.12 if both signs are those of a typical validation photo, and above 0.5 if one is not ordinary.
         """
         median, spread = self.median.to(scores.device), self.spread.to(scores.device)
         return (2 * ((scores - median) / spread).amax(dim=1) - 2).sigmoid()

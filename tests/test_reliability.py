@@ -224,6 +224,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def test_a_trained_body_is_judged_by_its_early_features(trained: Path) -> None:
+    model = Predictor.load(trained).model
+    likeness = model.likeness
+    assert likeness is not None
+    assert likeness.early is not None
+    assert likeness.agreement is None
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, early = likeness.features(model.body, images)
+        assert torch.equal(features, model.body(images))
+        signs = likeness(features, model.heads.each(features), early)
+        assert torch.equal(signs[:, 1], likeness.early.distance(early))  # type: ignore[arg-type]
+        assert not torch.equal(signs[:, 1], signs[:, 0])
+
+
 def test_a_run_keeps_files_and_decides_about_its_validation_photos(trained: Path) -> None:
     saved: dict[str, Any] = json.loads((trained / "reliability.json").read_text())
     assert (saved["photos"], saved["keep"]) == (60, 0.95)

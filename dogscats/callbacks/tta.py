@@ -50,7 +50,7 @@ class TTA(Callback):
         self.classes = pl_module.classes
         self.probabilities = torch.zeros(len(loaders), len(self.photos.paths), len(self.classes))
         self.likeness = pl_module.likeness
-        self.scores = torch.zeros(len(self.photos.paths), self.likeness.signs if self.likeness else 0)
+        self.scores = torch.zeros(len(self.photos.paths), 2)
 
     def on_predict_batch_end(
         self,

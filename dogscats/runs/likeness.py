@@ -57,8 +57,11 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
             features, photos = training_features(activations, MOST_PASSED, folder)
         if fabric.is_global_zero:
             features, early = torch.split(features, [body.num_features, features.shape[1] - body.num_features], dim=1)
-            depths = agreement(body, activations.data, features, photos.labels)
-            likeness = Likeness.of(features, photos.paths, depths, early if early.shape[1] else None)
+            if early.shape[1]:
+                likeness = Likeness.of(features, photos.paths, early=early)
+            else:
+                depths = agreement(body, activations.data, features, photos.labels)
+                likeness = Likeness.of(features, photos.paths, depths)
     except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
         if fabric.world_size > 1 and not isinstance(error, UserError):
             raise
