@@ -55,7 +55,9 @@ def test_the_stage_ends_with_the_weights_of_its_best_epoch(
     assert f"Kept the weights of {f'epoch {kept}' if kept != 'start' else 'the start'}" in result.stdout
 
 
-@pytest.mark.parametrize("harm", [HARMFUL, DIVERGING], ids=["harmful", "diverging"])
+@pytest.mark.parametrize(
+    "harm", [pytest.param(HARMFUL, id="harmful"), pytest.param(DIVERGING, id="diverging", marks=pytest.mark.slow)]
+)
 def test_harmful_training_ends_with_the_start(
     harm: list[str], run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
