@@ -7,7 +7,7 @@ After all layers were trained, the depths agree on anything; then the distance o
 least, is the second sign. `benchmarks/strangers.py` measures them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as nnf
@@ -134,6 +134,11 @@ class Likeness(nn.Module):
         length, explained = (values.square().sum(dim=1, keepdim=True) for values in (standardized, components))
         rest = (length - explained).clamp_min(0) / self.scales[-1].square()
         return components / self.scales[:-1], rest
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Likeness":
+        """Move to a device, but stay in single precision: half precision would make distances coarse."""
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def features(
         self, body: Backbone | PrecomputedBody, images: torch.Tensor

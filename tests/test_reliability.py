@@ -396,7 +396,11 @@ def test_a_thousand_classes_and_half_precision() -> None:
     model = Classifier(Backbone(TinyNetwork(), last_early="first", channels=8), 1000)
     features = model.body(torch.randint(256, (30, 3, 32, 32), dtype=torch.uint8)).detach()
     model.likeness = Likeness.of(features, [str(row) for row in range(30)])
-    for precision in (torch.float16, torch.bfloat16):
+    model.likeness.agreement = Agreement.of(features, torch.arange(30) % 2, 2, [8, 8])
+    for precision in (torch.float16, torch.bfloat16, torch.float64):
+        assert model.to(precision).likeness is model.likeness
+        assert {buffer.dtype for buffer in model.likeness.buffers()} == {torch.float32}
+        model.float()
         scores = model.likeness(features.to(precision), model.heads.each(features).to(precision))
         assert scores.isfinite().all()
         assert scores.dtype == torch.float32

@@ -134,7 +134,7 @@ def measured(tta: TTA) -> Reliability | None:
         return None
     try:
         if not tta.scores.isfinite().all():
-            raise UserError("distances or logits of validation photos are not finite numbers")
+            raise UserError("features of validation photos give no finite distances")
         tta.likeness.calibrate(tta.scores)
         return measure(tta.likeness, tta.plain, tta.averaged)
     except Exception as error:  # of odd predictions
