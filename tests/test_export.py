@@ -25,7 +25,8 @@ from dogscats.data.layouts import Photos
 from dogscats.data.shrink import Shrink, needed_side, resized
 from dogscats.export.files import export_files
 from dogscats.export.onnx_files import SCRIPT, onnx_predict
-from dogscats.export.preprocessing import Preprocessing, preprocessing_graph
+from dogscats.export.preprocessing import Preprocessing
+from dogscats.export.preprocessing_graph import preprocessing_graph
 from dogscats.export.reference import Reference, torch_predict
 from dogscats.runs.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dogscats.export.preprocessing import preprocessing_graph
+from dogscats.export.preprocessing_graph import preprocessing_graph
 from dogscats.export.reference import Difference, Predict, Reference
 from dogscats.runs.errors import UserError, first_line
 from dogscats.runs.files import atomic_path, write_text

@@ -110,7 +110,7 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
             raise UserError(f"keep={keep}: {reason}.")
         log.info("No calibration, and no photo is called unsure or none: %s", reason)
         return None
-    if saved.get("strangers", digest(file)) != digest(file):  # runs of before have none
+    if "strangers" in saved and saved["strangers"] != digest(file):  # runs of before have none
         raise UserError(
             f"{shown(file)}: it is damaged, or of another run than {RELIABILITY} beside it. Restore both, or remove "
             "them."
