@@ -27,13 +27,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dogscats.export import FORMATS
+from dogscats.base.errors import UserError, hydra_errors_exit, user_errors_exit
+from dogscats.base.files import write_json
+from dogscats.base.rules import SHARE, or_none
+from dogscats.base.signals import interruptible
+from dogscats.base.text import listed, names_as_text, shown
+from dogscats.predict.export import FORMATS
 from dogscats.runs.directory import checkpoint_of
-from dogscats.runs.errors import UserError, hydra_errors_exit, user_errors_exit
-from dogscats.runs.files import write_json
-from dogscats.runs.rules import SHARE, or_none
-from dogscats.runs.signals import interruptible
-from dogscats.runs.text import listed, names_as_text, shown
 
 # torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from pytorch_lightning import Callback, Trainer
 
-    from dogscats.callbacks.tta import TTA
-    from dogscats.metrics import Predictions
-    from dogscats.predictor import Predictor
+    from dogscats.lesson.metrics import Predictions
+    from dogscats.lesson.tta import TTA
+    from dogscats.predict.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ MOST_EXPLAINED = 100
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate, predict or export as configured, and list the files written."""
     check_settings(cfg)
-    from dogscats.callbacks.report import Report
-    from dogscats.predictor import Predictor
+    from dogscats.base.console import device_name, log_written, peak_rss_mb, set_progress
+    from dogscats.predict.predictor import Predictor
+    from dogscats.report.report_callback import Report
     from dogscats.runs.compose import build_callbacks, use_own_modules
-    from dogscats.runs.console import device_name, log_written, peak_rss_mb, set_progress
     from dogscats.runs.determinism import nondeterminism_named
     from dogscats.runs.ranks import distributed
     from dogscats.runs.trainer import check_trainer, trainer_factory
@@ -153,13 +153,13 @@ def report(
     started: float,
 ) -> None:
     """Predict labelled photos and write metrics, plots and pictures."""
-    from dogscats.callbacks.tta import predict, tta_loaders
-    from dogscats.data.check import write_bad_images
-    from dogscats.data.split import split_of
-    from dogscats.metrics import evaluation_metrics
-    from dogscats.runs.console import log_confusion_matrix, peak_rss_mb
-    from dogscats.runs.evaluation import log_evaluation
-    from dogscats.runs.report import write_confused_pairs
+    from dogscats.base.console import log_confusion_matrix, peak_rss_mb
+    from dogscats.data.loading.check import write_bad_images
+    from dogscats.data.photos.split import split_of
+    from dogscats.lesson.metrics import evaluation_metrics
+    from dogscats.lesson.tta import predict, tta_loaders
+    from dogscats.predict.evaluation import log_evaluation
+    from dogscats.report.summary import write_confused_pairs
 
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)
@@ -205,13 +205,13 @@ def search(cfg: DictConfig, predictor: Predictor, run_dir: Path, fabric: Fabric)
     """Search labelled photos for suspects; write `suspects.csv` and `suspects.html`, a page to decide about them."""
     import torch
 
-    from dogscats.activations import Activations
-    from dogscats.data.check import write_bad_images
-    from dogscats.predictor import Predictor
-    from dogscats.runs.environment import command_of
-    from dogscats.suspects.checkpoint import frozen_checkpoint
-    from dogscats.suspects.report import report_suspects, show_in_run
+    from dogscats.base.environment import command_of
+    from dogscats.data.loading.check import write_bad_images
+    from dogscats.lesson.activations import Activations
+    from dogscats.predict.predictor import Predictor
+    from dogscats.suspects.frozen_checkpoint import frozen_checkpoint
     from dogscats.suspects.search import find_suspects, joined
+    from dogscats.suspects.suspects_report import report_suspects, show_in_run
 
     if cfg.run is not None:
         frozen = frozen_checkpoint(Path(cfg.run).expanduser(), cfg.trust)
@@ -250,7 +250,7 @@ def files_given(cfg: DictConfig) -> dict[str, Any]:
 
 def n_aug(callbacks: Sequence[Callback]) -> int:
     """Number of augmented versions per photo, as set by the callback `TTA`."""
-    from dogscats.callbacks.tta import TTA
+    from dogscats.lesson.tta import TTA
 
     return next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
 
@@ -263,9 +263,9 @@ def predict_photos(
     callbacks: Sequence[Callback],
 ) -> Predictions:
     """Predict photos, write `predictions.csv` and, where it applies, `submission.csv`."""
-    from dogscats.callbacks.report import Report
-    from dogscats.callbacks.tta import TTA
-    from dogscats.runs.predictions import find_photos, log_predictions, write_submission
+    from dogscats.lesson.tta import TTA
+    from dogscats.predict.predicted_photos import find_photos, log_predictions, write_submission
+    from dogscats.report.report_callback import Report
 
     paths, versions = find_photos(str(cfg.predict)), n_aug(callbacks)
     others = [callback for callback in callbacks if not isinstance(callback, TTA | Report)]
@@ -283,9 +283,9 @@ def predict_photos(
 
 def explain_photos(predictor: Predictor, predictions: Predictions, run_dir: Path, device: torch.device) -> None:
     """Draw where in each photo its predicted class was seen, to `explained/`; of very many photos, the first ones."""
-    from dogscats.plots.explanation import draw_explanation
-    from dogscats.plots.publish import publish
-    from dogscats.runs.console import progress_bar
+    from dogscats.base.console import progress_bar
+    from dogscats.report.figures.explanation import draw_explanation
+    from dogscats.report.figures.publish import publish
 
     some, total = predictions.first(MOST_EXPLAINED), len(predictions.paths)
     if total > MOST_EXPLAINED:
@@ -306,8 +306,8 @@ def file_name(path: str) -> str:
 
 def export(cfg: DictConfig, predictor: Predictor, run_dir: Path) -> None:
     """Write the files of `export=` and compare them with PyTorch, on photos of the split if available."""
-    from dogscats.data.dataset import PhotoDataset
-    from dogscats.export.files import export_files
+    from dogscats.data.loading.dataset import PhotoDataset
+    from dogscats.predict.export.exporters import export_files
 
     root, dataset = cfg.data.root or predictor.trained_on.get("root"), None
     what = f"random photos, as there is no folder data.root={root}"

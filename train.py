@@ -23,19 +23,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dogscats.data.seed import stable_seed
-from dogscats.runs.errors import hydra_errors_exit, user_errors_exit
+from dogscats.base.errors import hydra_errors_exit, user_errors_exit
+from dogscats.base.signals import interruptible
+from dogscats.data.loading.seed import stable_seed
+from dogscats.lesson.stage import Stage
 from dogscats.runs.resume import resume_hint
 from dogscats.runs.settings import check_settings
-from dogscats.runs.signals import interruptible
 from dogscats.runs.sweep import sweep_job, sweep_table
-from dogscats.stage import Stage
 
 # torch takes seconds to import. The functions below do so, after --help and wrong settings have been dealt with.
 if TYPE_CHECKING:
-    from dogscats.activations import Activations
-    from dogscats.classifier import Classifier
-    from dogscats.data.datamodule import DogsCatsDataModule
+    from dogscats.data.loading.datamodule import DogsCatsDataModule
+    from dogscats.lesson.activations import Activations
+    from dogscats.lesson.classifier import Classifier
     from dogscats.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ FEW_PHOTOS = 5000
 def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
     settings = check_settings(cfg)
-    from dogscats.activations import Activations
+    from dogscats.lesson.activations import Activations
     from dogscats.runs.run import open_run
 
     with open_run(settings) as run:
@@ -89,7 +89,7 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     from pytorch_lightning import seed_everything
     from torch import manual_seed
 
-    from dogscats.classifier import Classifier
+    from dogscats.lesson.classifier import Classifier
     from dogscats.runs.compose import build_body
 
     seed_everything(run.cfg.seed, workers=True, verbose=False)
@@ -107,7 +107,7 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
 
 def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> None:
     """Train one stage with its own Trainer, optimizer and schedule, and save the weights."""
-    from dogscats.callbacks.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
+    from dogscats.lesson.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
 
     log.info("\nStage %s: %s", stage.name, stage.summary)
     started = time.perf_counter()
@@ -140,7 +140,7 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
 
 def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> float:
     """Predict the validation photos, then those of a labelled test/, with test-time augmentation if enabled."""
-    from dogscats.callbacks.tta import TTA, predict, tta_loaders
+    from dogscats.lesson.tta import TTA, predict, tta_loaders
 
     run.learn_likeness(model, activations)
     callbacks, loggers, last = run.final_callbacks(model, data), run.loggers("final"), run.stages[-1]

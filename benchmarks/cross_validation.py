@@ -22,19 +22,19 @@ from torch.optim.swa_utils import update_bn
 
 from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
-from dogscats.activations import precompute
-from dogscats.backbone import Backbone, PrecomputedBody
-from dogscats.callbacks.lr_schedule import SGDR
-from dogscats.classifier import Classifier
-from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.data.features import activation_loader
-from dogscats.data.layouts import Photos
-from dogscats.data.samplers import EpochSampler, SharedBatchSampler
-from dogscats.heads import Heads
-from dogscats.runs.cache import cache_folder
-from dogscats.runs.console import quiet_libraries
-from dogscats.runs.errors import UserError, user_errors_exit
-from dogscats.stage import Stage, make_stages
+from dogscats.base.console import quiet_libraries
+from dogscats.base.errors import UserError, user_errors_exit
+from dogscats.data.loading.cache import cache_folder
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.photos.layouts import Photos
+from dogscats.lesson.activations import precompute
+from dogscats.lesson.backbone import Backbone, PrecomputedBody
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.heads import Heads
+from dogscats.lesson.sgdr import SGDR
+from dogscats.lesson.stage import Stage, make_stages
 
 FOLDS = 5
 

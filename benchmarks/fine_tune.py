@@ -15,7 +15,7 @@ from torch.nn.functional import nll_loss
 
 from benchmarks.settings import Settings, from_command_line
 from benchmarks.with_fastai import make_learner
-from dogscats.runs.errors import UserError, user_errors_exit
+from dogscats.base.errors import UserError, user_errors_exit
 
 
 @dataclass

@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.settings import from_command_line
-from dogscats.activations import precompute
-from dogscats.backbone import resnet34
-from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.data.dataset import PhotoDataset
-from dogscats.data.images import list_images
-from dogscats.data.layouts import Photos
-from dogscats.runs.cache import fingerprint
-from dogscats.runs.console import peak_rss_mb
+from dogscats.base.console import peak_rss_mb
+from dogscats.data.loading.cache import fingerprint
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.photos.layouts import Photos
+from dogscats.data.pixels.images import list_images
+from dogscats.lesson.activations import precompute
+from dogscats.lesson.backbone import resnet34
 from dogscats.runs.memory import keep_freed_memory
 
 

@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.settings import Settings, from_command_line
-from dogscats.activations import precompute
-from dogscats.backbone import Backbone, resnet34
-from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.fold import fold_batchnorm
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.lesson.activations import precompute
+from dogscats.lesson.backbone import Backbone, resnet34
+from dogscats.lesson.fold import fold_batchnorm
 from dogscats.runs.memory import keep_freed_memory
 
 

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from benchmarks.settings import Settings, from_command_line
-from dogscats.runs.console import peak_rss_mb, quiet_libraries
+from dogscats.base.console import peak_rss_mb, quiet_libraries
 from dogscats.runs.memory import keep_freed_memory
 
 

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from benchmarks.settings import from_command_line
-from dogscats.activations import activation_key, precompute
-from dogscats.backbone import Backbone, resnet34
-from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.data.dataset import PhotoDataset
-from dogscats.data.features import activation_loader
-from dogscats.data.layouts import find_dataset, left_out
-from dogscats.runs.cache import cache_folder, fingerprint, seal_array
-from dogscats.runs.console import peak_rss_mb
-from dogscats.runs.files import write_json
+from dogscats.base.console import peak_rss_mb
+from dogscats.base.files import write_json
+from dogscats.data.loading.cache import cache_folder, fingerprint, seal_array
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.loading.features import activation_loader
+from dogscats.data.photos.layouts import find_dataset, left_out
+from dogscats.data.photos.photo_list import keep_photos
+from dogscats.lesson.activations import activation_key, precompute
+from dogscats.lesson.backbone import Backbone, resnet34
 from dogscats.runs.memory import keep_freed_memory
-from dogscats.runs.photos import keep_photos
 
 
 @dataclass

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import train
 from benchmarks.settings import Settings
-from dogscats.activations import Activations
-from dogscats.callbacks.tta import predict, tta_loaders
-from dogscats.data.datamodule import DogsCatsDataModule
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.lesson.activations import Activations
+from dogscats.lesson.stage import make_stages
+from dogscats.lesson.tta import predict, tta_loaders
 from dogscats.runs.progress import RunProgress
 from dogscats.runs.run import Run
-from dogscats.stage import make_stages
 from train import build_model, load_data
 
 REPOSITORY = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.ours import ROWS
 from benchmarks.settings import Settings, from_command_line
-from dogscats.runs.console import quiet_libraries
+from dogscats.base.console import quiet_libraries
 from dogscats.runs.memory import keep_freed_memory
 
 TORCH_ROWS = ("head_first", "frozen", "unfrozen")

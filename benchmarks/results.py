@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dogscats.runs.files import atomic_path
+from dogscats.base.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any
 
 from benchmarks.results import COMPARED, write_results
 from benchmarks.settings import from_command_line
-from dogscats.data.images import list_images
-from dogscats.runs.files import atomic_path
+from dogscats.base.files import atomic_path
+from dogscats.data.pixels.images import list_images
 
 FOLDER = Path(__file__).parent
 GROWTH = (500, 2_000, 8_000, 20_000)

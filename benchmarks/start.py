@@ -16,7 +16,7 @@ from benchmarks.settings import Settings, from_command_line
 def ours(settings: Settings, folder: Path) -> None:
     """Run `train.py` as from the command line."""
     from benchmarks.ours import IN_THE_LOOP, REPOSITORY, overrides
-    from dogscats.classifier import Classifier
+    from dogscats.lesson.classifier import Classifier
 
     Classifier.training_step = stop  # type: ignore[method-assign, assignment]
     sys.argv = ["train.py", *overrides(settings, folder), *IN_THE_LOOP]

@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.settings import from_command_line
-from dogscats.data.sample import draw_sample
+from dogscats.data.photos.sample import draw_sample
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -39,7 +39,7 @@ resnet34()
 
 FIRST_STEP = """
 import os, runpy, sys
-from dogscats.classifier import Classifier
+from dogscats.lesson.classifier import Classifier
 Classifier.training_step = lambda *_: os._exit(0)
 sys.argv = [{script!r}, *sys.argv[1:]]
 runpy.run_path({script!r}, run_name="__main__")

@@ -26,14 +26,14 @@ import torch
 
 from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
-from dogscats.data.images import list_images
-from dogscats.metrics import Predictions
-from dogscats.predictor import Predictor
-from dogscats.reliability import Version
-from dogscats.runs.console import quiet_libraries
-from dogscats.runs.errors import UserError, user_errors_exit
-from dogscats.runs.files import read_json
-from dogscats.selective import KEEP, choose_thresholds
+from dogscats.base.console import quiet_libraries
+from dogscats.base.errors import UserError, user_errors_exit
+from dogscats.base.files import read_json
+from dogscats.data.pixels.images import list_images
+from dogscats.lesson.metrics import Predictions
+from dogscats.predict.predictor import Predictor
+from dogscats.reliability.measured import Version
+from dogscats.reliability.thresholds import KEEP, choose_thresholds
 
 
 @dataclass

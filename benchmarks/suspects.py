@@ -29,17 +29,17 @@ from pytorch_lightning import Trainer
 from torchmetrics.functional.classification import binary_auroc
 
 from benchmarks.settings import from_command_line
-from dogscats.activations import precompute
-from dogscats.backbone import Backbone, PrecomputedBody, efficientnet_lite0, resnet34
-from dogscats.callbacks.lr_schedule import SGDR
-from dogscats.classifier import Classifier
-from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.data.dataset import PhotoDataset
-from dogscats.data.features import activation_loader
-from dogscats.data.layouts import Photos
-from dogscats.data.samplers import EpochSampler, SharedBatchSampler
-from dogscats.heads import Heads
-from dogscats.runs.console import peak_rss_mb, quiet_libraries, set_progress
+from dogscats.base.console import peak_rss_mb, quiet_libraries, set_progress
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.photos.layouts import Photos
+from dogscats.lesson.activations import precompute
+from dogscats.lesson.backbone import Backbone, PrecomputedBody, efficientnet_lite0, resnet34
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.heads import Heads
+from dogscats.lesson.sgdr import SGDR
 from dogscats.suspects.appearance import THUMBNAIL, Appearance, look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote

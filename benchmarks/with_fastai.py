@@ -23,7 +23,7 @@ from fastai.vision.all import (
 )
 
 from benchmarks.settings import Settings
-from dogscats.backbone import resnet34 as our_resnet34
+from dogscats.lesson.backbone import resnet34 as our_resnet34
 
 
 def make_learner(settings: Settings, augment: bool, **loader_arguments: Any) -> Any:

@@ -1,56 +1,75 @@
 """Fine-tune a pretrained image classifier the way the fast.ai lesson taught.
 
-Public names are imported lazily, on first access. Hydra imports this package before it shows a help text or an
-error, and that should not import torch.
+All that a config or a program names is a name of this package, wherever its file lies. Names are imported lazily, on
+first access: Hydra imports this package before it shows a help text or an error, and that should not import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dogscats.backbone import Backbone, efficientnet_lite0, resnet34, timm_backbone
-    from dogscats.callbacks.lr_finder import find_lr
-    from dogscats.callbacks.lr_schedule import SGDR, LRSchedule
-    from dogscats.callbacks.report import Report
-    from dogscats.callbacks.tta import TTA
-    from dogscats.classifier import Classifier
-    from dogscats.data.datamodule import DogsCatsDataModule
-    from dogscats.metrics import Predictions, evaluation_metrics
-    from dogscats.predictor import Predictor
+    from dogscats.base.text import LogFormatter
+    from dogscats.data.loading.datamodule import DogsCatsDataModule
+    from dogscats.data.photos.sample import SampleDataModule
+    from dogscats.data.pixels.transforms import crops, none, side_on, top_down
+    from dogscats.lesson.backbone import (
+        Backbone,
+        efficientnet_lite0,
+        efficientnet_lite1,
+        efficientnet_lite2,
+        resnet34,
+        timm_backbone,
+    )
+    from dogscats.lesson.classifier import Classifier
+    from dogscats.lesson.lr_finder import LRFinder, find_lr
+    from dogscats.lesson.lr_trace import LRTrace
+    from dogscats.lesson.metrics import Predictions, evaluation_metrics
+    from dogscats.lesson.sgdr import SGDR, LRSchedule
+    from dogscats.lesson.tta import TTA
+    from dogscats.predict.predictor import Predictor
+    from dogscats.report.confusion_matrix_callback import ConfusionMatrix
+    from dogscats.report.explained_pictures import Pictures
+    from dogscats.report.history import History
+    from dogscats.report.reliability_callback import Reliability
+    from dogscats.report.report_callback import Report
+    from dogscats.runs.directory import OutputFolder
+    from dogscats.runs.sweep import SweepReport
 
 _MODULES = {
-    "Backbone": "backbone",
-    "Classifier": "classifier",
-    "DogsCatsDataModule": "data.datamodule",
-    "LRSchedule": "callbacks.lr_schedule",
-    "Predictions": "metrics",
-    "Predictor": "predictor",
-    "Report": "callbacks.report",
-    "SGDR": "callbacks.lr_schedule",
-    "TTA": "callbacks.tta",
-    "efficientnet_lite0": "backbone",
-    "evaluation_metrics": "metrics",
-    "find_lr": "callbacks.lr_finder",
-    "resnet34": "backbone",
-    "timm_backbone": "backbone",
+    "SGDR": "lesson.sgdr",
+    "TTA": "lesson.tta",
+    "Backbone": "lesson.backbone",
+    "Classifier": "lesson.classifier",
+    "ConfusionMatrix": "report.confusion_matrix_callback",
+    "DogsCatsDataModule": "data.loading.datamodule",
+    "History": "report.history",
+    "LRFinder": "lesson.lr_finder",
+    "LRSchedule": "lesson.sgdr",
+    "LRTrace": "lesson.lr_trace",
+    "LogFormatter": "base.text",
+    "OutputFolder": "runs.directory",
+    "Pictures": "report.explained_pictures",
+    "Predictions": "lesson.metrics",
+    "Predictor": "predict.predictor",
+    "Reliability": "report.reliability_callback",
+    "Report": "report.report_callback",
+    "SampleDataModule": "data.photos.sample",
+    "SweepReport": "runs.sweep",
+    "crops": "data.pixels.transforms",
+    "efficientnet_lite0": "lesson.backbone",
+    "efficientnet_lite1": "lesson.backbone",
+    "efficientnet_lite2": "lesson.backbone",
+    "evaluation_metrics": "lesson.metrics",
+    "find_lr": "lesson.lr_finder",
+    "none": "data.pixels.transforms",
+    "resnet34": "lesson.backbone",
+    "side_on": "data.pixels.transforms",
+    "timm_backbone": "lesson.backbone",
+    "top_down": "data.pixels.transforms",
 }
+"""Module of each public name."""
 
-__all__ = [
-    "SGDR",
-    "TTA",
-    "Backbone",
-    "Classifier",
-    "DogsCatsDataModule",
-    "LRSchedule",
-    "Predictions",
-    "Predictor",
-    "Report",
-    "efficientnet_lite0",
-    "evaluation_metrics",
-    "find_lr",
-    "resnet34",
-    "timm_backbone",
-]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from torch import nn
 
-from dogscats.backbone import Backbone
+from dogscats.lesson.backbone import Backbone
 
 # What is computed here is too small to be worth threads, which wait for each other on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -171,7 +171,7 @@ def run_process(tmp_path: Path) -> Run:
 @pytest.fixture(scope="session")
 def uninterrupted(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that nothing has disturbed."""
-    from runs import run
+    from interrupted_runs import run
 
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
     run(shared_root, run_dir)

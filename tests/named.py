@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conftest import TINY
 
-from dogscats.data.layouts import Found
+from dogscats.data.photos.layouts import Found
 
 FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
 FAST += ["callbacks.reports=null", "hydra.run.dir=run"]

@@ -14,8 +14,8 @@ from conftest import command_runner
 
 from benchmarks import cross_validation, domains, growth, lesson_at_scale, limit, million, ours, results, run
 from benchmarks.settings import Settings, from_command_line
-from dogscats.runs.errors import UserError
-from dogscats.stage import Stage
+from dogscats.base.errors import UserError
+from dogscats.lesson.stage import Stage
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dogscats.base.text import setting
 from dogscats.runs.directory import run_directory
-from dogscats.runs.text import setting
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra 'dev'")
 

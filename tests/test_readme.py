@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from dogscats.lesson.stage import make_stages
 from dogscats.runs.directory import run_directory
-from dogscats.stage import make_stages
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "docs" / "lesson.md"]
 

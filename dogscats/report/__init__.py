@@ -1,1 +1,1 @@
-"""What remains of a run to be read and shared: one page, `report.html`, and a model card, `MODEL_CARD.md`."""
+"""All that is drawn and written for people."""

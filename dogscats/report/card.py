@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from dogscats.base.files import write_text
+from dogscats.base.text import shown
+from dogscats.base.trust import needs_trust
 from dogscats.report.facts import SPLITS, Facts, Result
 from dogscats.report.templates import template
-from dogscats.runs.files import write_text
-from dogscats.runs.text import shown
-from dogscats.runs.trust import needs_trust
 
 FILE = "MODEL_CARD.md"
 
@@ -26,7 +26,7 @@ METRICS = {
 }
 """Type and name of each metric in a model index."""
 
-SAME_WEIGHTS = {"dogscats.backbone.resnet34": "timm/resnet34.tv_in1k"}
+SAME_WEIGHTS = {"dogscats.resnet34": "timm/resnet34.tv_in1k"}
 """Hugging Face's names of backbones whose `weights=imagenet` are downloaded from elsewhere."""
 
 
@@ -60,7 +60,7 @@ def base_model(model: dict[str, Any]) -> str | None:
     """
     if model.get("weights") != "imagenet":
         return None
-    if model["_target_"] != "dogscats.backbone.timm_backbone":
+    if model["_target_"] != "dogscats.timm_backbone":
         return SAME_WEIGHTS.get(model["_target_"])
     import timm  # of a run with a network of timm
 

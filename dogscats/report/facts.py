@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from dogscats.data.decisions import read_decisions
-from dogscats.reliability import LABELS
-from dogscats.runs import environment, photos
-from dogscats.runs.decisions import FILE as DECISIONS
-from dogscats.runs.files import cell, csv_rows, digest, read_json
-from dogscats.runs.reliability import RELIABILITY
-from dogscats.stage import Stage, make_stages
-from dogscats.wilson import wilson_interval
+from dogscats.base import environment
+from dogscats.base.files import cell, csv_rows, digest, read_json
+from dogscats.data.photos import photo_list as photos
+from dogscats.data.photos.decisions import read_decisions
+from dogscats.data.photos.run_decisions import FILE as DECISIONS
+from dogscats.lesson.stage import Stage, make_stages
+from dogscats.lesson.wilson import wilson_interval
+from dogscats.reliability.kept import RELIABILITY
+from dogscats.reliability.measured import LABELS
 
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 """Names of the splits in `photos.csv`, as they are written in a sentence."""

@@ -8,20 +8,20 @@ from typing import Any
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from dogscats.callbacks.lr_finder import SKIP, LRCurve
-from dogscats.plots.curves import curves
-from dogscats.plots.lr import lr_curve, lr_schedule
-from dogscats.plots.publish import optional
+from dogscats.base.environment import command_of
+from dogscats.base.files import csv_rows, read_csv, write_text
+from dogscats.base.install import command
+from dogscats.base.text import setting, shown, shown_lines
+from dogscats.lesson.lr_finder import SKIP, LRCurve
+from dogscats.report.embedded import data_url, svg
 from dogscats.report.facts import SPLITS, Facts
-from dogscats.report.pictures import data_url, svg
+from dogscats.report.figures.curves import curves
+from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
+from dogscats.report.figures.publish import optional
 from dogscats.report.templates import template
 from dogscats.runs.directory import WEIGHTS
-from dogscats.runs.environment import command_of
-from dogscats.runs.files import csv_rows, read_csv, write_text
-from dogscats.runs.install import command
-from dogscats.runs.text import setting, shown, shown_lines
-from dogscats.suspects.page import HEADINGS
 from dogscats.suspects.suspect import CERTAIN, KINDS
+from dogscats.suspects.suspects_page import HEADINGS
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 
-from dogscats.classifier import Classifier
-from dogscats.data.arguments import MOST_PIXELS
-from dogscats.runs.errors import UserError, first_line
-from dogscats.runs.files import atomic_path, cannot_write, check_exists, digest, write_text
+from dogscats.base.errors import UserError, first_line
+from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
+from dogscats.base.trust import checked, targets
+from dogscats.base.weights import check_stored, why_unreadable
+from dogscats.data.photos.arguments import MOST_PIXELS
+from dogscats.lesson.classifier import Classifier
 from dogscats.runs.safetensors_file import published, read_safetensors, write_safetensors
-from dogscats.runs.trust import checked, targets
-from dogscats.runs.weights import check_stored, why_unreadable
 
 SAFETENSORS = ".safetensors"
 
@@ -146,8 +146,8 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
     """
     checkpoint = read_checkpoint(path)
     try:
-        checked(checkpoint["hyper_parameters"], path, trust, named=list(targets(description)))
-        saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        saved = checked(checkpoint["hyper_parameters"], path, trust, named=list(targets(description)))
+        state = checkpoint["state_dict"]
         theirs, ours = (
             {
                 "model": comparable(d["model"]),

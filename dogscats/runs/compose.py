@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dogscats.backbone import Backbone
-from dogscats.callbacks.lr_finder import LRFinder
-from dogscats.callbacks.lr_schedule import LRSchedule
-from dogscats.callbacks.tta import TTA
-from dogscats.runs.errors import UserError, first_line, user_message
-from dogscats.stage import Stage
+from dogscats.base.errors import UserError, first_line, user_message
+from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.lr_finder import LRFinder
+from dogscats.lesson.sgdr import LRSchedule
+from dogscats.lesson.stage import Stage
+from dogscats.lesson.tta import TTA
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dogscats.runs.errors import UserError
+from dogscats.base.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from lightning_fabric import Fabric
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from dogscats.base.errors import UserError
+from dogscats.base.files import read_json
+from dogscats.base.locks import locked
+from dogscats.lesson.stage import Stage
 from dogscats.runs.checkpoint import read_checkpoint
-from dogscats.runs.errors import UserError
-from dogscats.runs.files import read_json
-from dogscats.runs.locks import locked
-from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from dogscats.runs.errors import Failure, UserError, user_message
-from dogscats.runs.signals import Interrupt, Interrupted
+from dogscats.base.errors import Failure, UserError, user_message
+from dogscats.base.signals import Interrupt, Interrupted
 
 WAIT = 4
 """Seconds after the death of a rank until this process is ended, if it waits in a call that cannot be interrupted."""

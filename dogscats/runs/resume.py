@@ -11,12 +11,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dogscats.base.errors import Failure, UserError
+from dogscats.base.install import command
+from dogscats.base.signals import Interrupt, Interrupted
+from dogscats.base.text import home_expanded, setting
+from dogscats.base.trust import load_config, needs_trust
 from dogscats.runs.directory import plain_config
-from dogscats.runs.errors import Failure, UserError
-from dogscats.runs.install import command
-from dogscats.runs.signals import Interrupt, Interrupted
-from dogscats.runs.text import home_expanded, setting
-from dogscats.runs.trust import load_config, needs_trust
 
 log = logging.getLogger(__name__)
 

@@ -16,25 +16,36 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dogscats.activations import Activations
-from dogscats.callbacks.divergence import StopAtDivergence
-from dogscats.callbacks.history import History
-from dogscats.callbacks.keep_best import KeepBest
-from dogscats.callbacks.loss_scale import LossScale
-from dogscats.callbacks.lr_finder import FALLBACK_LR, LRCurve
-from dogscats.callbacks.pictures import Pictures
-from dogscats.callbacks.tta import TTA
-from dogscats.classifier import Classifier
-from dogscats.data.check import write_bad_images
-from dogscats.data.datamodule import DogsCatsDataModule
-from dogscats.metrics import Predictions
-from dogscats.plots.accuracy_kept import accuracy_kept
-from dogscats.plots.augmentation import augmentation
-from dogscats.plots.lr import lr_schedule
-from dogscats.plots.publish import optional, publish
-from dogscats.reliability import Reliability
+from dogscats.base import environment
+from dogscats.base.console import device_name, quiet_libraries, set_progress
+from dogscats.base.errors import Failure, UserError
+from dogscats.base.files import read_csv, remove_unfinished
+from dogscats.base.signals import stop_if_interrupted
+from dogscats.data.loading.check import write_bad_images
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.photos.photo_list import keep_photos
+from dogscats.data.photos.run_decisions import FILE as DECISIONS
+from dogscats.data.photos.run_decisions import keep_decisions, with_own_decisions
+from dogscats.lesson.activations import Activations
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.divergence import StopAtDivergence
+from dogscats.lesson.keep_best import KeepBest
+from dogscats.lesson.loss_scale import LossScale
+from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
+from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.stage import Stage
+from dogscats.lesson.tta import TTA
+from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
+from dogscats.reliability.learn import learn_likeness, measured
+from dogscats.reliability.measured import Reliability
 from dogscats.report import card, page
-from dogscats.runs import environment
+from dogscats.report.explained_pictures import Pictures
+from dogscats.report.figures.accuracy_kept import accuracy_kept
+from dogscats.report.figures.augmentation import augmentation
+from dogscats.report.figures.learning_rates import lr_schedule
+from dogscats.report.figures.publish import optional, publish
+from dogscats.report.history import History
+from dogscats.report.summary import RunReport, check_metric
 from dogscats.runs.checkpoint import (
     VerifiedCheckpointIO,
     load_classifier,
@@ -43,26 +54,15 @@ from dogscats.runs.checkpoint import (
     save_weights,
 )
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
-from dogscats.runs.console import device_name, quiet_libraries, set_progress
-from dogscats.runs.decisions import FILE as DECISIONS
-from dogscats.runs.decisions import keep_decisions, with_own_decisions
 from dogscats.runs.determinism import nondeterminism_named
 from dogscats.runs.directory import WEIGHTS, plain_config, save_config
-from dogscats.runs.errors import Failure, UserError
-from dogscats.runs.files import read_csv, remove_unfinished
 from dogscats.runs.hyperparameters import hyperparameters
-from dogscats.runs.likeness import learn_likeness, measured
 from dogscats.runs.memory import keep_freed_memory
-from dogscats.runs.photos import keep_photos
 from dogscats.runs.progress import ResumeCheckpoint, RunProgress, read_progress, read_whole, run_lock
 from dogscats.runs.ranks import distributed
-from dogscats.runs.reliability import log_reliability, weights_digest, write_reliability
-from dogscats.runs.report import RunReport, check_metric
 from dogscats.runs.settings import Settings
-from dogscats.runs.signals import stop_if_interrupted
 from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import check_trainer, cpu_computes_bf16, trainer_factory
-from dogscats.stage import Stage
 
 log = logging.getLogger(__name__)
 

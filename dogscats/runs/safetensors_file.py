@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dogscats.runs.errors import UserError
+from dogscats.base.errors import UserError
 
 NEEDED = ("model", "augment", "classes", "heads", "size")
 """Metadata without which a classifier cannot be rebuilt."""

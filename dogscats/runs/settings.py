@@ -8,14 +8,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dogscats.data.arguments import check_arguments, check_decisions, check_root
-from dogscats.runs.errors import UserError
-from dogscats.runs.files import check_exists
-from dogscats.runs.install import command
+from dogscats.base.errors import UserError
+from dogscats.base.files import check_exists
+from dogscats.base.install import command
+from dogscats.base.rules import SWITCH, Rule, whole
+from dogscats.base.text import home_expanded, names_as_text
+from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
+from dogscats.lesson.stage import Stage, make_stages
 from dogscats.runs.resume import continues, resumed_config
-from dogscats.runs.rules import SWITCH, Rule, whole
-from dogscats.runs.text import home_expanded, names_as_text
-from dogscats.stage import Stage, make_stages
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
@@ -25,10 +25,8 @@ RULES: dict[str, Rule] = {
 }
 """Settings with what is expected of them. Stages and data have their own rules; other groups check when built."""
 
-FOLDERS = ("dogscats.DogsCatsDataModule", "dogscats.data.DogsCatsDataModule")
-"""Names of the data module that needs `data.root`, unless it downloads the photos."""
-
-SAMPLE = "dogscats.data.sample.SampleDataModule"
+FOLDERS, SAMPLE = "dogscats.DogsCatsDataModule", "dogscats.SampleDataModule"
+"""Names of the data module that needs `data.root`, unless it downloads the photos, and of the one that draws them."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def check_settings(cfg: DictConfig) -> Settings:
         if not good(value):
             raise UserError(f"{key}={value}: expected {expected}.")
     data = values["data"]
-    if data["_target_"] in (*FOLDERS, SAMPLE):
+    if data["_target_"] in (FOLDERS, SAMPLE):
         check_arguments(data)
         found_later = data["_target_"] == SAMPLE or data.get("download") or resumed  # a finished run needs no photos
         if "root" in data and not found_later:

@@ -17,12 +17,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dogscats.runs.errors import Diverged, UserError, first_line, user_message
-from dogscats.runs.files import read_json, write_csv, write_json
-from dogscats.runs.install import command
-from dogscats.runs.locks import locked
-from dogscats.runs.signals import finish_undisturbed
-from dogscats.runs.text import setting, shown, text_table
+from dogscats.base.errors import Diverged, UserError, first_line, user_message
+from dogscats.base.files import read_json, write_csv, write_json
+from dogscats.base.install import command
+from dogscats.base.locks import locked
+from dogscats.base.signals import finish_undisturbed
+from dogscats.base.text import setting, shown, text_table
 
 # torch and matplotlib are imported where they are used: Hydra loads this module before it shows a help text.
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
 
 def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure":
     """Draw the metric against the swept value; against labels if values are not numeric or several keys are swept."""
-    from dogscats.plots.publish import new_figure
-    from dogscats.plots.text import as_name, drawable
+    from dogscats.report.figures.drawable_text import as_name, drawable
+    from dogscats.report.figures.publish import new_figure
 
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
@@ -182,7 +182,7 @@ def print_table(folder: Path, metric: str) -> None:
 
 def write_picture(folder: Path, metric: str) -> None:
     """Draw `sweep.png` of the jobs so far, and say where everything is."""
-    from dogscats.plots.publish import publish
+    from dogscats.report.figures.publish import publish
 
     jobs = read_jobs(folder, metric)
     publish(draw_sweep(sorted(jobs, key=lambda job: job.number), swept_keys(jobs), metric), folder / "sweep.png")

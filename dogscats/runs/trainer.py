@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.plugins import CheckpointIO, Precision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dogscats.callbacks.progress import Progress
-from dogscats.callbacks.signals import own_signal_handlers
-from dogscats.runs.errors import UserError, first_line
-from dogscats.runs.rules import SWITCH, Rule, is_number, whole
+from dogscats.base.errors import UserError, first_line
+from dogscats.base.rules import SWITCH, Rule, is_number, whole
+from dogscats.runs.progress_bar import Progress
+from dogscats.runs.trainer_signals import own_signal_handlers
 
 INSTEAD = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",

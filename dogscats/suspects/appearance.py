@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.data.images import UnreadableImageError, decode
-from dogscats.runs.console import progress_bar
-from dogscats.runs.errors import Failure
+from dogscats.base.console import progress_bar
+from dogscats.base.errors import Failure
+from dogscats.data.pixels.images import UnreadableImageError, decode
 
 THUMBNAIL = 48
 """Side of a thumbnail in pixels: 5 % cropped from a photo are 2 of them, which alignment can tell."""

@@ -10,7 +10,7 @@ from itertools import product
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.runs.console import progress_bar
+from dogscats.base.console import progress_bar
 from dogscats.suspects.neighbors import nearest
 
 COARSE = 8

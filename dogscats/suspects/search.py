@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from dogscats.data.layouts import Photos
+from dogscats.data.photos.layouts import Photos
 from dogscats.suspects.appearance import Appearance, look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dogscats.runs.files import write_csv
+from dogscats.base.files import write_csv
 
 KINDS = ("label", "duplicate", "leak", "outlier", "quality")
 """Kinds of suspects, in the order in which they are listed."""

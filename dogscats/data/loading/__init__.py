@@ -1,0 +1,1 @@
+"""Photos and precomputed activations in batches, on all ranks."""

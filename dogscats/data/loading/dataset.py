@@ -1,0 +1,103 @@
+"""Datasets of photos; augmentation depends only on seed, photo and epoch."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torchvision.transforms import v2
+
+from dogscats.base.errors import UserError
+from dogscats.base.signals import signals_blocked
+from dogscats.base.text import shown
+from dogscats.data.loading.seed import stable_seed
+from dogscats.data.photos.layouts import Photos
+from dogscats.data.pixels.images import UnreadableImageError, read_image, stack_images
+
+
+class Batch(NamedTuple):
+    """A batch: `inputs` `(B, 3, size, size)` uint8, `labels` `(B,)` and photo `indices` `(B,)`."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
+    """Decoded and transformed photos: `(image (3, size, size) uint8, label or -1, index)`.
+
+    Indexed by `(index, epoch)`. The transform's random numbers depend only on `seed`, the photo's path and the epoch,
+    not on the worker or on earlier photos.
+
+    Raises:
+        UserError: if a photo became unreadable after the check.
+    """
+
+    def __init__(self, photos: Photos, transform: v2.Transform, seed: int):
+        self.photos, self.transform, self.seed = photos, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.photos.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
+        index, epoch = key
+        path = self.photos.paths[index]
+        shrink, quietly = self.photos.shrink, path in self.photos.odd
+        try:
+            if shrink is None:
+                image = read_image(self.photos.root / path, quietly)
+            else:
+                image = shrink.read(self.photos.root, path, quietly)
+        except UnreadableImageError as error:
+            raise UserError(f"{shown(self.photos.root / path)}: it became unreadable ({error}).") from None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stable_seed(self.seed, epoch, path))
+            image = self.transform(image)
+        return image, self.photos.labels[index] if self.photos.labels else -1, index
+
+
+def collate(samples: Sequence[tuple[torch.Tensor, int, int]]) -> Batch:
+    """Stack samples into a `Batch` in channels_last memory format."""
+    images, labels, indices = zip(*samples, strict=True)
+    return Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
+
+
+class PhotoBatches(Dataset[Batch]):
+    """Batches of photos, indexed by lists of `(index, epoch)`.
+
+    Args:
+        dataset: dataset of single photos.
+    """
+
+    def __init__(self, dataset: PhotoDataset):
+        self.dataset, self.photos = dataset, dataset.photos
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        batch = collate([self.dataset[key] for key in keys])
+        if get_worker_info() is not None:
+            # Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and
+            # the loader would wait forever.
+            for tensor in batch:
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
+
+
+class LazyDataLoader(DataLoader[Batch]):
+    """A DataLoader that starts loading when the first batch is requested.
+
+    Lightning creates the first iterator of a `fit` before it sets the sampler's epoch. Workers that started at once
+    would use the wrong epoch for the first batches, in a resumed run or after the LR finder.
+    """
+
+    def __iter__(self) -> Any:
+        """Iterate over the batches of the epoch that is set when the first batch is requested."""
+        try:
+            with signals_blocked():
+                batches = super().__iter__()
+            yield from batches
+        except UserError as error:
+            # An error from a worker has its traceback in the message.
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

@@ -1,0 +1,79 @@
+"""Arguments of `DogsCatsDataModule`, checked without torch: `train.py` does so before it imports torch."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dogscats.base.errors import ArgumentError
+from dogscats.base.rules import SWITCH, Rule, is_number, or_none, whole
+from dogscats.data.photos.split import group_pattern
+
+FITS = ("crop", "pad", "squash")
+"""How photos become square; see `dogscats.data.pixels.fit`."""
+
+MOST_PIXELS = 4096
+"""Largest accepted side of the images: beyond it, a mistake is more likely than a use."""
+
+HOW_TO_GET_DATA = """\
+Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/, or into
+<data.root>/<class>/ alone: a part is then held out. Kaggle's file names, <class>.<number>.jpg, and tables
+(data.labels=<file>) are also supported; see "Your own photos" in README.md.
+The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
+downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
+To try it without data, use data=sample: synthetic cats and dogs."""
+
+RULES: dict[str, Rule] = {
+    "size": whole(1, MOST_PIXELS),
+    "batch_size": whole(2),  # BatchNorm cannot train on one photo
+    "num_workers": or_none(whole(0, 512)),
+    "limit": or_none(whole(1)),
+    "seed": (whole(0)[0], "a whole number, 0 or more"),
+    "valid_fraction": (lambda value: is_number(value) and 0 < value < 1, "a number between 0 and 1"),
+    "fit": (lambda value: value in FITS, f"{', '.join(FITS[:-1])} or {FITS[-1]}"),
+    "root": (lambda value: isinstance(value, str | Path) and value != "", "a folder"),
+    "download": SWITCH,
+    "changed": (lambda value: value in ("refuse", "accept"), "refuse or accept"),
+    "on_bad_image": (lambda value: value in ("error", "skip"), "error or skip"),
+    "sha256": or_none((lambda value: bool(re.fullmatch("[0-9a-fA-F]{64}", str(value))), "64 hexadecimal digits")),
+    "shrink": (lambda value: isinstance(value, str | bool) and value in ("auto", True, False), "auto, true or false"),
+    "labels": or_none((lambda value: isinstance(value, str | Path) and value != "", "a table, such as labels.csv")),
+    "decisions": or_none((lambda value: isinstance(value, str | Path) and value != "", "a file: decisions.csv")),
+}
+"""Arguments with what is expected of them."""
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse bad values; missing arguments have good defaults.
+
+    Raises:
+        ArgumentError: with the argument, the value and what is expected.
+    """
+    for key, (good, expected) in RULES.items():
+        if key in arguments and not good(arguments[key]):
+            raise ArgumentError("data", f"{key}={arguments[key]}: expected {expected}.")
+    group_pattern(arguments.get("group"))
+
+
+def check_root(root: Path) -> None:
+    """Refuse a root that is not a folder.
+
+    Raises:
+        ArgumentError: with how to get data.
+    """
+    if not root.is_dir():
+        raise ArgumentError("data", f"root={root}: there is no such folder.\n{HOW_TO_GET_DATA}")
+
+
+def check_decisions(file: str) -> None:
+    """Refuse a file of decisions that does not exist.
+
+    Raises:
+        ArgumentError: with what it should have.
+    """
+    if not Path(file).expanduser().is_file():
+        raise ArgumentError(
+            "data",
+            f"decisions={file}: there is no such file. Give a CSV file with the columns path, decision and label, or "
+            "none to use all photos as they are.",
+        )

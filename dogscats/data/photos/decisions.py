@@ -1,0 +1,197 @@
+"""Decisions about photos, `decisions.csv`: which to drop, and which to relabel. No file of a photo is touched."""
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from dogscats.base.errors import UserError
+from dogscats.base.files import cell
+from dogscats.base.text import listed, shown
+from dogscats.data.photos.arguments import check_decisions
+from dogscats.data.photos.delimited import ENCODING, check_width, text_rows
+from dogscats.data.photos.layouts import Found, Photos
+from dogscats.data.photos.tables import MOST_NAMED, find_columns
+
+KINDS = ("keep", "drop", "relabel")
+
+COLUMNS = {"path": ("path",), "decision": ("decision",), "label": ("label",)}
+
+NewLabels = Mapping[str, int | None]
+"""Class index of each photo that decisions change, by path; `None` for a dropped one."""
+
+
+class Decision(NamedTuple):
+    """A row of a file; `where` names it in messages, such as `line 3`, and `kind` is one of `KINDS`."""
+
+    where: str
+    path: str
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions of a file.
+
+    Attributes:
+        name: name of the file in messages.
+        content: content of the file.
+        rows: its rows.
+    """
+
+    name: str
+    content: bytes
+    rows: Sequence[Decision]
+
+    def new_labels(
+        self, photos: Mapping[str, int], classes: Sequence[str], others: Collection[str] | None = None
+    ) -> dict[str, int | None]:
+        """Find what changes for photos.
+
+        Args:
+            photos: class index of each photo, by path.
+            classes: class names.
+            others: paths of further photos, about which decisions are ignored; `None` to ignore those about all
+                others, known or not.
+
+        Raises:
+            UserError: for decisions about unknown photos, unknown classes, and several decisions about one photo.
+        """
+        # Paths and class names may be as this project writes them to CSV: those like a formula have an apostrophe.
+        every = photos.keys() | set(others or ())
+        written = {form: path for path in every if (form := str(cell(path))) != path}
+        numbers = {form: number for number, name in enumerate(classes) for form in (str(cell(name)), name)}
+        found, unknown = dict[str, tuple[int | None, Decision]](), list[Decision]()
+        for row in self.rows:
+            if row.kind == "relabel" and row.label not in numbers:
+                raise self._error(row, f"its label is {shown(row.label)!r}, expected one of {listed(classes)}")
+            forms = (row.path, row.path.strip(), row.path.strip().replace("\\", "/"))
+            meant = (form if form in every else written.get(form) for form in forms)
+            path = next((path for path in meant if path is not None), None)
+            if path is None and others is not None:
+                unknown.append(row)
+            if path is None or path not in photos:
+                continue
+            if row.kind == "keep" and row.label and numbers.get(row.label) != photos[path]:
+                raise self._error(
+                    row,
+                    f"it keeps a photo of {shown(classes[photos[path]])!r}, but its label is {shown(row.label)!r}. "
+                    "Write relabel to change the label, or leave it empty",
+                )
+            label = {"keep": photos[path], "drop": None, "relabel": numbers.get(row.label)}[row.kind]
+            before, first = found.setdefault(path, (label, row))
+            if label != before:
+                raise self._error(
+                    row, f"it says {_said(row)}, but {first.where} says {_said(first)} for the same photo. Remove one"
+                )
+        if unknown:
+            names = ", ".join(f"{row.where} {shown(row.path)!r}" for row in unknown[:MOST_NAMED])
+            more = ", ..." if len(unknown) > MOST_NAMED else ""
+            raise UserError(
+                f"{self.name}: {len(unknown)} of {len(self.rows)} decisions are about photos that the dataset does not "
+                f"have: {names}{more}. Correct the paths, which begin below data.root as in photos.csv of a run, or "
+                "remove the rows."
+            )
+        return {path: label for path, (label, _) in found.items() if label != photos[path]}
+
+    def _error(self, row: Decision, what: str) -> UserError:
+        return UserError(f"{self.name}: {row.where}: {what}.")
+
+
+def _said(row: Decision) -> str:
+    return f"relabel {shown(row.label)!r}" if row.kind == "relabel" else row.kind
+
+
+def read_decisions(name: str) -> Decisions:
+    """Read a CSV file with the columns path, decision and label.
+
+    A missing cell at the end of a row is an empty one, and the column label may be missing if nothing is relabeled.
+
+    Args:
+        name: path of the file, also its name in messages; `~` is the home folder.
+
+    Raises:
+        UserError: if the file does not exist or cannot be read, or a decision is unknown or incomplete.
+    """
+    check_decisions(name)
+    content = Path(name).expanduser().read_bytes()
+    rows = text_rows(io.TextIOWrapper(io.BytesIO(content), ENCODING, newline=""), name, COLUMNS)
+    _, header = next(rows, ("", []))
+    columns = find_columns(name, header, ("path", "decision"), COLUMNS)
+    decisions = []
+    for where, cells in rows:
+        cells += [""] * (len(header) - len(cells))
+        check_width(name, where, cells, header)
+        path, kind, label = (cells[columns[column]] if column in columns else "" for column in COLUMNS)
+        row = Decision(where, path, kind.strip().lower(), label.strip())
+        if not path.strip():
+            raise UserError(f"{name}: {where}: it has no path. Fill it in, or remove the row.")
+        if row.kind not in KINDS:
+            raise UserError(f"{name}: {where}: its decision is {shown(kind)!r}, expected {', '.join(KINDS)}.")
+        if row.kind == "relabel" and not row.label:
+            raise UserError(f"{name}: {where}: it has no label. Fill in the new class, or remove the row.")
+        decisions.append(row)
+    return Decisions(name, content, decisions)
+
+
+def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
+    """Find what decisions change in a dataset.
+
+    Returns:
+        The new labels; and what changes, in one line.
+
+    Raises:
+        UserError: for decisions that do not fit the dataset, or leave a class without photos in train or valid, or
+            test without any.
+    """
+    splits = {"train": found.train, "valid": found.valid} | ({"test": found.test} if found.test else {})
+    labels = {path: label for part in splits.values() for path, label in zip(part.paths, part.labels, strict=True)}
+    changes = decisions.new_labels(labels, found.classes, set(found.labelled))
+    for split, photos in splits.items():
+        left = set(decided(photos, changes).labels)
+        gone = [name for number, name in enumerate(found.classes) if number not in left]
+        if not left or (gone and split != "test"):
+            what = f"class {shown(gone[0])!r} in {split}" if left else split
+            raise UserError(f"{decisions.name}: no photo of {what} is left. Keep some.")
+    return changes, summary(decisions.name, splits, changes)
+
+
+def summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
+    """Say in one line what changes: `decisions.csv: 3 photos dropped (train 2, valid 1), 1 relabeled (train 1)`."""
+
+    def counted(drops: bool, unit: str) -> str:
+        numbers = {
+            split: sum(path in changes and (changes[path] is None) is drops for path in photos.paths)
+            for split, photos in splits.items()
+        }
+        where = ", ".join(f"{split} {number}" for split, number in numbers.items() if number)
+        total = sum(numbers.values())
+        return f"{total} {unit if total != 1 else unit.replace('photos', 'photo')}{f' ({where})' if where else ''}"
+
+    return f"{name}: {counted(True, 'photos dropped')}, {counted(False, 'relabeled')}"
+
+
+def decided(photos: Photos, changes: NewLabels) -> Photos:
+    """Drop and relabel photos; the others keep their order and labels."""
+    pairs = zip(photos.paths, photos.labels, strict=True)
+    kept = [(path, new) for path, label in pairs if (new := changes.get(path, label)) is not None]
+    labels = [label for _, label in kept]
+    if len(kept) == len(photos.paths):
+        return replace(photos, labels=labels)
+    return replace(photos, paths=[path for path, _ in kept], labels=labels, undecided=photos)
+
+
+def before_decisions(photos: Photos) -> tuple[Photos, list[int] | None]:
+    """Return the photos whose activations are cached: those of before decisions, so that all decisions share them.
+
+    Returns:
+        The photos; and the row of each of the given photos in them, `None` if they are the same.
+    """
+    whole = photos.undecided
+    rows = {path: row for row, path in enumerate(whole.paths)} if whole else {}
+    # A data module of one's own may have added photos, or changed the root.
+    if whole is None or whole.root != photos.root or not all(path in rows for path in photos.paths):
+        return photos, None
+    return replace(photos, paths=whole.paths, labels=whole.labels), [rows[path] for path in photos.paths]

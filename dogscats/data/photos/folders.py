@@ -1,0 +1,263 @@
+"""Folders of labelled photos: splits, class folders, and Kaggle's flat file names."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dogscats.base.errors import UserError
+from dogscats.base.text import listed
+from dogscats.data.photos.arguments import HOW_TO_GET_DATA
+from dogscats.data.photos.split import split_of
+from dogscats.data.pixels.images import image_names, is_image_name, is_leftover, natural_key
+
+FLAT = "<class>.<number>.jpg"
+
+OWN = {"tmp", "outputs", "multirun"}
+"""Folders for the cache and the runs of this project: in the root they are not classes."""
+
+MOST_WRAPPERS = 5
+"""Folders that are each the only one in another are descended into, as long as a loop of links is not followed."""
+
+
+class Folders:
+    """Labelled photos in folders: `train/ + valid/`, class folders alone, or flat file names.
+
+    Args:
+        root: folder of the dataset.
+
+    Raises:
+        UserError: if two folders are the same split.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.base, self.name = root, "", f"data.root={root}"
+        for _ in range(MOST_WRAPPERS):
+            if not (wrapper := _wrapper(root / self.base)):
+                break
+            self.base += f"{wrapper}/"
+        self.names, self.files = _entries(root / self.base)
+        self.hollow: list[str] = []
+        self.notes: list[str] = []
+        self._flat: set[str] = set()
+        self._folders: dict[str, str] = {}
+        for name in self.names:
+            split = split_of(name)
+            if split in self._folders:
+                raise UserError(
+                    f"data.root={root}: {self.base}{self._folders[split]}/ and {self.base}{name}/ are the same split. "
+                    "Remove or rename one of them."
+                )
+            if split:
+                self._folders[split] = name
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits with a folder."""
+        return list(self._folders)
+
+    def place(self, split: str) -> str:
+        """Return where the photos of a split are, as on disk: `Train/`, or `<class>/`."""
+        return f"{self.base}{self._folders[split]}/" if split in self._folders else f"{self.base}<class>/"
+
+    def layout(self, splits: Sequence[str]) -> str:
+        """Return the layout in a few words: `train/ + val/`."""
+        return " + ".join(
+            (self.place(split).removesuffix("<class>/") + FLAT) if split in self._flat else self.place(split)
+            for split in splits
+        )
+
+    def by_class(self, split: str, allow_empty: bool = False) -> dict[str, list[str]]:
+        """List the photos of each class of a split, sorted by class.
+
+        Args:
+            split: `train`, `valid` or `test`; without a folder for it, `train` is all class folders in the root.
+            allow_empty: whether a class folder may have no photos.
+
+        Raises:
+            UserError: if there are no photos, or their class is unknown.
+        """
+        if split not in self._folders:
+            return self._alone()
+        found = self._in_folder(self.place(split), split)
+        if split == "train":
+            self._check_one_class(found, self.place(split), "move them up")
+        for name, paths in found.items():
+            if not (paths or allow_empty):
+                folder = self.root / self.place(split) / name
+                raise UserError(f"{folder}: there are no photos in it.\n{HOW_TO_GET_DATA}")
+        return found
+
+    def of_folder(self, folder: str) -> dict[str, list[str]]:
+        """List the photos of each class of any folder in the root; `.` for the root itself.
+
+        Raises:
+            UserError: if there are no photos, or their class is unknown.
+        """
+        return self._in_folder("" if folder == "." else f"{folder}/", folder)
+
+    def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
+        """List the photos of a labelled `test/`; empty if it is missing or unlabelled.
+
+        It is labelled if it has folders or flat file names of `classes`. Other folders are told in `notes`.
+
+        Raises:
+            UserError: if only some of its classes are known.
+        """
+        if "test" not in self._folders:
+            return {}
+        folder = self.place("test")
+        names, files = _entries(self.root / folder)
+        found = {}
+        if set(names) & set(classes):
+            found = {name: paths for name, paths in self._class_folders(folder, names).items() if paths}
+        elif not names and any(name.partition(".")[0] in classes and name.count(".") > 1 for name in files):
+            found = self._flat_names("test", folder)
+        elif len(names) > 1:
+            self.notes = [f"The photos in {folder} are unlabelled: {listed(names, 3)} are not among the classes"]
+        if unknown := [name for name in found if name not in classes]:
+            raise UserError(
+                f"data.root={self.root}: {self.place('test')} has photos of {listed(unknown)}, but the classes of "
+                f"{self.place('train')} are {listed(classes)}. Move the others out of {self.place('test')}."
+            )
+        return found
+
+    def unlabelled(self, labelled_test: bool) -> list[str]:
+        """List the photos in `test1/` and, unless it is labelled, `test/`."""
+        names = [name for name in self.names if name.lower() == "test1"]
+        if "test" in self._folders and not labelled_test:
+            names.append(self._folders["test"])
+        return [f"{self.base}{name}/{image}" for name in names for image in image_names(self.root / self.base / name)]
+
+    def parquet_files(self) -> list[Path]:
+        """List the Parquet files of a root that holds nothing else."""
+        others = [name for name in self.names if name.lower() not in OWN]
+        images = (name for name in self.files if is_image_name(self.root / self.base, name))
+        files = [] if others else sorted(name for name in self.files if name.lower().endswith(".parquet"))
+        return [self.root / self.base / name for name in files if next(images, None) is None]
+
+    @property
+    def _table_hint(self) -> str:
+        """Point to a table in the root, if there is one."""
+        tables = [self.base + name for name in self.files if name.lower().endswith((".csv", ".tsv", ".parquet"))]
+        return f" If {tables[0]} has the labels, set data.labels={tables[0]}." if tables else ""
+
+    def _alone(self) -> dict[str, list[str]]:
+        """List the photos of a root without `train/`: class folders alone, or flat file names."""
+        where = self.root / self.base
+        names = [f for f in self.names if _may_be_class(f) and not (where / f / ".hydra").is_dir()]  # not a run
+        found = self._class_folders(self.base, names)
+        self.hollow = [f"{self.base}{name}" for name, paths in found.items() if not paths]
+        found = {name: paths for name, paths in found.items() if paths}
+        if "valid" in self._folders:
+            valid = self.place("valid")
+            photos = f"the training photos of {listed(list(found))}" if found else "photos for training"
+            instead = f", or rename {valid} to train/ to have a share held out" if not found else ""
+            instead = f", or move {valid} elsewhere to have a share of them held out" if found else instead
+            raise UserError(
+                f"data.root={self.root}: it has {valid}, but no train/. Put {photos} into "
+                f"{self.base}train/<class>/{instead}."
+            )
+        for name, paths in found.items():
+            start = len(self.base) + len(name) + 1
+            inner = {split_of(folder): folder for folder in {path[start:].partition("/")[0] for path in paths}}
+            other = inner.get("valid") or inner.get("test")
+            if "train" in inner and other:
+                raise UserError(
+                    f"{where / name}: it has {inner['train']}/ and {other}/. Put the splits on top, and the "
+                    f"classes into them: {inner['train']}/{name}/ and {other}/{name}/."
+                )
+        self._check_names_of_splits(found)
+        self._check_one_class(found, self.base, f"set data.root={where / next(iter(found), '')}")
+        found = found or self._flat_names("train", self.base)
+        if not found:
+            raise UserError(
+                f"data.root={self.root}: it has no folder train/, no class folders with photos, and no photos named "
+                f"{FLAT}.{self._table_hint}\n{HOW_TO_GET_DATA}"
+            )
+        return found
+
+    def _check_one_class(self, found: Mapping[str, Sequence[str]], folder: str, advice: str) -> None:
+        """Refuse a single class whose photos are in folders, which may be the classes."""
+        if len(found) == 1 and any(path.count("/") > folder.count("/") + 1 for path in found[next(iter(found))]):
+            name = next(iter(found))
+            raise UserError(
+                f"data.root={self.root}: {self.place('train')} has only one class, {name!r}. If the folders in {name}/ "
+                f"are the classes, {advice}. Or else add photos of at least one more class."
+            )
+
+    def _check_names_of_splits(self, found: Mapping[str, Sequence[str]]) -> None:
+        """Refuse folders such as `seg_train/` and `seg_test/`, whose photos are all in folders of their own."""
+        splits = {name: {split_of(word) for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name)} for name in found}
+        kinds = {split: name for name, of_words in splits.items() for split in of_words if split}
+        depth = self.base.count("/") + 2
+        nested = all(path.count("/") >= depth for paths in found.values() for path in paths)
+        if "train" in kinds and len(kinds) > 1 and nested:
+            others = " and ".join(
+                f"{kinds[split]}/ to {split}/" for split in ("train", "valid", "test") if split in kinds
+            )
+            raise UserError(
+                f"data.root={self.root}: {listed(list(found))} may be splits or classes. If they are splits, rename "
+                f"{others}, or make links of these names."
+            )
+
+    def _in_folder(self, folder: str, split: str) -> dict[str, list[str]]:
+        names = _entries(self.root / folder)[0]
+        names = names if folder else [name for name in names if _may_be_class(name)]
+        found = self._class_folders(folder, names) or self._flat_names(split, folder)
+        if not found:
+            raise UserError(f"data.root={self.root}: {folder} has no class folders with photos.\n{HOW_TO_GET_DATA}")
+        return found
+
+    def _class_folders(self, folder: str, names: Sequence[str]) -> dict[str, list[str]]:
+        return {name: [f"{folder}{name}/{image}" for image in image_names(self.root / folder / name)] for name in names}
+
+    def _flat_names(self, split: str, folder: str) -> dict[str, list[str]]:
+        """List the photos of Kaggle's flat layout: the class is the file name up to the first dot."""
+        found: dict[str, list[str]] = {}
+        where = self.root / folder
+        for image in sorted((name for name in _entries(where)[1] if is_image_name(where, name)), key=natural_key):
+            name, *rest = image.split(".")
+            if len(rest) < 2:
+                raise UserError(
+                    f"{where / image}: its class is unknown. Put it into a folder named after its class, or rename it "
+                    f"to {FLAT}, as Kaggle does.{self._table_hint}"
+                )
+            found.setdefault(name, []).append(f"{folder}{image}")
+        if found:
+            self._flat.add(split)
+        return dict(sorted(found.items()))
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the folders and of the files in a folder, without leftovers of systems."""
+    names: tuple[list[str], list[str]] = ([], [])
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_leftover(entry.name):
+                names[0 if _is_folder(entry) else 1].append(entry.name)
+    return sorted(names[0]), sorted(names[1])
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links
+        return False
+
+
+def _may_be_class(name: str) -> bool:
+    return split_of(name) is None and name.lower() not in {*OWN, "test1"}
+
+
+def _wrapper(folder: Path) -> str | None:
+    """Return the name of the only folder in `folder` if it wraps a dataset, and is not itself one of photos."""
+    names, files = _entries(folder)
+    names = [name for name in names if name.lower() not in OWN]
+    if len(names) != 1 or not _may_be_class(names[0]) or any(is_image_name(folder, name) for name in files):
+        return None
+    inner, files = _entries(folder / names[0])
+    images = [name for name in files if is_image_name(folder / names[0], name)]
+    flat = bool(images) and all(name.count(".") > 1 for name in images) and len({n.split(".")[0] for n in images}) > 1
+    parquet = not inner and any(name.lower().endswith(".parquet") for name in files)
+    return names[0] if flat or parquet or (inner and not images) else None

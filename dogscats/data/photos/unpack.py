@@ -1,0 +1,159 @@
+"""Photos in Parquet files, as `datasets` of Hugging Face writes them: unpacked once, and then used as files."""
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dogscats.base.console import progress_bar
+from dogscats.base.errors import UserError
+from dogscats.base.files import CANNOT_WRITE, cannot_write
+from dogscats.base.locks import locked
+from dogscats.base.text import listed
+from dogscats.data.loading.cache import cache_folder
+from dogscats.data.photos.parquet import image_column, label_names, label_text, open_parquet, read_batches
+from dogscats.data.photos.split import spellings, split_in, split_of
+from dogscats.data.photos.tables import Table, find_columns, read_table
+from dogscats.data.pixels.images import EXTENSIONS, JPEG_MAGIC
+
+VERSION = 1
+"""Changes with the files that are unpacked."""
+
+ROWS = 64
+"""Number of rows that are read at once; each may have a large photo."""
+
+TABLE = "labels.csv"
+"""Table of the unpacked photos, in the same folder: path, label, split."""
+
+
+def unpacked(root: Path, files: Sequence[Path], cache_dir: str | None, splits: bool) -> Table:
+    """Unpack the photos in Parquet files into the cache folder, unless they are there, and read their table.
+
+    Args:
+        root: folder of the dataset.
+        files: Parquet files.
+        cache_dir: cache folder; `None` for the default of `cache_folder`.
+        splits: whether the names of the files tell the split: `train-00000-of-00001.parquet`.
+
+    Raises:
+        UserError: if the files have no images or labels, the split of a file is unknown, or the disk is full.
+    """
+    _check_parts(files)
+    key = hashlib.blake2b(str(VERSION).encode(), digest_size=16)
+    for file in files:
+        status = file.stat()
+        key.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
+    shown_as = files[0] if len(files) == 1 else files[0].with_name("*.parquet")
+    name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
+    if not folder.is_dir():
+        rows = sum(open_parquet(file, str(file)).metadata.num_rows for file in files)
+        with locked(folder.with_suffix(".lock"), f"{folder}"):
+            if not folder.is_dir():
+                _unpack(folder, progress_bar(_photos(files, splits), "Unpacking photos", rows, "photo"))
+    table = read_table(folder, folder / TABLE, name)
+    if splits or table.splits == ["train"]:
+        table.splits_from = "the names of the files" if len(table.splits) > 1 else ""
+    return table
+
+
+def _check_parts(files: Sequence[Path]) -> None:
+    """Refuse files of which others are missing: `train-00000-of-00002.parquet` without `train-00001-...`."""
+    names = {file.name for file in files}
+    for file in files:
+        if part := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})\.parquet", file.name):
+            every = (f"{part[1]}{number:05d}-of-{part[3]}.parquet" for number in range(int(part[3])))
+            if missing := [name for name in every if name not in names]:
+                raise UserError(f"{file.parent}: {listed(missing, 3)} is missing. Download it as well.")
+
+
+def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None:
+    """Write photos, and their table, into a folder that appears only when complete."""
+    unfinished = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    try:
+        unfinished.mkdir()
+        with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as table:
+            writer = csv.writer(table)
+            writer.writerow(["path", "label", "split"])
+            for name, label, split, content in photos:
+                (unfinished / name).parent.mkdir(exist_ok=True)
+                (unfinished / name).write_bytes(content)
+                if label:
+                    writer.writerow([name, label, split])
+        if hasattr(os, "sync"):
+            os.sync()  # so that a power cut leaves no empty photos
+        unfinished.replace(folder)
+    except OSError as error:
+        if error.errno in CANNOT_WRITE:
+            raise cannot_write(folder, error.strerror) from error
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield path, label, split and content of each photo; photos of test without a label are in `test1/`."""
+    numbers: Counter[str] = Counter()
+    for file in files:
+        split_of_file = named = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
+        if split_of_file is None:
+            if len(files) > 1:
+                raise UserError(
+                    f"{file}: its name tells no split. Rename it to train-{file.name}, or give one file: data.labels="
+                )
+            split_of_file = "train"
+        table = open_parquet(file, str(file))
+        schema = table.schema_arrow
+        header, column = list(schema.names), image_column(schema)
+        if column is None:
+            raise UserError(
+                f"{file}: it has no column of images; its columns are {', '.join(header)}. A table of paths and labels "
+                "is given as data.labels=<file>."
+            )
+        found = find_columns(str(file), header, needed=["label"])
+        label = header[found["label"]]
+        split = header[found["split"]] if "split" in found else None
+        names = label_names(schema).get(label)
+        row = 0
+        columns = [column, label, *([split] if split else [])]
+        for batch in read_batches(table, str(file), batch_size=ROWS, columns=columns):
+            for values in batch.to_pylist():
+                row += 1
+                content, stem = _content(values[column])
+                text = label_text(values[label], names).strip()
+                kind = split_in(split, str(values[split])) if split else split_of_file
+                if content is None:
+                    raise UserError(f"{file}: row {row}: it has no image. Remove the row.")
+                if kind is None:
+                    known = ", ".join(spellings(split or ""))
+                    raise UserError(f"{file}: row {row}: {split} is {values[split]!r}, expected one of {known}.")
+                if splits and split and named and kind != named:
+                    raise UserError(
+                        f"{file}: row {row}: {split} is {values[split]!r}, but the file is named {named}. "
+                        "Rename it, or give it as data.labels=<file>."
+                    )
+                if not text and kind != "test":
+                    raise UserError(f"{file}: row {row}: it has no label. Remove the row.")
+                folder = kind if text else "test1"
+                numbers[folder] += 1
+                yield f"{folder}/{numbers[folder]:07d}{stem}{_ending(content)}", text, kind, content
+
+
+def _content(value: Any) -> tuple[bytes | None, str]:
+    """Return the bytes of an image, and its original name as the end of a file name."""
+    if not isinstance(value, Mapping):
+        return value, ""
+    name = os.path.basename(str(value.get("path") or ""))  # noqa: PTH119  # text from elsewhere
+    stem, ending = os.path.splitext(name)  # noqa: PTH122
+    stem = re.sub(r"[^\w.-]", "_", stem if ending.lower() in EXTENSIONS else name)[:80]
+    return value.get("bytes"), f"_{stem}" if stem else ""
+
+
+def _ending(content: bytes) -> str:
+    return ".jpg" if content.startswith(JPEG_MAGIC) else ".png" if content.startswith(b"\x89PNG") else ""

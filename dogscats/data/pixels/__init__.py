@@ -1,0 +1,1 @@
+"""How photos look to a network: decoding, transforms, and smaller copies of large photos."""

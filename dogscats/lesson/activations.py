@@ -1,0 +1,150 @@
+"""Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
+
+import hashlib
+from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from dogscats.base.errors import UserError
+from dogscats.data.loading.cache import cache_folder, fingerprint
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
+from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.samplers import SharedBatchSampler
+from dogscats.data.loading.shares import cached_array
+from dogscats.data.photos.decisions import before_decisions
+from dogscats.data.photos.layouts import Photos
+from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.fold import fold_batchnorm
+
+
+def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
+    """Hash everything the activations depend on: 32 hex digits.
+
+    That is the backbone and its weights, the transform with the image size, and the paths, sizes and modification
+    times of the files, and how large ones are read; for an augmented `view` also its index and the seed.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (body.mean, body.std, *body.state_dict().values()):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    photos = fingerprint(dataset.photos.root, dataset.photos.paths)
+    if dataset.photos.shrink:
+        photos += dataset.photos.shrink.version(dataset.photos.paths)
+    draw = None if view is None else (dataset.seed, view)
+    digest.update(repr((str(body), str(dataset.transform), photos, draw)).encode())
+    return digest.hexdigest()
+
+
+def precompute(
+    body: Backbone,
+    loader: DataLoader[Batch],
+    folder: Path,
+    device: torch.device,
+    view: int | None = None,
+    description: str = "activations",
+) -> torch.Tensor:
+    """Compute the body's features of all photos, or read them from the cache; all ranks together.
+
+    BatchNorm uses its running statistics and is folded into the convolutions where possible. No autograd graph is
+    kept.
+
+    Args:
+        body: pretrained body; not modified.
+        loader: loader of the photos, in order; with several ranks, of this rank's whole batches.
+        folder: cache folder, for `activations-<key>.npy` and its checksum `activations-<key>.json`.
+        device: device that computes the features.
+        view: index of the augmented version; `None` for a deterministic transform.
+        description: description for the progress bar.
+
+    Returns:
+        Features `(N, F)`, float32, memory-mapped.
+    """
+    assert isinstance(loader.dataset, PhotoBatches)
+    assert isinstance(loader.sampler, SharedBatchSampler)
+    dataset, batches = loader.dataset.dataset, loader.sampler
+    assert batches.sampler.seed is None
+    assert batches.whole or batches.num_replicas == 1
+    batches.set_epoch(view or 0)
+    file = folder / f"activations-{activation_key(body, dataset, view)}.npy"
+    features = cached_array(
+        file,
+        (len(dataset), body.num_features),
+        lambda: _features(body, loader, device),
+        batches.count,
+        description,
+    )
+    if features is None:
+        raise UserError(f"{file}: the network gives features that are not finite numbers. Check model.weights.")
+    return features
+
+
+@torch.inference_mode()
+def _features(body: Backbone, loader: DataLoader[Batch], device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the features `(B, F)` of each batch."""
+    frozen = fold_batchnorm(body).to(device)
+    for batch in loader:
+        yield frozen(batch.inputs.to(device, non_blocking=True)).float().cpu().numpy()
+
+
+class Activations:
+    """Activations of the training and validation photos, computed on first use.
+
+    Args:
+        model: classifier whose body computes the activations.
+        data: data module.
+        fabric: Fabric of all ranks; each computes a share.
+        folder: cache folder; `None` for the default of `cache_folder`.
+        views: number of augmented versions per training photo; 0 for the plain photo.
+    """
+
+    def __init__(
+        self, model: Classifier, data: DogsCatsDataModule, fabric: Fabric, folder: str | None = None, views: int = 0
+    ):
+        assert isinstance(model.body, Backbone)
+        self.body, self.data, self.fabric, self.views = model.body, data, fabric, views
+        self.folder = folder
+
+    def train_loader(self, stage: str) -> DataLoader[Batch]:
+        """Make the training loader of a stage, in the order in which photos would be loaded."""
+        plain = self.data.train_dataset(stage, augment=False)
+        if self.views == 0:
+            features = [self._features(plain, "activations of train")]
+        else:
+            augmented = self.data.train_dataset("activations", augment=True)
+            features = [
+                self._features(augmented, f"activations of train, version {view + 1}", view)
+                for view in range(self.views)
+            ]
+        return self._loader(features, plain, shuffle=True)
+
+    def valid_loader(self) -> DataLoader[Batch]:
+        """Make the validation loader, in the order of the photos."""
+        plain = self.data.valid_dataset()
+        return self._loader([self._features(plain, "activations of valid")], plain)
+
+    def features(self, photos: Photos, description: str, folder: str | None = None) -> torch.Tensor:
+        """Compute the features `(N, F)` of plain photos, in order, or read them from the cache, or a `folder`."""
+        dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
+        features = self._features(dataset, description, folder=folder)
+        _, rows = before_decisions(photos)
+        return features if rows is None else features[rows]
+
+    def _loader(self, views: list[torch.Tensor], dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
+        batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
+        return activation_loader(views, dataset.photos, batches, dataset.seed, rows)
+
+    def _features(
+        self, dataset: PhotoDataset, description: str, view: int | None = None, folder: str | None = None
+    ) -> torch.Tensor:
+        dataset = copy(dataset)
+        dataset.photos, _ = before_decisions(dataset.photos)
+        loader = self.data.loader(dataset, persistent=False, whole=True)
+        cache = cache_folder(self.data.root, folder or self.folder)
+        return precompute(self.body, loader, cache, self.fabric.device, view, description)

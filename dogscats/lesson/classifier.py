@@ -1,0 +1,225 @@
+"""The classifier: a pretrained body and one or more heads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from pytorch_lightning import LightningModule
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from dogscats.base.errors import ArgumentError
+from dogscats.base.trust import build_body
+from dogscats.data.loading.dataset import Batch
+from dogscats.data.loading.seed import stable_seed
+from dogscats.lesson.backbone import Backbone, PrecomputedBody
+from dogscats.lesson.heads import Heads
+from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
+from dogscats.reliability.strangers import Likeness
+
+
+class Classifier(LightningModule):
+    """Body and heads, trained with discriminative learning rates: one per layer group.
+
+    Example:
+        >>> classifier = Classifier(resnet34(), classes=["cats", "dogs"])
+        >>> classifier.freeze_to(2)  # the head alone
+        >>> Trainer(max_epochs=3, callbacks=[SGDR(cycle_len=1)]).fit(classifier, data)
+
+    Args:
+        model: network that maps inputs to features `(B, F)`; or its config from a checkpoint, which is built with
+            random weights.
+        classes: class names, or number of classes.
+        heads: number of heads to average; or existing heads to share.
+        lrs: learning rates of the groups early, late and head.
+        seed: seeds dropout, together with the batch number.
+        stage: name of the stage, in logs and files.
+        optimizer: `sgd` (momentum 0.9, as in the lesson) or `adamw`.
+        weight_decay: weight decay of the optimizer.
+        class_weights: weight of each class in the training loss; `None` for equal weights.
+
+    Raises:
+        UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that names
+            code from outside dogscats.
+    """
+
+    loss_weights: torch.Tensor | None
+    likeness: Likeness | None
+
+    def __init__(
+        self,
+        model: Backbone | PrecomputedBody | Mapping[str, Any],
+        classes: Sequence[str] | int,
+        heads: int | Heads = 1,
+        lrs: Sequence[float] = (1e-4, 1e-3, 1e-2),
+        seed: int = 0,
+        stage: str = "fit",
+        optimizer: str = "sgd",
+        weight_decay: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self.classes = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+        if isinstance(classes, str) or len(self.classes) < 2:
+            raise ArgumentError("", f"classes={classes}: expected the names of at least two classes, or their number.")
+        if len(lrs) != len(GROUPS):
+            raise ArgumentError("", f"lrs={lrs}: expected one for each of {', '.join(GROUPS)}.")
+        if optimizer not in OPTIMIZERS:
+            raise ArgumentError("", f"optimizer={optimizer}: expected {' or '.join(OPTIMIZERS)}.")
+        if class_weights is not None and len(class_weights) != len(self.classes):
+            raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
+        body = model if isinstance(model, nn.Module) else build_body(model, source="checkpoint")
+        if not isinstance(heads, Heads):
+            heads = Heads(body.num_features, len(self.classes), heads)
+        self.body, self.likeness = body, None  # that of a trained classifier
+        self.heads, self.lrs, self.seed, self.stage = heads, list(lrs), seed, stage
+        self.optimizer, self.weight_decay, self.class_weights = optimizer, weight_decay, class_weights
+        weights = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
+        self.register_buffer("loss_weights", weights, persistent=False)
+        # Arguments for `Classifier.load_from_checkpoint`.
+        config = {
+            "model": body.config,
+            "classes": self.classes,
+            "heads": len(heads),
+            "lrs": self.lrs,
+            "seed": seed,
+            "optimizer": optimizer,
+            "weight_decay": weight_decay,
+            "class_weights": None if class_weights is None else list(class_weights),
+        }
+        self.save_hyperparameters(config, logger=False)
+        # Add metrics here: each is logged, printed, and written to history.csv and metrics.json.
+        # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
+        options: Any = {"num_classes": len(self.classes), "validate_args": False}
+        metrics = MetricCollection(
+            {
+                "acc": MulticlassAccuracy(average="micro", **options),
+                "balanced_acc": MulticlassAccuracy(average="macro", **options),
+                "macro_f1": MulticlassF1Score(average="macro", **options),
+            }
+        )
+        self.valid_metrics, self.test_metrics = metrics.clone("valid_"), metrics.clone("test_")
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Compute log-probabilities `(B, C)`.
+
+        Args:
+            inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
+        """
+        log_probabilities: torch.Tensor = self.heads(self.body(inputs))
+        return log_probabilities
+
+    def layer_groups(self) -> dict[str, list[nn.Module]]:
+        """List the modules of each layer group. Each module stands for its direct parameters only."""
+        return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.heads.modules())], strict=True))
+
+    def freeze_to(self, first: int, train_batchnorm: bool = True) -> None:
+        """Train the layer groups from index `first` on, and freeze those before it.
+
+        A frozen group gets no gradients, and its BatchNorm uses and keeps the running statistics. Without
+        `train_batchnorm`, BatchNorm in the body's trained groups also keeps them, but its weights are trained.
+
+        Args:
+            first: 0 for all groups, 1 for late and head, 2 for the head.
+            train_batchnorm: whether BatchNorm in the body's trained groups updates its statistics.
+        """
+        if first not in range(len(GROUPS)):
+            raise ArgumentError("", f"first={first}: expected 0 (all), 1 (late, head) or 2 (head).")
+        fixed = set() if train_batchnorm else set(self.body.modules())
+        for number, modules in enumerate(self.layer_groups().values()):
+            for module in modules:
+                keeps_statistics = module in fixed and isinstance(module, _BatchNorm)
+                module.training = number >= first and not keeps_statistics
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(number >= first)
+
+    def for_stage(self, stage: Stage, seed: int) -> "Classifier":
+        """Make the classifier for a stage. It shares the heads, and the body unless activations are precomputed.
+
+        Each stage continues from the weights of the previous one. Learning rates are relative to the head's until
+        `Stage.group_lrs` is known.
+
+        Args:
+            stage: the stage.
+            seed: seeds dropout.
+        """
+        body = PrecomputedBody() if stage.precompute else self.body
+        arguments: Any = (stage.lr_ratios, seed, stage.name, stage.optimizer, stage.weight_decay, self.class_weights)
+        classifier = Classifier(body, self.classes, self.heads, *arguments)
+        classifier.freeze_to(stage.freeze_to, stage.train_batchnorm)
+        classifier.likeness = self.likeness
+        return classifier
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **arguments: Any) -> "Classifier":  # type: ignore[override]
+        """Load a checkpoint as Lightning does, but never execute code in it.
+
+        `model=<Backbone>` replaces a backbone from outside dogscats.
+        """
+        return super().load_from_checkpoint(checkpoint_path, **arguments | {"weights_only": True})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the optimizer, with one parameter group per layer group; by default the lesson's SGD."""
+        groups = [
+            {
+                "params": [p for module in modules for p in module.parameters(recurse=False)],
+                "lr": lr,
+                "name": name,
+            }
+            for (name, modules), lr in zip(self.layer_groups().items(), self.lrs, strict=True)
+        ]
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by batch number, so that a resumed run matches an uninterrupted one."""
+        number = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        torch.manual_seed(stable_seed(self.seed, number, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Compute the loss of a batch, summed over the heads so that each learns as it would alone."""
+        features, count = self.body(batch.inputs), len(self.heads)
+        if features.requires_grad:  # the body gets the mean gradient over the heads
+            features.register_hook(lambda gradient: gradient / count)
+        logits = self.heads.each(features).flatten(end_dim=1)
+        loss = nnf.cross_entropy(logits, batch.labels.repeat(count), self.loss_weights)
+        self._log_mean("train_loss", loss, batch, on_step=False, on_epoch=True)
+        return count * loss
+
+    def on_validation_start(self) -> None:
+        """Broadcast the running statistics of rank 0; they differ across ranks, which saw different photos."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the validation loss and metrics."""
+        self._evaluate(batch, "valid_loss", self.valid_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the test loss and metrics."""
+        self._evaluate(batch, "test_loss", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> tuple[torch.Tensor, ...]:
+        """Return photo indices `(B,)`, class probabilities `(B, C)`; for plain photos the scores of `likeness`, too."""
+        if self.likeness is None or dataloader_idx > 0:
+            return batch.indices, self(batch.inputs).exp()
+        features, early = self.likeness.features(self.body, batch.inputs)
+        logits = self.heads.each(features)
+        with torch.autocast(self.device.type, enabled=False):  # half precision would make distances coarse
+            scores = self.likeness(features, logits, early)
+        return batch.indices, self.heads.mean(logits).exp(), scores
+
+    def _evaluate(self, batch: Batch, loss: str, metrics: MetricCollection) -> None:
+        log_probabilities = self(batch.inputs)
+        self._log_mean(loss, nnf.nll_loss(log_probabilities, batch.labels), batch)
+        metrics.update(log_probabilities, batch.labels)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(batch.labels))
+
+    def _log_mean(self, name: str, value: torch.Tensor, batch: Batch, **options: Any) -> None:
+        """Log the mean over all photos of an epoch, across ranks."""
+        self.log(name, value, batch_size=len(batch.labels), sync_dist=True, **options)

@@ -1,0 +1,67 @@
+"""The lesson's head, and ensembles of heads on a shared body."""
+
+import math
+
+import torch
+from torch import nn
+
+from dogscats.base.errors import UserError
+
+
+class Head(nn.Sequential):
+    """The lesson's head: pooled features `(B, in_features)` to logits `(B, num_classes)`.
+
+    Weights are Kaiming-normal and biases zero, as in fastai 0.7.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, dropout: tuple[float, float] = (0.25, 0.5)):
+        hidden = 512
+        super().__init__(
+            nn.BatchNorm1d(in_features),
+            nn.Dropout(dropout[0]),
+            nn.Linear(in_features, hidden),
+            nn.ReLU(),
+            nn.BatchNorm1d(hidden),
+            nn.Dropout(dropout[1]),
+            nn.Linear(hidden, num_classes),
+        )
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+
+class Heads(nn.ModuleList):
+    """Heads on the same features, with averaged probabilities. The lesson uses one.
+
+    They differ in their initial weights and dropout masks: a deep ensemble (Lakshminarayanan et al.,
+    https://arxiv.org/abs/1612.01474) with a shared body (Lee et al., "Why M Heads are Better than One",
+    https://arxiv.org/abs/1511.06314).
+
+    Args:
+        in_features: number of pooled features.
+        num_classes: number of classes.
+        count: number of heads. The first head does not depend on it.
+        dropout: dropout rates of each head.
+
+    Raises:
+        UserError: if `count` is not a positive integer.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, count: int = 1, dropout: tuple[float, float] = (0.25, 0.5)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise UserError(f"heads={count}: expected a whole number of at least 1.")
+        super().__init__(Head(in_features, num_classes, dropout) for _ in range(count))
+
+    def each(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute each head's logits `(heads, B, num_classes)` from features `(B, in_features)`."""
+        logits = torch.stack([head(features) for head in self])
+        return logits.float()  # half precision would round probabilities to three digits
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute the log of the mean probabilities `(B, num_classes)`."""
+        return self.mean(self.each(features))
+
+    def mean(self, logits: torch.Tensor) -> torch.Tensor:
+        """Compute the log of the mean probabilities `(B, num_classes)` from each head's logits."""
+        return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(self))

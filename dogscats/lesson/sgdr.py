@@ -1,0 +1,78 @@
+"""Callbacks that apply a learning-rate schedule."""
+
+import math
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from dogscats.base.errors import ArgumentError, first_line
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.schedules import MOMENTA, SCHEDULES, Position
+
+
+class LRSchedule(Callback):
+    """Sets the learning rate of each layer group before every optimizer step, with constant ratios.
+
+    Args:
+        schedule: name of a schedule in `dogscats.lesson.schedules`.
+        options: keyword arguments of the schedule.
+
+    Raises:
+        ArgumentError: for an unknown schedule.
+    """
+
+    def __init__(self, schedule: str, **options: Any):
+        if schedule not in SCHEDULES:
+            raise ArgumentError("callbacks", f"schedule={schedule}: expected one of {', '.join(SCHEDULES)}.")
+        try:
+            SCHEDULES[schedule](Position(1, 4, 8), **options)
+        except (TypeError, ArithmeticError) as error:
+            raise ArgumentError("callbacks", f"schedule={schedule}: {first_line(error)}.") from error
+        self.schedule, self.options = schedule, options
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set each group's rate to its peak rate times the factor of the current step."""
+        assert isinstance(pl_module, Classifier)
+        position = step_position(trainer, batch_idx)
+        factor = SCHEDULES[self.schedule](position, **self.options)
+        for group, rate in zip(trainer.optimizers[0].param_groups, pl_module.lrs, strict=True):
+            group["lr"] = factor * rate
+            if self.schedule in MOMENTA:
+                momentum = MOMENTA[self.schedule](position, **self.options)
+                if "betas" in group:  # AdamW
+                    group["betas"] = (momentum, group["betas"][1])
+                else:
+                    group["momentum"] = momentum
+
+
+class SGDR(LRSchedule):
+    """Cosine annealing with warm restarts; see `dogscats.lesson.schedules.sgdr`.
+
+    Args:
+        cycle_len: length of the first cycle, in epochs.
+        cycle_mult: length of each cycle relative to the previous one.
+        fastai_start: whether to start like fastai 0.7.
+    """
+
+    def __init__(self, cycle_len: int = 1, cycle_mult: int = 1, fastai_start: bool = False):
+        for key, value in (("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ArgumentError("callbacks.sgdr", f"{key}={value}: expected a whole number of at least 1.")
+        if not isinstance(fastai_start, bool):
+            raise ArgumentError("callbacks.sgdr", f"fastai_start={fastai_start}: expected true or false.")
+        super().__init__("sgdr", cycle_len=cycle_len, cycle_mult=cycle_mult, fastai_start=fastai_start)
+
+
+def step_position(trainer: Trainer, batch_idx: int) -> Position:
+    """Return the position of the optimizer step that batch `batch_idx` of the current epoch belongs to.
+
+    Positions count optimizer steps, not batches: with `accumulate_grad_batches` a step takes several batches, and the
+    last step of an epoch may take fewer.
+    """
+    batches, accumulated = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    steps, total = -(-batches // accumulated), trainer.estimated_stepping_batches
+    return Position(
+        step=trainer.current_epoch * steps + batch_idx // accumulated,
+        steps_per_epoch=steps,
+        total_steps=int(total) if math.isfinite(total) else 0,
+    )

@@ -1,0 +1,189 @@
+"""Stages of a recipe: the settings of one `fit` each."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dogscats.base.errors import UserError
+from dogscats.lesson.schedules import SCHEDULES
+
+GROUPS = ("early", "late", "head")
+"""The layer groups, from the input to the output."""
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, with its own optimizer and schedule; validated on construction.
+
+    Attributes:
+        name: key in the recipe.
+        lr: base learning rate, multiplied by `lr_mult`; or a list with the rate of each layer group; or `find`, for
+            the LR finder's suggestion.
+        lr_mult: factors of `lr` for the groups early, late and head.
+        epochs: number of epochs; set either this or `cycles`.
+        cycles: number of cosine cycles (SGDR).
+        cycle_len: length of the first cycle, in epochs.
+        cycle_mult: length of each cycle relative to the previous one.
+        schedule: name of a learning-rate schedule in `dogscats.lesson.schedules`; `None` for `sgdr` with `cycles` and
+            `constant` with `epochs`.
+        freeze_to: first layer group to train: 0 all, 1 late and head, 2 head.
+        train_batchnorm: whether BatchNorm in the body's trained groups uses batch statistics and updates its running
+            statistics, as in the lesson; otherwise it keeps the pretrained ones.
+        precompute: whether to train the head on precomputed activations.
+        augment: whether to train on augmented photos.
+        optimizer: `sgd`, with momentum 0.9, as in the lesson; or `adamw`.
+        weight_decay: weight decay of the optimizer.
+        keep: `last` for the weights after the last epoch; `best` for those of the epoch, or of the start, with the
+            lowest validation loss.
+        save: name of the checkpoint saved at the end; `None` for none.
+
+    Raises:
+        UserError: for a bad value, with its key `recipe.<name>.<key>`.
+    """
+
+    name: str
+    lr: float | str | Sequence[float]
+    lr_mult: Sequence[float] = (0.01, 0.1, 1.0)
+    epochs: int | None = None
+    cycles: int | None = None
+    cycle_len: int = 1
+    cycle_mult: int = 1
+    schedule: str | None = None
+    freeze_to: int = 2
+    train_batchnorm: bool = True
+    precompute: bool = False
+    augment: bool = False
+    optimizer: str = "sgd"
+    weight_decay: float = 0.0
+    keep: str = "last"
+    save: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise UserError(f"recipe.{self.name}: a stage name may contain only letters, digits, _, - and .")
+        self._check(
+            "lr",
+            all(map(_is_positive, self.lr)) and len(self.lr) == len(GROUPS)
+            if isinstance(self.lr, Sequence) and not isinstance(self.lr, str)
+            else self.lr == "find" or _is_positive(self.lr),
+            f"a positive number, find, or a list of {len(GROUPS)} for the groups {', '.join(GROUPS)}",
+        )
+        self._check(
+            "lr_mult",
+            isinstance(self.lr_mult, Sequence)
+            and len(self.lr_mult) == len(GROUPS)
+            and all(map(_is_positive, self.lr_mult)),
+            f"a list of {len(GROUPS)} positive factors for the groups {', '.join(GROUPS)}",
+        )
+        if (self.epochs is None) == (self.cycles is None):
+            raise UserError(
+                f"recipe.{self.name}: set either epochs or cycles (with cycle_len and cycle_mult), not "
+                f"{'neither' if self.epochs is None else 'both'}."
+            )
+        for key in ("epochs", "cycles", "cycle_len", "cycle_mult"):
+            value = getattr(self, key)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            self._check(key, value is None or whole, "a whole number of at least 1")
+        expected = ["sgdr"] if self.cycles else [name for name in SCHEDULES if name != "sgdr"]
+        self._check(
+            "schedule",
+            self.schedule is None or self.schedule in expected,
+            f"{' or '.join(expected)}, since the stage has {'cycles' if self.cycles else 'epochs'}",
+        )
+        self._check("freeze_to", self.freeze_to in range(len(GROUPS)), "0 (all), 1 (late, head) or 2 (head)")
+        for key in ("train_batchnorm", "precompute", "augment"):
+            self._check(key, isinstance(getattr(self, key), bool), "true or false")
+        for key, values in (("optimizer", OPTIMIZERS), ("keep", ("last", "best"))):
+            self._check(key, getattr(self, key) in values, " or ".join(values))
+        self._check("weight_decay", self.weight_decay == 0 or _is_positive(self.weight_decay), "a number, 0 or more")
+        if self.precompute and self.freeze_to != 2:
+            raise UserError(
+                f"recipe.{self.name}.freeze_to={self.freeze_to}: with precompute=true only the head can be "
+                "trained; set freeze_to=2 or precompute=false."
+            )
+        if self.precompute and self.augment:
+            raise UserError(
+                f"recipe.{self.name}.augment=true has no effect on precomputed activations; set "
+                "augment=false or precompute=false."
+            )
+        self._check(
+            "save",
+            self.save is None or bool(re.fullmatch(r"(?!last$|resume_)[\w.-]+", str(self.save))),
+            "a file name of letters, digits, _, - and ., other than 'last' and 'resume_...'",
+        )
+
+    @property
+    def total_epochs(self) -> int:
+        """Total number of epochs, over all cycles."""
+        if self.epochs is not None:
+            return self.epochs
+        assert self.cycles is not None
+        return sum(self.cycle_len * self.cycle_mult**i for i in range(self.cycles))
+
+    @property
+    def schedule_name(self) -> str:
+        """Name of the learning-rate schedule."""
+        return self.schedule or ("sgdr" if self.cycles else "constant")
+
+    @property
+    def summary(self) -> str:
+        """One-line summary for the console."""
+        cycles = f" in {self.cycles} cycles" if self.cycles else ""
+        schedule = "" if self.schedule is None else f" ({self.schedule})"
+        trained = ", ".join(GROUPS[self.freeze_to :])
+        inputs = "precomputed activations" if self.precompute else "photos"
+        return (
+            f"{self.total_epochs} epochs{cycles}{schedule}, training {trained} on "
+            f"{'augmented ' if self.augment else ''}{inputs}"
+        )
+
+    def group_lrs(self, found: float | None = None) -> tuple[float, ...]:
+        """Peak learning rate of each layer group.
+
+        Args:
+            found: suggestion of the LR finder, for a stage with `lr: find`.
+        """
+        lr = found if isinstance(self.lr, str) else self.lr
+        if lr is None:
+            raise RuntimeError(f"The learning rate of stage {self.name} has not been found yet.")
+        return tuple(lr) if isinstance(lr, Sequence) else tuple(lr * factor for factor in self.lr_mult)
+
+    @property
+    def lr_ratios(self) -> tuple[float, ...]:
+        """Learning rate of each layer group, relative to the last group."""
+        rates: Sequence[float] = self.lr_mult if isinstance(self.lr, str) else self.group_lrs()
+        return tuple(rate / rates[-1] for rate in rates)
+
+    def _check(self, key: str, good: bool, expected: str) -> None:
+        if not good:
+            raise UserError(f"recipe.{self.name}.{key}={getattr(self, key)}: expected {expected}.")
+
+
+def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
+    """Make the stages of a recipe, in order, from plain containers.
+
+    Raises:
+        UserError: for an empty recipe or an invalid stage.
+    """
+    if not recipe:
+        raise UserError("recipe: it has no stages. Choose a recipe, for example recipe=head_only.")
+    allowed = {field.name for field in fields(Stage)} - {"name"}
+    stages = []
+    for name, keys in recipe.items():
+        if not isinstance(keys, Mapping):
+            raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {sorted(allowed)}.")
+        for key in keys:
+            if key not in allowed:
+                raise UserError(f"recipe.{name}.{key}: a stage has no such key. Choose from {sorted(allowed)}.")
+        if "lr" not in keys:
+            raise UserError(f"recipe.{name}.lr is missing. Set a learning rate, for example ${{lr}}.")
+        stages.append(Stage(name, **keys))
+    return stages
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)

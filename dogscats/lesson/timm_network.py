@@ -1,0 +1,196 @@
+"""timm's networks: image sizes, feature maps at several depths, layer groups."""
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from dogscats.base.errors import ArgumentError, UserError, first_line
+from dogscats.base.weights import load_weights, not_downloaded, read_weights
+from dogscats.lesson.backbone import Backbone
+
+DEPTHS = 4
+"""Number of depths of a transformer whose feature maps all have the same size; spread evenly over its blocks."""
+
+
+def create_network(name: str, weights: str, size: int | None) -> Any:
+    """Create a timm network without its classifier, for images of `size` pixels, and load its weights.
+
+    Args:
+        name: model name, as in `timm.list_models()`.
+        weights: `imagenet`, `none`, or a file with a state dict that uses timm's names.
+        size: side of the images in pixels; `None` for the network's own.
+
+    Raises:
+        UserError: if the name is unknown, the network does not take images of this size, or the weights cannot be
+            downloaded, read or loaded.
+    """
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model) or (tag and not timm.list_pretrained(name)):
+        known = timm.list_pretrained(f"{model}.*") if timm.is_model(model) else timm.list_models(f"*{name}*")
+        similar = known[:5] if name else []
+        hint = f" Did you mean {', '.join(similar)}?" if similar else ""
+        raise ArgumentError("model", f"name={name}: timm has no such model.{hint}")
+    if size is not None and not takes_size(name, size):
+        nearest = " or ".join(f"data.size={other}" for other in _nearest_sizes(name, size))
+        raise UserError(f"data.size={size}: {name} does not take photos of this size. Set {nearest or 'another'}.")
+    try:
+        network: Any = timm.create_model(
+            name, pretrained=weights == "imagenet", num_classes=0, **_size_argument(name, size)
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise not_downloaded(f"timm's weights of {name}", error) from error
+    if weights not in ("imagenet", "none"):
+        state: Mapping[str, Any] = read_weights(weights)
+        adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        if adapt is not None and _size_argument(name, 0):  # resamples position embeddings to the image size
+            try:
+                state = adapt(dict(state), network)
+            except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+                message = f"weights={weights}: they do not fit the network ({first_line(error)})."
+                raise ArgumentError("model", message) from error
+        load_weights(network, state, weights, ignore=network.pretrained_cfg["classifier"] or ())
+    return network
+
+
+def _size_argument(name: str, size: int | None) -> dict[str, Any]:
+    """Return `img_size` for a network that is built for one image size, unless that is its own."""
+    config = timm.get_pretrained_cfg(name)
+    own = config is None or not config.fixed_input_size or size in (None, config.input_size[-1])
+    return {} if own else {"img_size": size}
+
+
+def _on_meta(name: str, **arguments: Any) -> Any:
+    """Build a network without its numbers."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, num_classes=0, **arguments)
+    except RuntimeError:  # older versions of timm compute while they build
+        return timm.create_model(name, num_classes=0, **arguments).to("meta")
+
+
+def takes_size(name: str, size: int) -> bool:
+    """Tell whether a network takes images of `size` pixels, and uses all of them; nothing is computed."""
+    try:
+        network = _on_meta(name, **_size_argument(name, size)).eval()
+        with torch.device("meta"), torch.no_grad():
+            network.forward_features(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError):
+        return False
+    return not _size_argument(name, size) or bool(size % network.feature_info[0]["reduction"] == 0)
+
+
+def _nearest_sizes(name: str, size: int) -> Iterator[int]:
+    """Yield the nearest smaller and larger size that a network takes."""
+    network = _on_meta(name)
+    step: int = network.feature_info[0]["reduction"]
+    for first, direction in ((size // step * step, -step), (-(-size // step) * step, step)):
+        others = (first + direction * number for number in range(16))
+        yield from islice((other for other in others if 0 < other != size and takes_size(name, other)), 1)
+
+
+class TimmBackbone(Backbone):
+    """A timm network, convolutional or transformer.
+
+    The early group ends with the last depth whose feature maps are at least 1/8 of the image size, like ResNet's
+    layer2; in a transformer whose feature maps all have one size, with the first half of its blocks.
+
+    Args:
+        network: the network, without its classifier.
+        features: `last` for the last feature maps; `all` for those of every resolution from a quarter of the image
+            size on (in EfficientNets of every group of blocks) and, where all have the same, of `DEPTHS` depths.
+            Transformers add their class token.
+        size: side of the images in pixels; `None` for the network's own.
+
+    Raises:
+        ArgumentError: if the network has no feature maps.
+    """
+
+    def __init__(self, network: Any, features: str, size: int | None):
+        config = timm.data.resolve_model_data_config(network)
+        depths = getattr(network, "feature_info", [])
+        modules = [depth["module"] for depth in depths]
+        early = [depth["module"] for depth in depths if depth["reduction"] <= 8] or modules[: len(modules) // 2]
+        images = torch.zeros(1, 3, *(config["input_size"][1:] if size is None else (size, size)))
+        with torch.no_grad():
+            maps = network.eval().forward_features(images)
+        convolutional = isinstance(maps, torch.Tensor) and maps.ndim == 4 and maps.shape[1] == network.num_features
+        if not early or not (convolutional or hasattr(network, "forward_intermediates")):
+            raise ArgumentError(
+                "model",
+                f"name={network.pretrained_cfg['architecture']}: timm gives no feature maps of it, which the head "
+                "needs. Choose another network, for example model.name=resnet50.",
+            )
+        super().__init__(network, early[-1], network.num_features, config["mean"], config["std"], "forward_features")
+        self.options: dict[str, Any] = {}
+        self.unused: set[str] = set()
+        if not (convolutional and features == "last"):
+            self._take_intermediates(depths, features, images)
+
+    def _take_intermediates(self, depths: Sequence[Mapping[str, Any]], features: str, images: torch.Tensor) -> None:
+        """Choose the depths, and freeze layers that they do not depend on."""
+        network: Any = self.network
+        several = len({depth["reduction"] for depth in depths}) > 1
+        if features == "last":
+            indices = [len(depths) - 1]
+        elif several:
+            indices = [number for number, depth in enumerate(depths) if depth["reduction"] >= 4]
+        else:
+            indices = [len(depths) * part // DEPTHS - 1 for part in range(1, DEPTHS + 1)]
+        known = inspect.signature(network.forward_intermediates).parameters
+        self.options = {"indices": indices}
+        if several and features == "all" and "extra_blocks" in known:  # EfficientNet: each group of blocks is a depth
+            self.options = {"indices": list(range(1, len(network.blocks) + 1)), "extra_blocks": True}
+        if "return_prefix_tokens" in known and network.num_prefix_tokens:
+            self.options["return_prefix_tokens"] = True
+        if "norm" in known:
+            self.options["norm"] = True
+        with torch.no_grad():
+            try:
+                final, parts = network.forward_intermediates(images, **self.options)
+            except AssertionError:  # a network that has no norm for feature maps, such as Hiera
+                self.options["norm"] = False
+                final, parts = network.forward_intermediates(images, **self.options)
+        deepest = parts[-1][0] if isinstance(parts[-1], tuple) else parts[-1]
+        # What follows the last depth, such as EfficientNet's 1 x 1 convolution, is a depth too.
+        self.with_final = (
+            isinstance(final, torch.Tensor)
+            and final.ndim == 4
+            and final.shape[1] == network.num_features != deepest.shape[1]
+        )
+        pooled = self.forward(images)
+        self.num_features = pooled.shape[1]
+        # Distributed training needs a gradient for every parameter; a pooling layer of timm's, for example, gets none.
+        parameters = list(network.parameters())
+        gradients = torch.autograd.grad(pooled.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.unused = {name for name, module in network.named_modules() if _is_unused(module)}
+
+    def layer_groups(self) -> list[list[nn.Module]]:
+        """List the modules of the groups early and late, without those that the features do not depend on."""
+        unused = [module for name, module in self.network.named_modules() if name in self.unused]
+        return [[module for module in group if module not in unused] for group in super().layer_groups()]
+
+    def extra_repr(self) -> str:
+        """Name what is pooled, also the depths."""
+        return f"{super().extra_repr()}, {self.options}"
+
+    def feature_maps(self, images: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Compute the feature maps `(B, C, h, w)` and class tokens `(B, C)` of normalised images, by depth."""
+        if not self.options:
+            return super().feature_maps(images)
+        final, parts = self.network.forward_intermediates(images, **self.options)  # type: ignore[operator]
+        maps = [part[0] if isinstance(part, tuple) else part for part in parts]
+        tokens = [part[1][:, 0] for part in parts if isinstance(part, tuple)]
+        return [*maps, *([final] if self.with_final else [])], tokens
+
+
+def _is_unused(module: nn.Module) -> bool:
+    parameters = list(module.parameters(recurse=False))
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

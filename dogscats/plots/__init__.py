@@ -1,1 +1,0 @@
-"""Plots: functions from predictions, curves or photos to a matplotlib Figure."""

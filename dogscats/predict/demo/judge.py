@@ -1,0 +1,71 @@
+"""The verdict on a photo: its prediction, why, and what is like it."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from dogscats.base.errors import Failure, UserError
+from dogscats.base.text import shown
+from dogscats.data.pixels.images import UnreadableImageError, read_image
+from dogscats.predict.demo.demo_page import GONE, Picture, Refused, Verdict
+from dogscats.predict.predictor import Predictor
+from dogscats.report.figures.explanation import overlay
+
+SIDE = 320
+"""Longest side of a similar photo, in pixels."""
+
+
+def judge(predictor: Predictor, file: str) -> Verdict:
+    """Predict a photo as `evaluate.py predict=` does, and explain the prediction.
+
+    Without test-time augmentation, which depends on the path: an upload has a new one each time.
+
+    Raises:
+        Refused: if the photo cannot be read.
+    """
+    try:
+        predictions, unreadable = predictor.predict(file, n_aug=0)
+        if unreadable:
+            raise Refused(_reason(file, unreadable.popitem()[1]))
+        (explanation,) = predictor.explain(predictions)
+    except UserError as error:  # such as too little memory
+        raise Refused(_reason(file, str(error))) from error
+    (predicted,) = predictions.predicted_classes
+    return Verdict(
+        probabilities=dict(zip(map(shown, predictor.classes), predictions.probabilities[0].tolist(), strict=True)),
+        decision=shown(predictions.decisions[0]) if predictions.decisions else None,
+        seen=[
+            Picture(_picture(explanation.image), "What the network sees"),
+            Picture(Image.fromarray(overlay(explanation)), f"Where it sees {shown(predicted)}"),
+        ],
+        similar=_similar(predictor, file),
+    )
+
+
+def _reason(file: str, message: str) -> str:
+    """Say why there is no verdict, without the path on this machine."""
+    return shown(message).removeprefix(f"{shown(file)}: ") if Path(file).exists() else GONE
+
+
+def _similar(predictor: Predictor, file: str) -> list[Picture]:
+    """Return the training photos that are most similar, if the run knows them and they are still there."""
+    root, pictures = predictor.trained_on.get("root"), []
+    if root is None or not Path(root).is_dir():
+        return []
+    try:
+        (found,) = predictor.similar([file], count=3)
+    except UserError:  # an older run
+        return []
+    for path, similarity in found:
+        with suppress(UnreadableImageError, Failure):  # removed or damaged since
+            photo = _picture(read_image(Path(root) / path, quietly=True, least=SIDE))
+            photo.thumbnail((SIDE, SIDE))
+            pictures.append(Picture(photo, f"{shown(path)}, {similarity:.2f}"))
+    return pictures
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    """Return an image `(3, H, W)`, uint8, as a picture."""
+    return Image.fromarray(image.permute(1, 2, 0).numpy())

@@ -1,0 +1,81 @@
+"""`model.pt2` for batches of squares and `photo.pt2` for one photo: programs of `torch.export`."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+from dogscats.base.errors import UserError, first_line
+from dogscats.base.files import atomic_path
+from dogscats.predict.export.preprocessing import Preprocessing
+from dogscats.predict.export.reference import Difference, Reference, torch_predict
+
+
+class PhotoClassifier(nn.Module):
+    """Preprocessing and network: a photo `(H, W, 3)` uint8 to probabilities `(C,)` and, with likeness, `unlike`."""
+
+    def __init__(self, preprocessing: Preprocessing, network: nn.Module):
+        super().__init__()
+        self.preprocessing, self.network = preprocessing, network
+
+    def forward(self, photo: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute the outputs of one photo."""
+        outputs = self.network(self.preprocessing(photo))
+        return outputs[0] if isinstance(outputs, torch.Tensor) else tuple(output[0] for output in outputs)
+
+
+def export_torch(
+    network: nn.Module, metadata: Mapping[str, str], folder: Path, reference: Reference
+) -> dict[str, Difference]:
+    """Write `model.pt2` and `photo.pt2`, and compare them with PyTorch.
+
+    Inputs and outputs are those of `onnx_files.export_onnx`. Both programs need torch alone:
+    `torch.export.load("photo.pt2").module()(photo)`.
+
+    Args:
+        network: network from squares to probabilities.
+        metadata: metadata of both files, as in `export_onnx`; `torch.export.load` returns it as extra files.
+        folder: folder of the files.
+        reference: photos for the comparison.
+
+    Returns:
+        Difference of each file from PyTorch on the CPU.
+
+    Raises:
+        UserError: if PyTorch cannot export the network, or a file differs; that one is not kept.
+    """
+    size = reference.squares.shape[-1]
+    squares = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # a batch size of 1 would become a constant
+    differences = {}
+    with atomic_path(folder / "model.pt2") as temporary:
+        _save(network, squares, {0: Dim("N", min=1)}, metadata, temporary)
+        differences["model.pt2"] = reference.check_squares("model.pt2", _loaded(temporary))
+    photo, sides = torch.zeros(size + 3, size + 5, 3, dtype=torch.uint8), ("height", "width")
+    with atomic_path(folder / "photo.pt2") as temporary:
+        program = PhotoClassifier(Preprocessing(size, metadata["fit"], int(metadata["shrink"])), network).eval()
+        _save(program, photo, {axis: Dim(side, min=1) for axis, side in enumerate(sides)}, metadata, temporary)
+        differences["photo.pt2"] = reference.check_photos("photo.pt2", _loaded(temporary))
+    return differences
+
+
+def _save(
+    module: nn.Module, example: torch.Tensor, sides: dict[int, Any], metadata: Mapping[str, str], file: Path
+) -> None:
+    try:
+        program = torch.export.export(module, (example,), dynamic_shapes=(sides,), strict=False)
+    except Exception as error:  # tracing runs arbitrary network code
+        raise UserError(f"export=torch: PyTorch cannot export this network ({first_line(error)}).") from error
+    for graph in program.graph_module.modules():
+        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # with this machine's paths
+    with warnings.catch_warnings(action="ignore"):  # about copies of weights, of PyTorch's own making
+        torch.export.save(program, file, extra_files=dict(metadata))
+
+
+def _loaded(file: Path) -> Any:
+    with warnings.catch_warnings(action="ignore"):
+        return torch_predict(torch.export.load(file).module())

@@ -1,0 +1,199 @@
+"""Predictions of a trained run in Python, as by `python evaluate.py predict=...`."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from pytorch_lightning import Callback, Trainer
+from torchvision.transforms import v2
+
+from dogscats.base.console import quiet_libraries
+from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
+from dogscats.base.trust import build, build_body, checked, load_config
+from dogscats.data.loading.check import examine
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.photos.layouts import Photos
+from dogscats.data.photos.run_decisions import decisions_at, with_own_decisions
+from dogscats.data.photos.tables import table_at
+from dogscats.data.pixels import transforms
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.tta import TTA, predict, tta_loaders
+from dogscats.reliability.kept import read_reliability
+from dogscats.reliability.measured import Reliability
+from dogscats.reliability.similar import similar_photos
+from dogscats.report.gradcam import Explanation, explain
+from dogscats.runs.checkpoint import check_description, read_checkpoint
+from dogscats.runs.directory import checkpoint_of
+from dogscats.runs.trainer import trainer_factory
+
+
+class Predictor:
+    """A trained classifier with its transforms and classes, ready to predict photos.
+
+    Example:
+        >>> predictor = Predictor.load("outputs/2026-11-24/19-04-31-123456")
+        >>> predictions, unreadable = predictor.predict(["a.jpg", "b.jpg"])
+        >>> predictions.predicted_classes, predictions.probabilities
+
+    Args:
+        model: the trained classifier.
+        size: side of the square images, in pixels.
+        augment: function that makes the test-time augmentation transform from the size.
+        seed: seeds test-time augmentation.
+        trained_on: config of the run's data module, as checked plain containers; empty if unknown.
+        reliability: calibration and thresholds of the run; `None` if unknown.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        size: int,
+        augment: Callable[[int], v2.Transform] = transforms.side_on,
+        seed: int = 0,
+        trained_on: Mapping[str, Any] | None = None,
+        reliability: Reliability | None = None,
+    ):
+        self.model, self.classes, self.size = model.eval(), model.classes, size
+        self.augment, self.seed, self.trained_on = augment, seed, dict(trained_on or {})
+        self.reliability, model.likeness = reliability, reliability.likeness if reliability else None
+
+    @classmethod
+    def load(cls, source: str | Path, trust: bool = False, keep: float | None = None) -> "Predictor":
+        """Rebuild the classifier from a run directory, a checkpoint or a published model.
+
+        Args:
+            source: run directory, for its `checkpoints/last.ckpt`; a checkpoint; or a `model.safetensors`.
+            trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
+            keep: share of the validation photos that get a class; `None` for the run's thresholds.
+
+        Raises:
+            UserError: if the run or checkpoint does not exist, cannot be read, was not saved by a stage, or names
+                code that needs trust; or for a bad `keep`.
+        """
+        quiet_libraries()
+        file = checkpoint_of(source)
+        checkpoint = read_checkpoint(file)
+        try:
+            saved, state = checked(checkpoint["hyper_parameters"], file, trust), checkpoint["state_dict"]
+            size, heads, seed, data = saved["size"], saved["heads"], saved.get("seed", 0), saved.get("data")
+            check_description(saved, state)
+            folder = file.resolve().parent
+            run_dir = folder.parent if folder.name == "checkpoints" else folder
+            config_file = run_dir / "config.yaml"
+            if data is None and config_file.is_file():  # an older checkpoint without these keys
+                config = load_config(config_file, trust)
+                data, seed = config.get("data"), config.get("seed", 0)
+            data = data and with_own_decisions(data, run_dir)
+            body = build_body(saved["model"], file, trust)
+            model = Classifier(body, saved["classes"], heads)
+            model.load_state_dict(state)
+            reliability = read_reliability(run_dir, state, keep)
+            return cls(model, size, build(saved["augment"], file, trust), seed, data, reliability)
+        except ArgumentError as error:
+            raise UserError(f"{file}: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # odd content can raise almost anything
+            raise UserError(f"{file}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
+
+    def data(
+        self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None, **more: Any
+    ) -> DogsCatsDataModule:
+        """Make a data module of the run's class, with the classifier's image size and transforms.
+
+        Args:
+            root: folder of the photos; `None` for the run's own data.
+            batch_size: photos per batch.
+            num_workers: number of worker processes, as in the data module.
+            more: further arguments of the data module, such as `labels`, the table of another root.
+
+        Raises:
+            UserError: if `root` is `None` and the run's own is unknown.
+        """
+        if root is None and self.trained_on.get("root") is None:
+            raise UserError("data.root: the run's data folder is unknown. Set data.root=<folder of photos>.")
+        arguments: dict[str, Any] = {
+            "root": self.trained_on.get("root") if root is None else str(root),
+            "size": self.size,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "augment": self.augment,
+            "seed": self.seed,
+            "limit": None,
+            "download": False,
+            "cache_dir": None,
+            "labels": table_at(root, self.trained_on.get("root"), self.trained_on.get("labels")),
+            "decisions": decisions_at(root, self.trained_on),
+        } | more
+        config = checked({"_target_": "dogscats.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
+        if "_target_" in self.trained_on:  # a custom data module may have other arguments
+            arguments = {key: value for key, value in arguments.items() if key in {**self.trained_on, **more}}
+        try:
+            data: DogsCatsDataModule = instantiate({k: v for k, v in config.items() if k not in arguments}, **arguments)
+        except InstantiationException as error:
+            cause = error.__cause__
+            raise cause if isinstance(cause, UserError) else UserError(user_message(error)) from error
+        return data
+
+    def predict(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        n_aug: int = 4,
+        batch_size: int = 64,
+        num_workers: int | None = 0,
+        make_trainer: Callable[..., Trainer] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> tuple[Predictions, dict[str, str]]:
+        """Predict photos from any folders.
+
+        Args:
+            paths: paths of the photos.
+            n_aug: number of augmented versions per photo to average with the plain one.
+            batch_size: photos per batch.
+            num_workers: worker processes that decode photos; 0 decodes in this process, `None` uses
+                `default_num_workers`.
+            make_trainer: function that makes the Trainer, which chooses the device.
+            callbacks: further callbacks of the Trainer.
+
+        Returns:
+            Predictions for the readable photos, in the order of `paths`; and the reason for each unreadable one.
+        """
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        names = [Path(path).as_posix() for path in paths]
+        if len(names) <= batch_size:
+            num_workers = 0  # starting workers takes longer than decoding one batch
+        data = self.data(Path(), batch_size, num_workers)
+        found = examine(Path(), names, data.shrinking)
+        unreadable = found.bad
+        photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
+        if not photos.paths:
+            none = torch.empty(0, len(self.classes))
+            return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
+        loaders = tta_loaders(data, photos, n_aug)
+        best = predict(self.model, loaders, make_trainer or trainer_factory({}), [TTA(n_aug), *callbacks]).best
+        return self.reliability.applied(best, n_aug > 0) if self.reliability else best, unreadable
+
+    def similar(self, paths: Sequence[str | Path], count: int = 3) -> list[list[tuple[str, float]]]:
+        """List `count` similar training photos of each photo, with similarities; see `dogscats.reliability.similar`."""
+        data = self.data(Path(), num_workers=0)
+        photos = Photos(Path(), [Path(path).as_posix() for path in paths], [], shrink=data.shrinking)
+        return similar_photos(self.model, PhotoDataset(photos, data.evaluation, self.seed), count)
+
+    def explain(self, predictions: Predictions, device: torch.device | None = None) -> Iterator[Explanation]:
+        """Explain by Grad-CAM, for each photo, where the predicted class was seen; see `dogscats.report.gradcam`.
+
+        Args:
+            predictions: what `predict` returned, or a part of it.
+            device: device to move the classifier to; `None` for where it is.
+        """
+        data = self.data(Path(), num_workers=0)
+        # Decoded quietly: `predict` has had the library name what is odd.
+        photos = Photos(predictions.root, predictions.paths, [], predictions.paths, data.shrinking)
+        model = self.model if device is None else self.model.to(device)
+        dataset = PhotoDataset(photos, data.evaluation, data.seed)
+        yield from explain(model, dataset, range(len(photos.paths)), predictions.predicted.tolist())

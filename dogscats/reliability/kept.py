@@ -1,0 +1,174 @@
+"""What a run keeps about its reliability: `strangers.npz` and `reliability.json`.
+
+The first file has the training photos in feature space, and the validation photos' results for other thresholds; it is
+read without executing code. The second one has temperatures, thresholds and metrics; thresholds may be edited.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dogscats.base.errors import UserError, first_line
+from dogscats.base.files import atomic_path, digest, read_json, write_json
+from dogscats.base.rules import SHARE
+from dogscats.base.text import shown, text_table
+from dogscats.base.weights import check_stored
+from dogscats.reliability.agreement import ARRAYS, Agreement
+from dogscats.reliability.measured import LABELS, Reliability, Version
+from dogscats.reliability.strangers import Likeness
+from dogscats.reliability.thresholds import Thresholds
+
+log = logging.getLogger(__name__)
+
+STRANGERS, RELIABILITY = "strangers.npz", "reliability.json"
+
+HALF = ("directions", "points", "weight", "within", "overall")
+"""Arrays that are saved as float16, the large ones."""
+
+EDITABLE = ("temperature", "unsure_below", "none_above")
+"""Numbers of each version in `reliability.json` that predictions use."""
+
+DISTANCE = ("mean", "deviation", "directions", "scales", "points")
+"""Arrays of a `Likeness` that its distance needs; those of the early features have the prefix `early_`."""
+
+KEPT = (*DISTANCE, "median", "spread")
+
+
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash weights: 32 hex digits. Half precision and its float32 have the same."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(state.items()):
+        value = tensor.detach().cpu()
+        digest.update(name.encode() + (value.float() if value.is_floating_point() else value).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> None:
+    """Write both files.
+
+    Args:
+        run_dir: run directory.
+        reliability: what was measured.
+        weights: digest of the weights, with which alone the files are used.
+    """
+    (run_dir / RELIABILITY).unlink(missing_ok=True)  # never with another file's features
+    arrays: dict[str, Any] = {}
+    likeness = reliability.likeness
+    kept = {name: getattr(likeness, name) for name in KEPT}
+    if likeness.early is not None:
+        kept |= {f"early_{name}": getattr(likeness.early, name) for name in DISTANCE}
+    if likeness.agreement is not None:
+        kept |= {name: getattr(likeness.agreement, name) for name in ARRAYS}
+        arrays["widths"] = np.array(likeness.agreement.widths)
+    for name, values in kept.items():
+        arrays[name] = (values.half() if name.removeprefix("early_") in HALF else values.float()).cpu().numpy()
+    arrays["paths"] = np.frombuffer(json.dumps(likeness.paths).encode(), np.uint8)
+    arrays["unlike"] = reliability.plain.unlike.float().numpy()
+    for name in LABELS:
+        if (version := getattr(reliability, name)) is not None:
+            arrays[f"{name}_probable"], arrays[f"{name}_right"] = version.probable.numpy(), version.right.numpy()
+    with atomic_path(run_dir / STRANGERS) as temporary:
+        np.savez(temporary, **arrays)
+    validation = {"photos": len(reliability.plain.right), "keep": reliability.keep}
+    digests = {"weights": weights, "strangers": digest(run_dir / STRANGERS)}
+    write_json(run_dir / RELIABILITY, {**digests, **validation, **reliability.summaries()})
+
+
+def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: float | None = None) -> Reliability | None:
+    """Read both files.
+
+    Args:
+        run_dir: run directory.
+        state: weights of the checkpoint that is loaded.
+        keep: share of the validation photos that get a class; `None` for the saved thresholds.
+
+    Returns:
+        What was measured; `None`, with the reason in the log, if the run has no such files, or other weights.
+
+    Raises:
+        UserError: if a file is damaged, or `keep` is given and there are no files.
+    """
+    file, saved = run_dir / STRANGERS, read_json(run_dir / RELIABILITY)
+    reason, (good, expected) = None, SHARE
+    if keep is not None and not good(keep):
+        raise UserError(f"keep={keep}: expected {expected}.")
+    missing = [name for name in (STRANGERS, RELIABILITY) if not (run_dir / name).is_file()]
+    if saved is None or missing:
+        reason = f"{shown(run_dir)} has no {' and '.join(missing)}"
+    elif not isinstance(saved, dict) or saved.get("weights") != weights_digest(state):
+        reason = f"{shown(run_dir / RELIABILITY)} is of other weights than this checkpoint"
+    if reason is not None:
+        if keep is not None:
+            raise UserError(f"keep={keep}: {reason}.")
+        log.info("No calibration, and no photo is called unsure or none: %s", reason)
+        return None
+    if "strangers" in saved and saved["strangers"] != digest(file):  # runs of before have none
+        raise UserError(
+            f"{shown(file)}: it is damaged, or of another run than {RELIABILITY} beside it. Restore both, or remove "
+            "them."
+        )
+    try:
+        check_stored(file)
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "paths"}
+            paths = json.loads(archive["paths"].tobytes())
+        agreement, early = None, None
+        if "widths" in arrays:
+            agreement = Agreement(arrays["widths"].tolist(), **{name: arrays[name] for name in ARRAYS})
+        if "early_points" in arrays:
+            distance: dict[str, Any] = {name: arrays[f"early_{name}"] for name in DISTANCE}
+            early = Likeness(**distance, paths=())
+        kept: dict[str, Any] = {name: arrays[name] for name in KEPT}
+        likeness = Likeness(**kept, paths=paths, agreement=agreement, early=early)
+        versions = {name: _version(saved[name], name, arrays) for name in LABELS if name in saved}
+        reliability = Reliability(likeness, **versions, keep=float(saved["keep"]))
+        return reliability if keep is None else at_share(reliability, keep)
+    except UserError:
+        raise
+    except Exception as error:  # odd content can raise almost anything
+        raise UserError(
+            f"{shown(file)}: it is damaged, or {RELIABILITY} beside it ({first_line(error)}). Restore both, or remove "
+            "them."
+        ) from error
+
+
+def at_share(reliability: Reliability, keep: float) -> Reliability:
+    """Choose the thresholds anew, for another share of validation photos that get a class."""
+    tta = reliability.tta and reliability.tta.keeping(keep)
+    return replace(reliability, plain=reliability.plain.keeping(keep), tta=tta, keep=keep)
+
+
+def log_reliability(reliability: Reliability) -> None:
+    """Print how many validation photos get a class, how accurate these are, and the calibration."""
+    rows: list[list[object]] = [
+        ["validation photos", "get a class", "accuracy of these", "ECE", "out of fold", "temperature"]
+    ]
+    for name, summary in reliability.summaries().items():
+        shares = [f"{summary['kept']:.4f}", f"{summary['accuracy_kept']:.4f}"]
+        errors = ["-" if summary[key] is None else f"{summary[key]:.5f}" for key in ("ece_before", "ece_after")]
+        used = "none, it does not help" if summary["temperature"] == 1 else f"{summary['temperature']:.3g}"
+        rows.append([LABELS[name], *shares, *errors, "none, too few photos or mistakes" if "-" in errors else used])
+    log.info("\n%s", "\n".join(text_table(rows, left=1)))
+
+
+def _version(saved: Mapping[str, Any], name: str, arrays: Mapping[str, torch.Tensor]) -> Version:
+    temperature, *thresholds = (_number(saved[key], f"{name}.{key}") for key in EDITABLE)
+    if temperature <= 0:
+        raise UserError(f"{RELIABILITY}: {name}.temperature={temperature:g}: expected more than 0.")
+    probable, right = arrays[f"{name}_probable"], arrays[f"{name}_right"]
+    return Version(temperature, Thresholds(*thresholds), probable, arrays["unlike"], right, {})
+
+
+def _number(value: Any, key: str) -> float:
+    """Check a number of `reliability.json`, which may have been edited."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{RELIABILITY}: {key}={value}: expected a number.")
+    return float(value)

@@ -1,0 +1,152 @@
+"""How far the predictions of a run can be relied on: calibrated probabilities, and photos that get no class.
+
+Everything is measured on the validation photos: the temperature, the thresholds, and the accuracy of the photos that
+get a class. Plain predictions and those with test-time augmentation have their own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dogscats.lesson.metrics import Predictions
+from dogscats.reliability.calibration import (
+    FEWEST_FITTED,
+    expected_calibration_error,
+    fit_temperature,
+    out_of_fold,
+    with_temperature,
+)
+from dogscats.reliability.strangers import Likeness
+from dogscats.reliability.thresholds import KEEP, Thresholds, accuracy_kept, choose_thresholds, words
+
+LABELS = {"plain": "plain", "tta": "test-time augmentation"}
+"""Names of the versions of predictions, in files and for people."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """What was measured on the validation photos, in the plain version or with test-time augmentation.
+
+    Attributes:
+        temperature: temperature of the probabilities; 1 if none helps.
+        thresholds: thresholds of the decision.
+        probable: calibrated probability of the most probable class `(N,)`.
+        unlike: how unlike the training photos each validation photo is `(N,)`.
+        right: whether the most probable class is correct `(N,)`.
+        calibration: log loss and expected calibration error before, and after by temperatures fitted out of fold.
+    """
+
+    temperature: float
+    thresholds: Thresholds
+    probable: torch.Tensor
+    unlike: torch.Tensor
+    right: torch.Tensor
+    calibration: Mapping[str, float | None]
+
+    def keeping(self, share: float) -> "Version":
+        """Choose other thresholds, with which a `share` of the validation photos get a class."""
+        return replace(self, thresholds=choose_thresholds(self.probable, self.unlike, share))
+
+    def summary(self) -> dict[str, Any]:
+        """Describe it as plain numbers, for `reliability.json`."""
+        kept = (self.probable >= self.thresholds.unsure_below) & (self.unlike <= self.thresholds.none_above)
+        return {
+            "temperature": self.temperature,
+            **self.calibration,
+            "unsure_below": self.thresholds.unsure_below,
+            "none_above": self.thresholds.none_above,
+            "kept": kept.double().mean().item(),
+            "accuracy": self.right.double().mean().item(),
+            "accuracy_kept": self.right[kept].double().mean().item(),
+            "accuracy_by_share": accuracy_kept(self.probable, self.unlike, self.right),
+        }
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The likeness to the training photos, and what was measured with it.
+
+    Attributes:
+        likeness: training photos.
+        plain: for predictions of the plain photo.
+        tta: for predictions with test-time augmentation; `None` if the run has none.
+        keep: share of the validation photos that get a class.
+    """
+
+    likeness: Likeness
+    plain: Version
+    tta: Version | None = None
+    keep: float = KEEP
+
+    def version(self, averaged: bool) -> Version:
+        """Return what applies to predictions with test-time augmentation (`averaged`), or without."""
+        return self.tta or self.plain if averaged else self.plain
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Return the summary of each version, by its name."""
+        return {"plain": self.plain.summary()} | ({"tta": self.tta.summary()} if self.tta else {})
+
+    def calibrated(self, predictions: Predictions, averaged: bool) -> Predictions:
+        """Apply the temperature."""
+        temperature = self.version(averaged).temperature
+        return replace(predictions, probabilities=with_temperature(predictions.probabilities, temperature))
+
+    def applied(self, predictions: Predictions, averaged: bool) -> Predictions:
+        """Calibrate the predictions of new photos, and add decisions."""
+        return replace(self.calibrated(predictions, averaged), decisions=self.decided(predictions, averaged).decisions)
+
+    def decided(self, predictions: Predictions, averaged: bool) -> Predictions:
+        """Add decisions to predictions as the network gives them; they are made by calibrated probabilities."""
+        if predictions.unlike is None:
+            return predictions
+        calibrated, thresholds = self.calibrated(predictions, averaged), self.version(averaged).thresholds
+        decisions = thresholds.decide(predictions.classes, calibrated.probabilities, predictions.unlike)
+        return replace(predictions, decisions=decisions)
+
+    def metrics(self, predictions: Predictions, averaged: bool) -> dict[str, float | None]:
+        """Compute the metrics of labelled photos with calibration and decisions, as plain numbers.
+
+        Returns:
+            `keep`, `temperature`, `log_loss` and `ece` with it, numbers of photos that are `unsure`, `none` and `kept`,
+            and `accuracy_kept`, `None` if no photo is kept.
+        """
+        applied, labels = self.applied(predictions, averaged), predictions.labels
+        unsure, none = (torch.tensor([made == word for made in applied.decisions]) for word in words(applied.classes))
+        kept = ~(unsure | none)
+        right = (applied.predicted == labels)[kept]
+        return {
+            "keep": self.keep,
+            "temperature": self.version(averaged).temperature,
+            "log_loss": applied.log_loss,
+            "ece": expected_calibration_error(applied.probabilities, labels),
+            "unsure": int(unsure.sum()),
+            "none": int(none.sum()),
+            "kept": int(kept.sum()),
+            "accuracy_kept": right.double().mean().item() if len(right) else None,
+        }
+
+
+def measure(likeness: Likeness, plain: Predictions, averaged: Predictions | None) -> Reliability:
+    """Fit temperatures and choose thresholds on labelled validation photos, in both versions."""
+    return Reliability(likeness, _version(plain), _version(averaged) if averaged else None)
+
+
+def _version(predictions: Predictions) -> Version:
+    probabilities, labels = predictions.probabilities, predictions.labels
+    before = {"log_loss": predictions.log_loss, "ece": expected_calibration_error(probabilities, labels)}
+    calibration: dict[str, float | None] = {f"{name}_before": value for name, value in before.items()}
+    calibration |= {f"{name}_after": None for name in before}
+    temperature = 1.0
+    right = predictions.predicted == labels
+    if len(labels) >= FEWEST_FITTED and not right.all():  # without a mistake, the best temperature would be 0
+        honest = replace(predictions, probabilities=out_of_fold(probabilities, labels))
+        after = {"log_loss": honest.log_loss, "ece": expected_calibration_error(honest.probabilities, labels)}
+        calibration |= {f"{name}_after": value for name, value in after.items()}
+        if all(after[name] < before[name] for name in before):  # or it does not help
+            temperature = fit_temperature(probabilities, labels)
+    probable = with_temperature(probabilities, temperature).max(dim=1).values
+    assert predictions.unlike is not None
+    thresholds = choose_thresholds(probable, predictions.unlike)
+    return Version(temperature, thresholds, probable, predictions.unlike, right, calibration)

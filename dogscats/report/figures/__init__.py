@@ -1,0 +1,1 @@
+"""Figures: functions from predictions, curves or photos to a matplotlib Figure."""

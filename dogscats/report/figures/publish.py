@@ -1,0 +1,60 @@
+"""Figures are drawn once, saved as PNG and sent to every logger that supports figures."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+
+from dogscats.base.errors import user_message
+from dogscats.base.files import atomic_path
+from dogscats.base.text import shown
+
+log = logging.getLogger(__name__)
+
+DPI = 100
+"""Pixels per inch."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make a figure of `width` by `height` inches, outside pyplot's global state."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
+def optional(what: str, done: str = "drawn") -> Iterator[None]:
+    """Name a figure or file that cannot be made in the log, instead of failing: everything else goes on."""
+    try:
+        yield
+    except Exception as error:  # one's own function can raise anything
+        log.warning("%s could not be %s: %s", what, done, shown(user_message(error) or repr(error)))
+        log.debug("", exc_info=True)
+
+
+def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str = "") -> None:
+    """Save a figure, and send it to every logger that supports figures.
+
+    Supported are TensorBoard, MLflow, and all loggers with a method `log_image`, such as Weights & Biases and Comet.
+
+    Args:
+        figure: figure to publish.
+        path: PNG file.
+        loggers: loggers of the Trainer; those without support for figures, such as CSV, are skipped.
+        tag: name of the figure in the loggers.
+    """
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
+    loggers = list(loggers)
+    pixels = np.asarray(Image.open(path).convert("RGB")) if loggers else None  # not drawn a second time
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(tag, pixels, dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            if logger.run_id is not None:  # None on ranks other than 0
+                logger.experiment.log_image(logger.run_id, pixels, f"{tag}.png")
+        elif hasattr(logger, "log_image"):
+            logger.log_image(tag, [str(path)])

@@ -1,0 +1,31 @@
+"""Figure of the reliability diagram: accuracy of predictions by their probability."""
+
+from matplotlib.figure import Figure
+
+from dogscats.lesson.metrics import Predictions
+from dogscats.reliability.calibration import BINS, calibration_bins, expected_calibration_error
+from dogscats.report.figures.publish import new_figure
+
+
+def reliability(predictions: Predictions) -> Figure:
+    """Draw accuracy against the probability of the predicted class, above the number of photos per bin.
+
+    Each point is at the mean probability of its bin. Points on the diagonal are perfectly calibrated.
+    """
+    counts, accuracy, confidence = (
+        values.numpy() for values in calibration_bins(predictions.probabilities, predictions.labels)
+    )
+    left = [number / BINS for number in range(BINS)]
+    figure = new_figure(5, 6)
+    axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.bar(left, accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.4, edgecolor="white")
+    axes.plot(confidence, accuracy, "o", color="tab:blue", markersize=5, clip_on=False, label="photos of a bin")
+    axes.plot([0, 1], [0, 1], "--", color="gray", label="perfectly calibrated")
+    ece = expected_calibration_error(predictions.probabilities, predictions.labels)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
+    axes.set_title(f"Reliability of {len(predictions.labels)} photos, ECE {ece:.4f}")
+    axes.legend(loc="upper left")
+    histogram.bar(left, counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
+    histogram.set_yscale("log")
+    histogram.set(ylim=(0.7, 2 * counts.max()), ylabel="Photos", xlabel="Probability of the predicted class")
+    return figure

@@ -1,0 +1,85 @@
+"""Metrics of each epoch, on the console and in `history.csv`."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.stage_table import StageTable, named
+
+log = logging.getLogger(__name__)
+
+METRICS = ("train_loss", "valid_loss", "valid_acc", "valid_balanced_acc", "valid_macro_f1")
+"""The first metrics, in this order; further epoch metrics of the Classifier follow."""
+
+
+HEADINGS = tuple(name.removeprefix("valid_") if len(name) > 11 else name for name in METRICS)
+"""Their headings on the console."""
+
+
+class History(Callback):
+    """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
+
+    Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics,
+    seconds. Missing values are empty; for example, an epoch without validation has no `valid_loss`.
+
+    Attributes:
+        seconds_before: seconds spent on epochs before the stage was resumed.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the table and print its header."""
+        assert isinstance(pl_module, Classifier)
+        self.table = StageTable(Path(trainer.default_root_dir) / "history.csv", pl_module.stage)
+        self.table.rows = self.rows
+        self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
+        log.info("epoch  %s    seconds", "  ".join(HEADINGS))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.started, self.validated = time.perf_counter(), False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the validation metrics as current; Lightning keeps those of earlier epochs."""
+        self.validated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print and write the row of the epoch."""
+        logged = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train_") or (name.startswith("valid_") and self.validated)
+        }
+        metrics = {name: logged[name] for name in dict.fromkeys([*METRICS, *logged]) if name in logged}
+        seconds = round(time.perf_counter() - self.started, 3)
+        cells = [
+            (f"{metrics[name]:.5f}" if name in metrics else "-").rjust(len(heading))
+            for name, heading in zip(METRICS, HEADINGS, strict=True)
+        ]
+        others = "".join(f"  {name} {value:.5f}" for name, value in metrics.items() if name not in METRICS)
+        log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
+        ordered = dict.fromkeys(METRICS, "") | metrics
+        self.rows.append({"epoch": trainer.current_epoch, **ordered, "seconds": seconds})
+        self.table.write()
+
+    def metrics(self, epoch: int | str | None = None) -> dict[str, float]:
+        """Losses and metrics of an epoch, by default of the last; empty if there was none."""
+        rows = self.rows if epoch is None else [row for row in self.rows if row["epoch"] == epoch]
+        row = rows[-1] if rows else {}
+        return {k: v for k, v in row.items() if k not in ("epoch", "seconds") and v != ""}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, for a checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows from a checkpoint, so that the file has no duplicate epochs."""
+        self.rows = named(state_dict["rows"], ["epoch", "train_loss", "valid_loss", "valid_acc", "seconds"])
+        self.seconds_before = sum(row["seconds"] for row in self.rows)

@@ -1,0 +1,197 @@
+"""The report of a run: `metrics.json`, and the summary on the console."""
+
+import logging
+import shlex
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dogscats.base.console import log_confusion_matrix, log_written, peak_rss_mb
+from dogscats.base.errors import UserError
+from dogscats.base.files import write_csv, write_json
+from dogscats.base.install import command
+from dogscats.base.text import shown, text_table
+from dogscats.lesson.confusion import confused_pairs
+from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.stage import Stage
+from dogscats.report import page
+from dogscats.report.history import HEADINGS, METRICS
+
+log = logging.getLogger(__name__)
+
+FINAL = ("acc", "loss", "balanced_acc", "macro_f1", "ece")
+"""Metrics of the final prediction, in this order; with test-time augmentation also `<metric>_tta`."""
+
+
+class RunReport:
+    """Metrics of a run, written to `metrics.json` after every stage; also the record of its progress.
+
+    Args:
+        run_dir: run directory.
+        started: start time of the run, by `time.perf_counter`.
+        classes: class names.
+    """
+
+    def __init__(self, run_dir: Path, started: float, classes: Sequence[str] = ()):
+        self.run_dir, self.started = run_dir, started
+        self.metrics: dict[str, Any] = {"classes": list(classes), "lr_finder": {}, "stages": {}, "final": {}}
+
+    def resume(self, metrics: Mapping[str, Any], stages: Collection[str]) -> None:
+        """Restore the metrics of an interrupted run.
+
+        Args:
+            metrics: content of its `metrics.json`.
+            stages: names of the stages whose metrics are still valid.
+        """
+        self.started -= metrics["seconds"]
+        self.metrics["stages"] = {k: v for k, v in metrics["stages"].items() if k in stages}
+        self.metrics["lr_finder"] = dict(metrics["lr_finder"])
+
+    def add_suggestion(self, stage: str, lr: float | None) -> None:
+        """Record the LR finder's suggestion for a stage; `None` if it has none."""
+        self.metrics["lr_finder"][stage] = lr
+        self.write()
+
+    def add_stage(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Record the metrics of a stage's last epoch, or of the epoch whose weights it kept."""
+        self.metrics["stages"][name] = dict(metrics)
+        self.write()
+
+    def finish(self, plain: Predictions, averaged: Predictions | None) -> None:
+        """Record the final validation metrics, and write the predictions.
+
+        Args:
+            plain: predictions without test-time augmentation.
+            averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
+        """
+        self.predictions = predictions = averaged or plain
+        self.metrics["final"] = {
+            "n": len(plain.labels),
+            **_final("valid", plain, averaged),
+            "confusion_matrix": predictions.confusion_matrix,
+        }
+        self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
+        predictions.write(self.run_dir / "predictions_valid.csv")
+        write_confused_pairs(self.run_dir, predictions)
+        self.write()
+
+    def add_test(self, plain: Predictions, averaged: Predictions | None) -> None:
+        """Record the metrics of the labelled test photos, and write the predictions; see `finish`."""
+        self.metrics["final"] |= {"n_test": len(plain.labels), **_final("test", plain, averaged)}
+        (averaged or plain).write(self.run_dir / "predictions_test.csv")
+        self.write()
+
+    def write(self) -> None:
+        """Write `metrics.json` atomically."""
+        self.metrics["seconds"] = round(time.perf_counter() - self.started, 3)
+        write_json(self.run_dir / "metrics.json", self.metrics)
+
+    @property
+    def final_numbers(self) -> dict[str, float]:
+        """Final metrics by dotted path."""
+        final = self.metrics["final"]
+        return {f"final.{k}": v for k, v in final.items() if k not in ("n", "n_test", "confusion_matrix")}
+
+    def summarise(self) -> None:
+        """Print the table of stages, the final metrics and the files written."""
+        stages = self.metrics["stages"]
+        kept = ["kept"] if any("kept" in row for row in stages.values()) else []
+        rows: list[list[object]] = [["stage", "epochs", *kept, *HEADINGS, "seconds"]]
+        for name, row in stages.items():
+            cells = [f"{row[key]:.5f}" if key in row else "-" for key in METRICS]
+            rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
+        log.info("\n%s", "\n".join(text_table(rows, left=1)))
+        final = self.metrics["final"]
+        self._log_final("valid", f"{final['n']} validation photos")
+        log_confusion_matrix(self.predictions)
+        if "n_test" in final:
+            self._log_final("test", f"{final['n_test']} test photos")
+        log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
+        log_written(self.run_dir)
+        if (self.run_dir / "tensorboard").is_dir():
+            log.info(
+                "See the curves and pictures: tensorboard --logdir %s", shlex.quote(f"{self.run_dir / 'tensorboard'}")
+            )
+        if (self.run_dir / page.FILE).is_file():
+            log.info("Open %s in a browser: all of this on one page", shown(self.run_dir / page.FILE))
+        log.info("Try photos in a browser: python -m dogscats.demo run=%s", shlex.quote(str(self.run_dir)))
+        log.info("Find wrong labels: %s run=%s suspects=true", command("evaluate"), shlex.quote(str(self.run_dir)))
+
+    def point_to_better_stage(self, stages: Sequence[Stage]) -> None:
+        """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""
+        rows = self.metrics["stages"]
+        losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
+        last = stages[-1]
+        best = min(losses, key=lambda name: losses[name], default=last.name)
+        if last.name not in losses or best == last.name or rows[last.name].get("kept") == "start":
+            return
+        if losses[best] > 0.999 * losses[last.name]:  # the same weights may differ by rounding
+            return
+        log.info(
+            "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
+            *(best, losses[best], last.name, losses[last.name]),
+        )
+        saved = next(stage.save for stage in stages if stage.name == best)
+        if saved:
+            log.info("To take it: %s ckpt=%s", command("evaluate"), self.run_dir / "checkpoints" / f"{saved}.ckpt")
+        if last.keep != "best":
+            log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
+
+    def _log_final(self, split: str, heading: str) -> None:
+        """Print the final metrics of a split, without and with test-time augmentation."""
+        final = self.metrics["final"]
+        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1", "ECE"]]
+        for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
+            if f"{split}_acc{suffix}" in final:
+                accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
+                rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
+        log.info("\n%s", "\n".join(text_table(rows, left=1)))
+
+
+def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float]:
+    """Compute the metrics `FINAL` of a split, without and with test-time augmentation."""
+    return {
+        f"{split}_{name}{suffix}": value
+        for suffix, version in (("", plain), ("_tta", averaged))
+        if version
+        for name, value in zip(
+            FINAL,
+            (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1, version.ece),
+            strict=True,
+        )
+    }
+
+
+def write_confused_pairs(run_dir: Path, predictions: Predictions) -> None:
+    """Write `confused_pairs.csv`: actual, predicted, photos; most confused first."""
+    write_csv(run_dir / "confused_pairs.csv", ["actual", "predicted", "photos"], confused_pairs(predictions))
+
+
+def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:
+    """Refuse an `optimized_metric` that `metrics.json` will not have, or that is a test metric.
+
+    Args:
+        metric: dotted path.
+        stages: stages of the recipe.
+        n_aug: number of augmented versions in test-time augmentation.
+        own_callbacks: whether there are callbacks that may log further metrics.
+
+    Raises:
+        UserError: with examples of metrics.
+    """
+    if str(metric).startswith("final.test_"):
+        raise UserError(
+            f"optimized_metric={metric}: what is chosen by its test metrics has no unbiased metric left. Choose by "
+            f"{str(metric).replace('.test_', '.valid_')}; the test metrics are in metrics.json."
+        )
+    known = [f"final.valid_{name}{suffix}" for suffix in ("", "_tta")[: 2 if n_aug else 1] for name in FINAL]
+    known += [f"stages.{stage.name}.{name}" for stage in stages for name in (*METRICS, "epochs", "seconds")]
+    known += ["final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
+    logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
+    if metric not in known and not (own_callbacks and str(metric).startswith(logged)):
+        tta = " It needs callbacks.tta.n_aug=1 or more." if str(metric).endswith("_tta") and not n_aug else ""
+        raise UserError(
+            f"optimized_metric={metric}: metrics.json will have no such number.{tta} Examples: "
+            f"{', '.join(known[: len(FINAL) * (2 if n_aug else 1)])}, {known[len(FINAL) * (2 if n_aug else 1)]}."
+        )

@@ -1,0 +1,609 @@
+"""The page to try a run, and the folder that is a Hugging Face Space, also in a browser."""
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from browser import chromium
+from conftest import REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
+from interrupted_runs import run
+from PIL import Image
+
+from dogscats.base.errors import UserError
+from dogscats.base.install import how_to_install
+from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.classifier import Classifier
+from dogscats.predict.demo import server
+from dogscats.predict.demo.demo_settings import Settings, parse
+from dogscats.predict.export.exporters import export_files
+from dogscats.predict.export.space import GRADIO, REQUIREMENTS
+from dogscats.predict.predictor import Predictor
+
+CLASSES = ("<i>cats", "$5 ${x} {{y}}")
+
+
+@pytest.fixture(scope="module")
+def page() -> Any:
+    return import_page()
+
+
+def import_page() -> Any:
+    pytest.importorskip("gradio", reason="needs the extra 'demo'")
+    from dogscats.predict.demo import demo_page as page
+
+    return page
+
+
+def test_settings() -> None:
+    assert parse(["run=2024"]) == Settings("2024", "127.0.0.1", 7860, trust=False)
+    given = ["ckpt=a=b.ckpt", "host=0.0.0.0", "port=80", "trust=true"]
+    assert parse(given) == Settings("a=b.ckpt", "0.0.0.0", 80, trust=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give either run=<run directory>, .* not neither"),
+        (["run=a", "ckpt=b"], "not both"),
+        (["run="], "^run=: expected the directory of a run"),
+        (["run=a", "port=http"], "^port=http: expected a whole number of at least 1 and at most 65535"),
+        (["run=a", "port=70000"], "^port=70000: expected"),
+        (["run=a", "trust=yes"], "^trust=yes: expected true or false"),
+        (["run=a", "share=true"], "^share=true: there is no such setting. Give run=, ckpt=, host=, port=, trust="),
+        (["outputs/run"], "^outputs/run: there is no such setting"),
+        (["run=missing"], "^missing: there is no such file"),
+    ],
+)
+def test_a_wrong_setting_is_one_message(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        server.serve(arguments)
+
+
+def test_a_port_in_use_is_one_message() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"^port={port}: it is in use"), server.listening("127.0.0.1", port):
+            pass
+    with pytest.raises(UserError, match=r"^host=192.0.2.1: it cannot be listened on"), server.listening("192.0.2.1", 1):
+        pass
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=f"needs gradio: {re.escape(how_to_install('demo'))}"):
+        server.application(Future())
+
+
+def test_a_verdict_as_html(page: Any) -> None:
+    classes = {"a": 0.00004, "<b>$5": 0.99996}
+    text = page.render(page.Verdict(classes))
+    assert "<b>&lt;b&gt;$5</b>" in text
+    assert "with a probability of 99.9 %" in text
+    assert "<b>$5" not in text
+    assert text.index('aria-valuenow="0.999960"') < text.index('aria-valuenow="0.000040"')
+    assert "<h2>" not in text
+    assert re.search("<b>Unsure</b>.*perhaps &lt;b&gt;[$]5<", page.render(page.Verdict(classes, "unsure")))
+    assert "<b>None of these</b>" in page.render(page.Verdict(classes, "none"))
+    assert "<b>none</b>" in page.render(page.Verdict({"none": 0.9, "b": 0.1}, "none"))
+    assert "<b>None of these</b>" in page.render(page.Verdict({"none": 0.9, "b": 0.1}, "(none)"))
+    similar = [page.Picture(Image.new("RGB", (2, 2)), "<script>.jpg, 0.93")]
+    text = page.render(page.Verdict(classes, similar=similar))
+    assert "<figcaption>&lt;script&gt;.jpg, 0.93</figcaption>" in text
+    assert text.count("data:image/jpeg;base64,") == 1
+
+
+def test_of_many_classes_the_most_probable_are_shown(page: Any) -> None:
+    text = page.render(page.Verdict({f"class {number}": number / 4950 for number in range(100)}))
+    assert re.findall(r'aria-label="class (\d+)"', text) == [str(number) for number in range(99, 89, -1)]
+    assert "and 90 less probable ones" in text
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A photo as a camera, a scanner and an editor write it."""
+    folder = tmp_path_factory.mktemp("photos")
+    draw_photo(folder / "plain.jpg", 1, 0, (96, 64))
+    picture = Image.open(folder / "plain.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(folder / "turned.jpg", exif=turned)
+    layer = picture.convert("RGBA")
+    layer.putalpha(Image.linear_gradient("L").resize(picture.size))
+    layer.save(folder / "transparent.png")
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 250).save(folder / "deep.png")
+    picture.save(folder / "<b>$5 ${x}.webp", lossless=True)
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "text.jpg").write_text("no photo")
+    Image.new("L", (12_000, 9_000)).save(folder / "vast.png")
+    draw_photo(folder / "whole.jpg", 0, 0)
+    (folder / "cut.png").write_bytes(png_of(folder / "whole.jpg")[:300])
+    return {path.name: path for path in folder.iterdir()}
+
+
+def png_of(file: Path) -> bytes:
+    Image.open(file).save(file.with_suffix(".png"))
+    return file.with_suffix(".png").read_bytes()
+
+
+def tiny_predictor(**trained_on: Any) -> Predictor:
+    torch.manual_seed(0)
+    model = Classifier(Backbone(TinyNetwork(), last_early="first", channels=8), classes=list(CLASSES))
+    return Predictor(model, 32, trained_on=trained_on)
+
+
+def test_a_verdict_is_that_of_a_prediction(page: Any, photos: dict[str, Path], bad_files: dict[str, Path]) -> None:
+    from dogscats.predict.demo.judge import judge
+
+    predictor = tiny_predictor()
+    for file in photos.values():
+        verdict = judge(predictor, str(file))
+        predictions, _ = predictor.predict([file], n_aug=0)
+        assert verdict.probabilities == dict(zip(CLASSES, predictions.probabilities[0].tolist(), strict=True))
+        assert verdict.decision is None
+        assert [picture.image.size for picture in verdict.seen] == [(32, 32)] * 2
+        assert verdict.seen[1].caption == f"Where it sees {predictions.predicted_classes[0]}"
+        assert verdict.similar == []
+    for name, message in {"text.jpg": "not a picture of a known format", "vast.png": "12000 x 9000 pixels"}.items():
+        with pytest.raises(page.Refused, match=message):
+            judge(predictor, str(bad_files[name]))
+
+
+def test_a_photo_that_is_gone_and_other_reasons_name_no_path(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dogscats.predict.demo.judge import judge
+
+    file = tmp_path / "photo.jpg"
+    with pytest.raises(page.Refused, match=r"^it is no longer there: choose it again$"):
+        judge(tiny_predictor(), str(file))
+    draw_photo(file, 0, 0)
+
+    def lost(path: Path) -> bytes:
+        raise OSError(errno.EIO, "I/O error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", lost)
+    with pytest.raises(page.Refused, match=r"^it cannot be read now \(I/O error\)"):
+        judge(tiny_predictor(), str(file))
+
+
+@pytest.fixture
+def client(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from fastapi.testclient import TestClient
+
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    loaded: Future[Any] = Future()
+    loaded.set_result(tiny_predictor())
+    with TestClient(server.application(loaded)) as client:
+        yield client
+
+
+def ask(client: Any, event: int, value: Any) -> dict[str, Any]:
+    """Send a value to an event of the page, and return the answer."""
+    body = {"data": [value], "fn_index": event, "session_hash": "x"}
+    assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+    lines = client.get("/gradio_api/queue/data?session_hash=x").text.splitlines()
+    messages = [json.loads(line.removeprefix("data:")) for line in lines if line]
+    (answer,) = (message for message in messages if message["msg"] == "process_completed")
+    return dict(answer)
+
+
+def test_only_uploads_are_looked_at(
+    client: Any, photos: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    uploads, meta = tmp_path / "uploads", {"_type": "gradio.FileData"}
+    events = range(len(client.get("/config").json()["dependencies"]))
+    (elsewhere := tmp_path / "photo.jpg").write_bytes(photos["plain.jpg"].read_bytes())
+    os.mkfifo(tmp_path / "pipe")
+    (uploads / "link.jpg").symlink_to(elsewhere)
+    paths = [elsewhere, "/etc/passwd", tmp_path / "pipe", uploads, uploads / "link.jpg", f"{uploads}/../photo.jpg"]
+    paths += ["http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg", "a" * 9999, "a\0", ""]
+    files: list[dict[str, Any]] = [{"path": str(path), "meta": meta} for path in paths]
+    streams = [file | {"is_stream": True} for file in files]
+    odd = [{"url": "https://example.com/a.jpg", "meta": meta}, {"path": {}, "url": files[0]}, files[:1], "text"]
+    before = [*uploads.rglob("*")]
+    for value in [*files, *streams, *odd]:
+        for event in events:
+            answer = ask(client, event, value)
+            assert not answer["success"]
+            assert answer["output"]["error"] == "This photo was not uploaded."
+    assert elsewhere.exists()
+    assert [path for path in uploads.rglob("*") if path.is_file()] == [path for path in before if path.is_file()]
+
+    with photos["plain.jpg"].open("rb") as content:
+        (path,) = client.post("/gradio_api/upload", files={"files": content}).json()
+    html, deleted = (ask(client, event, {"path": path, "meta": meta}) for event in events[1:])
+    assert "with a probability of" in html["output"]["data"][0]
+    assert deleted["success"]
+    assert not Path(path).exists()
+    assert ask(client, events[-1], {"path": path, "meta": meta})["success"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+STUCK = """\
+import os, signal, sys
+from dogscats.predict.demo.server import folder_for_uploads
+from dogscats.runs import signals
+signals.STUCK = 0.5
+with signals.interruptible(), folder_for_uploads() as folder:
+    open("stuck.py", "w").write("import os, time; os.kill(os.getpid(), 2); time.sleep(60)")
+    print(folder, flush=True)
+    sys.path.insert(0, ".")
+    import stuck
+"""
+
+
+def test_the_uploads_are_removed_although_the_process_is_stuck(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", STUCK],
+        **{"capture_output": True, "text": True, "cwd": tmp_path, "check": False},
+        env=os.environ | python_path(REPOSITORY),
+    )
+    assert (result.returncode, result.stderr) == (130, "")
+    assert "dogscats-demo-" in result.stdout
+    assert not Path(result.stdout.strip()).exists()
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    root = draw_root(folder / "photos", classes=CLASSES)
+    run(root, folder / "run", "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null")
+    return folder / "run"
+
+
+def test_decisions_and_similar_photos_of_a_run(
+    page: Any, run_dir: Path, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    from dogscats.predict.demo.judge import judge
+
+    predictor, file = Predictor.load(run_dir), str(photos["plain.jpg"])
+    verdict = judge(predictor, file)
+    assert [verdict.decision] == predictor.predict(file, n_aug=0)[0].decisions
+    (similar,) = predictor.similar([file], 3)
+    assert [picture.caption for picture in verdict.similar] == [f"{path}, {value:.2f}" for path, value in similar]
+    assert verdict.similar[0].image.size == (60, 48)
+    root = Path(predictor.trained_on["root"])
+    removed = root.joinpath(similar[0][0]).rename(tmp_path / "removed.jpg")
+    assert len(judge(predictor, file).similar) == 2
+    removed.rename(root / similar[0][0])
+    predictor.trained_on["root"] = str(tmp_path / "moved")
+    assert judge(predictor, file).similar == []
+    assert judge(tiny_predictor(root=str(root)), file).similar == []  # it has not kept its training photos
+
+
+def test_a_predictor_works_in_any_thread(photos: dict[str, Path]) -> None:
+    predictor, found = tiny_predictor(), []
+    thread = threading.Thread(target=lambda: found.append(predictor.predict(photos["plain.jpg"])[0].probabilities))
+    thread.start()
+    thread.join()
+    assert torch.equal(found[0], predictor.predict(photos["plain.jpg"])[0].probabilities)
+
+
+@pytest.fixture(scope="module")
+def space(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+    folder = tmp_path_factory.mktemp("export")
+    export_files("space", Predictor.load(run_dir), folder, None)
+    return folder / "space"
+
+
+def test_the_space_has_what_a_space_needs(space: Path) -> None:
+    names = {"app.py", "page.py", "page.css", "photo.onnx", "predict_onnx.py", "README.md", "requirements.txt"}
+    assert {path.name for path in space.iterdir() if path.is_file()} == names
+    _, front, _ = (space / "README.md").read_text().split("---\n")
+    settings = dict(line.split(": ", 1) for line in front.splitlines())
+    assert json.loads(settings.pop("title")) == f"Photos of {', '.join(sorted(CLASSES))}"
+    assert settings == {"sdk": "gradio", "sdk_version": GRADIO, "app_file": "app.py", "pinned": "false"}
+    assert not re.search("dogscats|torch", (space / "app.py").read_text())
+
+
+def test_the_space_needs_the_versions_of_the_extras() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
+    (gradio,) = project["optional-dependencies"]["demo"]
+    assert f"gradio>={GRADIO}".startswith(gradio)
+    gradio, *others = REQUIREMENTS.split()
+    assert gradio == f"gradio>={GRADIO}"
+    assert {*others} <= {*declared}
+
+
+AUDIT = """\
+import os, sys
+
+def write_remote(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        address = arguments[1] if event == "socket.connect" else arguments[0]
+        host = address[0] if isinstance(address, tuple) else address
+        if host not in (None, "127.0.0.1", "localhost", b"127.0.0.1", b"localhost"):
+            with open(os.environ["REMOTE"], "a") as file:
+                print(event, address, file=file)
+
+sys.addaudithook(write_remote)
+"""
+"""Lists the addresses elsewhere that a Python program asks for, as its `sitecustomize`."""
+
+
+def without_torch(folder: Path) -> dict[str, str]:
+    """An environment in which torch and this project cannot be imported."""
+    for name in ("torch", "torchvision", "dogscats"):
+        (folder / f"{name}.py").write_text("raise ImportError('it is not there')")
+    return python_path(folder)
+
+
+def python_path(folder: Path) -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
+def test_the_space_predicts_without_torch(
+    page: Any, run_dir: Path, space: Path, photos: dict[str, Path], bad_files: dict[str, Path], tmp_path: Path
+) -> None:
+    files = [*photos.values(), *bad_files.values(), tmp_path / "gone.jpg", tmp_path]
+    code = (
+        "import sys, json, app\n"
+        "for file in sys.argv[1:]:\n"
+        "    try: verdict = app.judge(file); print(json.dumps([verdict.decision, verdict.probabilities]))\n"
+        "    except app.Refused as error: print(json.dumps(str(error)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, files)],
+        **{"capture_output": True, "text": True, "cwd": space, "check": False},
+        env=os.environ | offline(tmp_path) | without_torch(tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    judged = [json.loads(line) for line in result.stdout.splitlines()]
+    expected, _ = Predictor.load(run_dir).predict([*photos.values()], n_aug=0)
+    decisions, probabilities = zip(*judged[: len(photos)], strict=True)
+    assert list(decisions) == expected.decisions
+    found = [[each[name] for name in expected.classes] for each in probabilities]
+    np.testing.assert_allclose(found, expected.probabilities, atol=0.01)
+    *damaged, gone, folder = judged[len(photos) :]
+    refused = dict(zip(bad_files, damaged, strict=True))
+    assert refused["text.jpg"] == "it is not a picture of a known format"
+    assert refused["vast.png"] == "it has 12000 x 9000 pixels, more than 100 megapixels"
+    assert isinstance(refused["cut.png"], str)
+    assert gone == "it is no longer there: choose it again"
+    assert folder == "it is not a file"
+    assert not list(space.glob("*.pyi"))  # Gradio writes them for components of one's own
+
+
+class Tab:
+    """A page in a browser, as a visitor sees it."""
+
+    def __init__(self, browser: Any, address: str):
+        self.browser, self.address = browser, address
+        browser.get(address)
+        self.wait("#answer .welcome")
+
+    def until(self, script: str, *arguments: str) -> Any:
+        """Wait until a script returns something, and return it."""
+        end = time.monotonic() + 60
+        while not (found := self.browser.execute_script(f"return {script}", *arguments)):
+            assert time.monotonic() < end, (script, arguments)
+            time.sleep(0.1)
+        return found
+
+    def wait(self, selector: str) -> str:
+        """Wait for an element, and return its text."""
+        return str(self.until("document.querySelector(arguments[0])?.innerText", selector))
+
+    def click(self, label: str) -> None:
+        """Wait for a button, and click it."""
+        self.until(
+            "[...document.querySelectorAll('#try button')].filter("
+            "button => [button.ariaLabel, button.innerText].includes(arguments[0])).map(button => [button.click()])[0]",
+            label,
+        )
+
+    def upload(self, file: Path) -> None:
+        self.until("document.querySelector('#try input[type=file]')")
+        self.browser.find_element("css selector", "#try input[type=file]").send_keys(str(file))
+
+    def answer(self) -> str:
+        """Wait for the answer, and return its text."""
+        self.wait("#answer .decision, #answer .refused")
+        return self.wait("#answer")
+
+    def probabilities(self) -> dict[str, float]:
+        meters = self.browser.find_elements("css selector", "#answer [role=meter]")
+        return {m.get_attribute("aria-label"): float(m.get_attribute("aria-valuenow")) for m in meters}
+
+    def clear(self) -> None:
+        self.click("Remove Image")
+        self.wait("#answer .welcome")
+
+    def copy_picture(self) -> None:
+        """Copy a picture to the clipboard, as another program would."""
+        permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": self.address}
+        self.browser.execute_cdp_cmd("Browser.grantPermissions", permissions)
+        self.browser.execute_async_script(
+            "const done = arguments[0], canvas = document.createElement('canvas');"
+            "canvas.getContext('2d').fillRect(9, 9, 99, 50); canvas.toBlob(blob =>"
+            "navigator.clipboard.write([new ClipboardItem({'image/png': blob})]).then(done))"
+        )
+
+    def toast(self) -> str:
+        """Wait for a message, and return its text."""
+        return self.wait(".toast-body")
+
+    def requests(self) -> set[str]:
+        """Addresses of the requests that the page made."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
+        sent = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+        return {url for url in sent if not url.startswith(("data:", "blob:"))}
+
+
+Started = tuple[subprocess.Popen[str], str, Path]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Starts a server, and returns its process, its address and the folder of its uploads."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_(*command: str, **options: Any) -> Started:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        uploads = tmp_path / "uploads"
+        uploads.mkdir()
+        (tmp_path / "sitecustomize.py").write_text(AUDIT)
+        environment = {"TMPDIR": str(uploads), "GRADIO_SERVER_PORT": str(port), "no_proxy": "127.0.0.1"}
+        environment |= {"REMOTE": str(tmp_path / "remote.txt")} | python_path(tmp_path)
+        options["env"] = os.environ | offline(tmp_path) | environment | options.get("env", {})
+        command = tuple(word.format(port=port) for word in command)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        started.append(process)
+        end = time.monotonic() + 300
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.2)
+        return process, f"http://127.0.0.1:{port}/", uploads
+
+    yield start_
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium with a camera, for which there is no other machine."""
+    import_page()
+    browser = chromium(
+        *("window-size=1100,900", "use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"),
+        "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        logs=["browser", "performance"],
+    )
+    yield browser
+    browser.quit()
+
+
+def multipart(file: Path) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of a form with a file."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{file.name}"\r\n\r\n'
+    return head.encode() + file.read_bytes() + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def uploaded(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def check_page(tab: Tab, uploads: Path, predictor: Predictor, files: list[Path], bad: Path) -> None:
+    """Check what a visitor sees, that nothing is kept, and that nothing comes from elsewhere."""
+    assert all(name in tab.wait("#answer .welcome") for name in CLASSES)
+    for file in files:
+        tab.upload(file)
+        expected, _ = predictor.predict(file, n_aug=0)
+        (decision,) = expected.decisions
+        title = {"unsure": "Unsure", "none": "None of these"}.get(decision, decision)
+        assert tab.answer().startswith(f"{title}\n")
+        found = tab.probabilities()
+        assert {*found} == {*CLASSES}
+        np.testing.assert_allclose([found[name] for name in expected.classes], expected.probabilities[0], atol=0.01)
+        tab.clear()
+    tab.upload(bad)
+    assert tab.answer() == "This photo cannot be used: it is not a picture of a known format."
+    tab.clear()
+    tab.click("Capture from camera")
+    tab.click("Click to Access Webcam")
+    tab.until("document.querySelector('#try video')?.readyState >= 2")
+    tab.click("capture photo")
+    assert "cannot" not in tab.answer()
+    tab.clear()
+    tab.copy_picture()
+    tab.click("Paste from clipboard")
+    tab.click("Paste from Clipboard")
+    assert "cannot" not in tab.answer()
+    tab.clear()
+    tab.click("Upload file")
+    large = uploads.parent / "large.jpg"
+    with large.open("wb") as file:
+        file.truncate(50 * 1024**2 + 1)
+    tab.upload(large)
+    assert 'exceed the maximum allowed size of 50.0 Mb: "large.jpg"' in tab.toast()
+    refused = urllib.request.Request(f"{tab.address}gradio_api/upload", *multipart(large))
+    with pytest.raises(urllib.error.HTTPError, match="413"):  # also without the page
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(refused)
+    end = time.monotonic() + 10
+    while uploaded(uploads) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert uploaded(uploads) == []
+    assert all(url.startswith(tab.address) for url in tab.requests())
+    assert not (uploads.parent / "remote.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_run_in_a_browser(
+    run_dir: Path, start: Callable[..., Started], browser: Any, photos: dict[str, Path], bad_files: dict[str, Path]
+) -> None:
+    predictor = Predictor.load(run_dir)
+    command = [sys.executable, "-m", "dogscats.demo", f"run={run_dir}", "port={port}"]
+    process, address, uploads = start(*command, cwd=REPOSITORY)
+    tab = Tab(browser, address)
+
+    check_page(tab, uploads, predictor, [*photos.values()], bad_files["text.jpg"])
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "")
+    assert f"Open {address[:-1]} in a browser" in output
+    assert list(uploads.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_space_in_a_browser(
+    run_dir: Path,
+    space: Path,
+    start: Callable[..., Started],
+    browser: Any,
+    photos: dict[str, Path],
+    bad_files: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    predictor = Predictor.load(run_dir)
+    process, address, uploads = start(sys.executable, "app.py", cwd=space, env=without_torch(tmp_path))
+    tab = Tab(browser, address)
+
+    check_page(tab, uploads, predictor, [photos["plain.jpg"]], bad_files["text.jpg"])
+    process.terminate()
+    assert process.communicate(timeout=20) == (f"Open {address} in a browser. Ctrl-C ends.\n", "")
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_loaded_ends_the_server(
+    run_dir: Path, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    import_page()
+    (tmp_path / "bad.ckpt").write_text("no checkpoint")
+    process, _, uploads = start(
+        sys.executable, "-m", "dogscats.demo", f"ckpt={tmp_path}/bad.ckpt", "port={port}", cwd=REPOSITORY
+    )
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert errors.startswith(f"error: {tmp_path}/bad.ckpt: ")
+    assert errors.count("\n") == 1
+    assert list(uploads.iterdir()) == []
