@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cached_head import cached, head_classifier
 from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -17,34 +18,12 @@ from torch.utils.data import DataLoader
 
 from dogscats import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch
-from dogscats.data.loading.features import activation_loader
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
-from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.lr_finder import LRCurve, find_lr
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
-
-
-def features(seed: int = 0, photos: int = 400) -> tuple[torch.Tensor, list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(2, (photos,), generator=generator)
-    values = torch.randn(photos, 32, generator=generator)
-    values[:, :4] += 1.5 * labels[:, None]
-    return values, labels.tolist()
-
-
-def cached(seed: int = 0) -> DataLoader[Batch]:
-    values, labels = features()
-    batches = SharedBatchSampler(EpochSampler(len(labels), seed), 32, training=True)
-    return activation_loader([values], Photos(Path(), [""] * len(labels), labels), batches, seed)
-
-
-def head_classifier() -> Classifier:
-    torch.manual_seed(0)
-    return Classifier(PrecomputedBody(), 2, Heads(32, 2), lrs=(0.01, 0.1, 1.0))
 
 
 def test_the_rate_rises_exponentially_and_the_suggestion_is_a_tenth_of_the_lowest() -> None:

@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written(
 
 BUILD = """
 import sys, time, torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/runs"]
 from pathlib import Path
 import dogscats.data.loading.dataset
 from test_faults import body, photos

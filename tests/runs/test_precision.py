@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cached_head import cached, head_classifier
 from conftest import TINY, Run
 from interrupted_runs import outcome
 from pytorch_lightning import Callback, Trainer
@@ -175,8 +176,6 @@ def test_after_the_first_steps_it_trains_and_keeps_the_best_with_clipped_gradien
 
 
 def test_the_lr_finder_takes_every_step(shared_root: Path) -> None:
-    from test_lr_finder import cached, head_classifier
-
     curve = find_lr(head_classifier(), cached(), scaled_trainers(1e30), steps=30)
     assert curve.lrs == pytest.approx([1e-5 * 1e6 ** (step / 29) for step in range(30)])
     steady = find_lr(head_classifier(), cached(), scaled_trainers(2.0**8), steps=100)
@@ -184,8 +183,6 @@ def test_the_lr_finder_takes_every_step(shared_root: Path) -> None:
 
 
 def test_gradients_that_no_scale_makes_finite_are_divergence() -> None:
-    from test_lr_finder import cached, head_classifier
-
     callbacks = [SGDR(cycle_len=1), StopAtDivergence(), NaNGradients()]
     fit = scaled_trainers(2.0**16)(callbacks=callbacks, max_epochs=5, enable_checkpointing=False, logger=False)
     with pytest.raises(Diverged, match=r"non-finite gradients at step 39, epoch 2"):  # 13 steps an epoch
