@@ -20,8 +20,7 @@ from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
 from dogscats.report.figures.publish import optional
 from dogscats.report.templates import template
 from dogscats.runs.directory import WEIGHTS
-from dogscats.suspects.suspect import CERTAIN, KINDS
-from dogscats.suspects.suspects_page import HEADINGS
+from dogscats.suspects.search import CERTAIN, KINDS
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
         suspects=_suspects(suspects),
         suspects_page=suspects and suspects.absolute() / "suspects.html",
         commands=_commands(run_dir),
-        headings=HEADINGS,
+        headings=KINDS,
         config_text=escape(shown_lines((run_dir / "config.yaml").read_text(encoding="utf-8"))),
     )
     before, _, after = page.rpartition("{size}")
