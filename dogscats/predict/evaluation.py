@@ -4,14 +4,14 @@ import logging
 import time
 from typing import Any
 
-from dogscats.base.console import MOST_CLASSES, log_confusion_matrix, peak_rss_mb
+from dogscats.base.console import peak_rss_mb
 from dogscats.base.files import write_json
 from dogscats.base.text import text_table
 from dogscats.data.photos.split import split_of
 from dogscats.lesson.metrics import evaluation_metrics
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.predict.tasks import Job
-from dogscats.report.summary import write_confused_pairs
+from dogscats.report.summary import MOST_CLASSES, log_confusion_matrix, write_confused_pairs
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from dogscats.base.console import MOST_CLASSES, progress_bar
+from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv
 from dogscats.base.text import shown
@@ -19,6 +19,7 @@ from dogscats.reliability.thresholds import words
 from dogscats.report.figures.explanation import draw_explanation
 from dogscats.report.figures.publish import publish
 from dogscats.report.report_callback import Report
+from dogscats.report.summary import MOST_CLASSES
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dogscats.base.environment import command_of
+from dogscats.base.errors import optional
 from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
 from dogscats.base.trust import load_config
@@ -17,7 +18,6 @@ from dogscats.lesson.stage import GROUPS, make_stages
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.report import page as run_page
-from dogscats.report.figures.publish import optional
 from dogscats.suspects.search import CERTAIN, Labelled, Suspect, by_kind, find_suspects, joined, write_suspects
 from dogscats.suspects.suspects_page import write_page
 
