@@ -14,12 +14,11 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from dogscats.base.console import progress_bar
-from dogscats.base.content import load_samples, save_samples
+from dogscats.base.content import cache_folder, fingerprint, load_samples, save_samples
 from dogscats.base.errors import Failure, UserError, user_errors_exit
 from dogscats.base.files import digest, read_json, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.text import shown, text_table
-from dogscats.data.loading.cache import cache_folder, fingerprint
 from dogscats.data.photos.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
 from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.pixels.shrink import Shrink, planned
