@@ -16,8 +16,7 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm
 
 from dogscats.base.text import shown, text_table
-from dogscats.lesson.confusion import confused_pairs
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions, confused_pairs
 
 log = logging.getLogger(__name__)
 

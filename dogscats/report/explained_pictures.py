@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from dogscats.data.loading.dataset import PhotoBatches, PhotoDataset
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.report.figures.explanation import overlay
 from dogscats.report.figures.photo_rows import pictures
 from dogscats.report.figures.publish import optional

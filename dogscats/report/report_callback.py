@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.report.figures.publish import optional, publish
 

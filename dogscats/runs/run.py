@@ -32,7 +32,7 @@ from dogscats.lesson.divergence import StopAtDivergence
 from dogscats.lesson.keep_best import KeepBest
 from dogscats.lesson.loss_scale import LossScale
 from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
