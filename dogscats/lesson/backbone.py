@@ -1,8 +1,7 @@
 """Pretrained backbones: photos to pooled features, in two layer groups."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +9,9 @@ from torch import nn
 from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
-from dogscats.base.errors import ArgumentError, UserError
+from dogscats.base.errors import ArgumentError
 from dogscats.base.install import how_to_install
 from dogscats.base.record import records_config
-from dogscats.base.trust import build, needs_trust
 from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -245,28 +243,3 @@ def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", 
     except ImportError as error:
         raise ArgumentError("model", f"name={name} needs timm: {how_to_install('timm')}.") from error
     return TimmBackbone(create_network(name, weights, size), features, size)
-
-
-def rebuild_body(config: Mapping[str, Any], source: str | Path, trust: bool = False) -> Backbone:
-    """Build a body with random weights from the config in a checkpoint.
-
-    Args:
-        config: plain containers with a `_target_`.
-        source: file name for the error message.
-        trust: allow any target.
-
-    Raises:
-        UserError: if the target is missing or needs trust.
-    """
-    if source == "checkpoint" and not trust and needs_trust(config):  # Classifier.load_from_checkpoint
-        raise UserError(
-            f"{source}: it names {', '.join(needs_trust(config))}; give the model itself: model=<Backbone>."
-        )
-    if not isinstance(config, Mapping) or "_target_" not in config:
-        raise UserError(f"{source}: it has no model config; give the model itself: model=<Backbone>.")
-    random_weights = {"weights": "none"} if "weights" in config else {}
-    body = build(config, source, trust, **random_weights)
-    if not isinstance(body, Backbone):
-        raise UserError(f"{source}: {config['_target_']} gives a {type(body).__name__}, not a Backbone.")
-    body.config = dict(config)
-    return body

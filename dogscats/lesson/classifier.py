@@ -12,9 +12,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from dogscats.base.errors import ArgumentError
+from dogscats.base.record import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.data.loading.seed import stable_seed
-from dogscats.lesson.backbone import Backbone, PrecomputedBody, rebuild_body
+from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
 from dogscats.reliability.strangers import Likeness
@@ -70,7 +71,7 @@ class Classifier(LightningModule):
             raise ArgumentError("", f"optimizer={optimizer}: expected {' or '.join(OPTIMIZERS)}.")
         if class_weights is not None and len(class_weights) != len(self.classes):
             raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
-        body = model if isinstance(model, nn.Module) else rebuild_body(model, source="checkpoint")
+        body = model if isinstance(model, nn.Module) else rebuild(Backbone, model, source="checkpoint")
         if not isinstance(heads, Heads):
             heads = Heads(body.num_features, len(self.classes), heads)
         self.body, self.likeness = body, None  # that of a trained classifier
