@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from pytorch_lightning import Callback, Trainer
 
-    from dogscats.lesson.metrics import Predictions
+    from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.tta import TTA
     from dogscats.predict.predictor import Predictor
 
