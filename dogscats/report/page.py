@@ -19,7 +19,7 @@ from dogscats.report.facts import SPLITS, Facts
 from dogscats.report.figures.curves import curves
 from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
 from dogscats.report.templates import template
-from dogscats.suspects.search import CERTAIN, KINDS
+from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _suspects(folder: Path | None) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
     if folder is not None:
         for row in csv_rows(folder / "suspects.csv"):
-            likely = row["kind"] in found and float(row["score"]) > CERTAIN
+            likely = row["kind"] in found and float(row["score"]) > LIKELY_SCORE
             if likely and len(found[row["kind"]]) < MOST_SUSPECTS:
                 found[row["kind"]].append(row)
     return {kind: rows for kind, rows in found.items() if rows}

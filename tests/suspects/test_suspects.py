@@ -163,7 +163,7 @@ def test_pairs_of_which_none_is_alike(tmp_path: Path) -> None:
     again = torch.cat([thumbnails, thumbnails[:1]])
     every = torch.tensor([[0, 3], [0, 1], [0, 2], [1, 2]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dogscats.suspects.duplicates.PAIRS", 2)
+        patch.setattr("dogscats.suspects.duplicates.PAIRS_AT_ONCE", 2)
         assert [pair[:2] for pair in duplicates(again, every)] == [(0, 3)]
 
 
