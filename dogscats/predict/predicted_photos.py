@@ -10,7 +10,7 @@ from dogscats.base.console import MOST_CLASSES
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv
 from dogscats.base.text import shown
-from dogscats.data.pixels.images import EXTENSIONS, list_images, natural_key
+from dogscats.data.photos.listing import EXTENSIONS, list_images, natural_key
 from dogscats.lesson.metrics import Predictions
 from dogscats.reliability.thresholds import words
 

@@ -23,9 +23,7 @@ from dogscats.base.files import read_csv, remove_unfinished
 from dogscats.base.signals import stop_if_interrupted
 from dogscats.data.loading.check import write_bad_images
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.photos.photo_list import keep_photos
-from dogscats.data.photos.run_decisions import FILE as DECISIONS
-from dogscats.data.photos.run_decisions import keep_decisions, with_own_decisions
+from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, keep_photos, with_own_decisions
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.divergence import StopAtDivergence
@@ -114,7 +112,7 @@ def open_run(checked: Settings) -> Iterator["Run"]:
             if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
                 (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
                 if run.wrote_decisions:
-                    (out / DECISIONS).unlink(missing_ok=True)
+                    (out / DECISIONS_FILE).unlink(missing_ok=True)
             raise
 
 
@@ -175,7 +173,8 @@ class Run:
 
     def keep_photos(self, data: DogsCatsDataModule) -> None:
         """Write the list of photos of a new run, and decisions about them; refuse to resume a run with others."""
-        keep_photos(data, self.out, self.resumed)
+        accept = data.changed == "accept"
+        keep_photos(self.out, data.root, data.classes, data.splits, self.resumed, accept)
         given = self.cfg.data.get("decisions")
         self.wrote_decisions = keep_decisions(data.decisions, self.out, given, self.resumed)
 

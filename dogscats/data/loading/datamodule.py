@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -14,28 +13,21 @@ from torchvision.transforms import v2
 
 from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.base.signals import handle_signals_in_worker
-from dogscats.base.text import listed, shown
-from dogscats.data.loading.check import check_images
-from dogscats.data.loading.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
-from dogscats.data.loading.workers import TIMEOUT, default_num_workers, fitting_workers
+from dogscats.base.text import listed
+from dogscats.data.loading.check import bad_listed, usable_photos
+from dogscats.data.loading.dataset import Batch, PhotoDataset
+from dogscats.data.loading.loaders import default_num_workers, photo_loader
+from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler, process_rank
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions, summary
 from dogscats.data.photos.download import LESSON_URL, download_dataset
-from dogscats.data.photos.layouts import Found, Photos, find_dataset, find_split, leave_out, left_out, left_out_summary
+from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
+from dogscats.data.photos.listing import left_out, left_out_summary
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.fit import fitted
-from dogscats.data.pixels.shrink import Shrink, completed, needed_side
+from dogscats.data.pixels.shrink import Shrink
+from dogscats.data.pixels.transforms import fitted, needed_side
 
 log = logging.getLogger(__name__)
-
-
-def process_rank() -> tuple[int, int]:
-    """Return this process's rank and the world size."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 class DogsCatsDataModule(LightningDataModule):
@@ -111,11 +103,8 @@ class DogsCatsDataModule(LightningDataModule):
         shrink: str | bool = False,
         decisions: str | None = None,
     ):
+        check_arguments(locals())
         super().__init__()
-        given: dict[str, Any] = {"root": root, "size": size, "batch_size": batch_size, "num_workers": num_workers}
-        given |= {"limit": limit, "seed": seed, "valid_fraction": valid_fraction, "on_bad_image": on_bad_image}
-        given |= {"download": download, "sha256": sha256, "fit": fit, "changed": changed}
-        check_arguments(given | {"labels": labels, "group": group, "shrink": shrink, "decisions": decisions})
         if not callable(augment):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
         self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
@@ -141,17 +130,17 @@ class DogsCatsDataModule(LightningDataModule):
             download_dataset(self.url, self.root, self.sha256)
         self._changes  # noqa: B018
 
+    @property
+    def _finder(self) -> DatasetFinder:
+        choice = (self.valid_fraction, self.seed, self.limit)
+        return DatasetFinder(self.root, *choice, self.labels, self.group, self.cache_dir)
+
     @cached_property
     def _found(self) -> Found:
-        found = find_dataset(self.root, self.valid_fraction, self.seed, self.limit, **self._where)
+        found = self._finder.find()
         for note in found.notes:
             log.warning("%s", note)
         return found
-
-    @property
-    def _where(self) -> dict[str, str | None]:
-        """Arguments of `find_dataset` and `find_split` that say where labels are."""
-        return {"labels": self.labels, "group": self.group, "cache_dir": self.cache_dir}
 
     @cached_property
     def decisions(self) -> Decisions | None:
@@ -189,19 +178,22 @@ class DogsCatsDataModule(LightningDataModule):
         if hasattr(self, "train"):
             return
         found, changes = self._found, self._changes
-        classes = found.classes
-        train, valid, *test = self._usable(changes, found.train, found.valid, *([found.test] if found.test else []))
-        if found.test and not test[0].paths:
-            raise UserError(
-                f"data.root={self.root}: no photo in test can be read. Replace some of these:\n{self._bad_listed()}"
-            )
-        for name, photos in [("train", train), ("valid", valid)]:
-            for label in sorted(set(range(len(classes))) - set(photos.labels)):
+        splits = dict(zip(found.splits, self._usable(changes, *found.splits.values()), strict=True))
+        for split, photos in splits.items():
+            labels = set(photos.labels)
+            missing = [name for number, name in enumerate(found.classes) if number not in labels]
+            if not labels or (missing and split != "test"):
+                of_class = "" if split == "test" else f"of class {missing[0]!r} "
                 raise UserError(
-                    f"data.root={self.root}: no photo of class {classes[label]!r} in {name} can be read. "
-                    f"Replace some of these:\n{self._bad_listed()}"
+                    f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
+                    + bad_listed(photos.root, self.bad)
                 )
-        self.train, self.valid, self.test = train, valid, test[0] if test else None
+        self.train, self.valid, self.test = splits["train"], splits["valid"], splits.get("test")
+
+    @property
+    def splits(self) -> dict[str, Photos]:
+        """Labelled photos of each split that has any, after `setup`: train, valid and perhaps test."""
+        return {"train": self.train, "valid": self.valid} | ({"test": self.test} if self.test else {})
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
@@ -213,9 +205,7 @@ class DogsCatsDataModule(LightningDataModule):
             UserError: if the split is missing, empty or has unknown classes, photos are unreadable, or decisions do
                 not fit them.
         """
-        found, photos, self.held_out = find_split(
-            self.root, split, self.valid_fraction, self.seed, self.limit, **self._where
-        )
+        found, photos, self.held_out = self._finder.find_split(split)
         if not set(found) <= set(classes):
             raise UserError(
                 f"data.root={self.root}: the classes in {split} are {listed(found)}, but the classifier's are "
@@ -237,27 +227,13 @@ class DogsCatsDataModule(LightningDataModule):
         """Leave out unreadable photos, and drop and relabel others as decided.
 
         Photos that will be dropped are checked, too: the result is cached for the list of all photos, and so are
-        activations. But an unreadable one stops nothing.
+        activations. But an unreadable one is no error.
         """
         cache_dir = cache_folder(self.root, self.cache_dir)
         shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
-        found = check_images(splits[0].root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
         dropped = {path for path, label in changes.items() if label is None}
-        self.bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
-        self._bad_root = splits[0].root
-        if self.bad and self.on_bad_image == "error":
-            raise UserError(
-                f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
-                f"data.on_bad_image=skip:\n{self._bad_listed()}"
-            )
-        if shrink:
-            shrink = completed(shrink, splits[0].root, found.sizes)
-        readable = [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits]
+        readable, self.bad = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
         return [decided(photos, changes) for photos in readable] if changes else readable
-
-    def _bad_listed(self) -> str:
-        root = self._bad_root
-        return "\n".join(f"  {shown(root / path)}: {reason}" for path, reason in self.bad.items())
 
     def check_class_weights(self, weights: str | Sequence[float]) -> None:
         """Refuse bad class weights; available before `setup` checks the photos.
@@ -335,20 +311,8 @@ class DogsCatsDataModule(LightningDataModule):
             persistent: whether to keep the workers between epochs.
             whole: whether ranks take whole batches in turn; otherwise each batch is split across ranks.
         """
-        ranks = process_rank()[1]
-        workers = fitting_workers(self.num_workers, self.batch_size * 3 * self.size**2 // ranks, ranks)
-        return LazyDataLoader(
-            PhotoBatches(dataset),
-            sampler=self.batch_sampler(dataset, shuffle, whole),
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=persistent and workers > 0,
-            timeout=TIMEOUT if workers else 0,
-            worker_init_fn=handle_signals_in_worker,
-            # A DataLoader draws a seed every epoch, even if unused. Its own generator leaves the global one alone.
-            generator=torch.Generator().manual_seed(dataset.seed),
-        )
+        batches = self.batch_sampler(dataset, shuffle, whole)
+        return photo_loader(dataset, batches, self.num_workers, self.size, persistent)
 
     def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, whole: bool = False) -> SharedBatchSampler:
         """Make the batch sampler of `loader`.

@@ -7,18 +7,18 @@ from typing import Any
 
 from dogscats.base.errors import ArgumentError
 from dogscats.base.rules import SWITCH, Rule, is_number, or_none, whole
-from dogscats.data.photos.split import group_pattern
+from dogscats.data.photos.groups import group_pattern
 
 FITS = ("crop", "pad", "squash")
-"""How photos become square; see `dogscats.data.pixels.fit`."""
+"""How photos become square; see `dogscats.data.pixels.transforms.fitted`."""
 
 MOST_PIXELS = 4096
-"""Largest accepted side of the images: beyond it, a mistake is more likely than a use."""
+"""Largest accepted side of the images, in pixels: a larger one is more likely a mistake."""
 
 HOW_TO_GET_DATA = """\
 Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/, or into
-<data.root>/<class>/ alone: a part is then held out. Kaggle's file names, <class>.<number>.jpg, and tables
-(data.labels=<file>) are also supported; see "Your own photos" in README.md.
+<data.root>/<class>/ alone: part of them is set aside for validation. Kaggle's file names, <class>.<number>.jpg, and
+tables (data.labels=<file>) are also supported; see "Your own photos" in README.md.
 The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
 downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
 To try it without data, use data=sample: synthetic cats and dogs."""

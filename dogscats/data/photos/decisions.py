@@ -10,9 +10,8 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import cell
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.arguments import check_decisions
-from dogscats.data.photos.delimited import ENCODING, check_width, text_rows
 from dogscats.data.photos.layouts import Found, Photos
-from dogscats.data.photos.tables import MOST_NAMED, find_columns
+from dogscats.data.photos.table_rows import ENCODING, check_width, find_columns, rows_named, text_rows
 
 KINDS = ("keep", "drop", "relabel")
 
@@ -87,12 +86,11 @@ class Decisions:
                     row, f"it says {_said(row)}, but {first.where} says {_said(first)} for the same photo. Remove one"
                 )
         if unknown:
-            names = ", ".join(f"{row.where} {shown(row.path)!r}" for row in unknown[:MOST_NAMED])
-            more = ", ..." if len(unknown) > MOST_NAMED else ""
+            names = rows_named([(row.where, row.path) for row in unknown])
             raise UserError(
                 f"{self.name}: {len(unknown)} of {len(self.rows)} decisions are about photos that the dataset does not "
-                f"have: {names}{more}. Correct the paths, which begin below data.root as in photos.csv of a run, or "
-                "remove the rows."
+                f"have: {names}. Correct the paths, which begin below data.root as in photos.csv of a run, or remove "
+                "the rows."
             )
         return {path: label for path, (label, _) in found.items() if label != photos[path]}
 
@@ -146,7 +144,7 @@ def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
         UserError: for decisions that do not fit the dataset, or leave a class without photos in train or valid, or
             test without any.
     """
-    splits = {"train": found.train, "valid": found.valid} | ({"test": found.test} if found.test else {})
+    splits = found.splits
     labels = {path: label for part in splits.values() for path, label in zip(part.paths, part.labels, strict=True)}
     changes = decisions.new_labels(labels, found.classes, set(found.labelled))
     for split, photos in splits.items():
@@ -184,14 +182,14 @@ def decided(photos: Photos, changes: NewLabels) -> Photos:
 
 
 def before_decisions(photos: Photos) -> tuple[Photos, list[int] | None]:
-    """Return the photos whose activations are cached: those of before decisions, so that all decisions share them.
+    """Return the photos whose activations are cached: those before decisions, so all decisions share a cache.
 
     Returns:
         The photos; and the row of each of the given photos in them, `None` if they are the same.
     """
     whole = photos.undecided
     rows = {path: row for row, path in enumerate(whole.paths)} if whole else {}
-    # A data module of one's own may have added photos, or changed the root.
+    # A user's own data module may have added photos, or changed the root.
     if whole is None or whole.root != photos.root or not all(path in rows for path in photos.paths):
         return photos, None
     return replace(photos, paths=whole.paths, labels=whole.labels), [rows[path] for path in photos.paths]

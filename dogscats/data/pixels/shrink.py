@@ -8,46 +8,27 @@ as long, PNG ten times and 220 kB; uncompressed, 400 kB. See `benchmarks/large_p
 
 import io
 import logging
-import math
 import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
-from torchvision.transforms import v2
 
 from dogscats.base.console import progress_bar
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.base.files import CANNOT_WRITE, cannot_write
 from dogscats.data.pixels import images
-from dogscats.data.pixels.fit import Square
 from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large
-from dogscats.data.pixels.transforms import LimitAspect, RandomQuarterTurn, RandomRotatedCrop, RandomZoom
 
 log = logging.getLogger(__name__)
-
-MARGIN = 1.3
-"""Pixels per side that are kept, relative to those that transforms need: resizing twice blurs less so."""
-
-GENEROUS = 4
-"""Pixels per side, relative to the image size, that an unknown transform may need: for a crop of a quarter."""
-
-NEUTRAL = (
-    *(v2.Identity, v2.ColorJitter, v2.RandomHorizontalFlip, v2.RandomVerticalFlip, v2.CenterCrop),
-    *(v2.RandomCrop, v2.RandomErasing, v2.RandomGrayscale, v2.GaussianBlur, v2.RandomRotation),
-    *(LimitAspect, RandomRotatedCrop, RandomQuarterTurn),
-)
-"""Transforms that need no more pixels than the image has that they are given."""
 
 MAGIC = b"shrunken"
 """What a copy begins with, so that no program takes it for a photo; the CRC-32 of the JPEG follows, and the JPEG."""
@@ -60,31 +41,6 @@ RESERVE = 1_000_000_000
 
 SAMPLED = 64
 """Photos whose size is looked at before the first pass, to estimate the size of all copies."""
-
-
-def needed_side(transforms: Iterable[Callable[..., Any]], size: int) -> int:
-    """Return the short side in pixels at which large photos are read.
-
-    Args:
-        transforms: transforms that photos pass through.
-        size: side of the square that they make.
-    """
-    return max(math.ceil(side) for transform in transforms for side in _sides(transform, size))
-
-
-def _sides(transform: Callable[..., Any], size: int) -> list[float]:
-    if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder | nn.Sequential):
-        steps = list(transform if isinstance(transform, nn.Sequential) else transform.transforms)
-        if square := next((step for step in steps if isinstance(step, Square)), None):
-            return [2 * square.size]  # all that it leaves of an image
-        return [side for step in steps for side in _sides(step, size)] or [MARGIN * size]
-    if isinstance(transform, RandomZoom):
-        return [MARGIN * transform.size * transform.max_zoom]
-    if isinstance(transform, v2.RandomResizedCrop):
-        return [MARGIN * max(transform.size) / math.sqrt(min(transform.scale))]
-    if isinstance(transform, v2.Resize) and transform.size:
-        return [MARGIN * max(transform.size)]
-    return [MARGIN * size if type(transform) in NEUTRAL else GENEROUS * size]
 
 
 @dataclass(frozen=True)
