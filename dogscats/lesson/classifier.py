@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
-from dogscats.base.trust import build_body
+from dogscats.base.record import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
@@ -71,7 +71,7 @@ class Classifier(LightningModule):
             raise ArgumentError("", f"optimizer={optimizer}: expected {' or '.join(OPTIMIZERS)}.")
         if class_weights is not None and len(class_weights) != len(self.classes):
             raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
-        body = model if isinstance(model, nn.Module) else build_body(model, source="checkpoint")
+        body = model if isinstance(model, nn.Module) else rebuild(Backbone, model, source="checkpoint")
         if not isinstance(heads, Heads):
             heads = Heads(body.num_features, len(self.classes), heads)
         self.body, self.likeness = body, None  # that of a trained classifier
