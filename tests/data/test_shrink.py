@@ -124,7 +124,7 @@ def test_copies_are_made_once_in_the_check(
     assert len(decoded) == 20
     assert len(copies(tmp_path)) == 16
     (line,) = [message for message in caplog.messages if "Large photos" in message]
-    assert f"16 are kept at {SIDE} pixels" in line
+    assert f"about 16 copies at {SIDE} pixels need about 1 MB; " in line
     before, decoded[:] = inputs(first), []
     assert torch.equal(inputs(module(large_root, tmp_path)), before)
     assert decoded == ["small.jpg"] * 2  # to train on, not to check

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -19,7 +18,7 @@ from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.loading.loaders import default_num_workers, photo_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler, process_rank
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
-from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions, summary
+from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decide_split, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
 from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
 from dogscats.data.photos.listing import left_out, left_out_summary
@@ -50,7 +49,7 @@ class DogsCatsDataModule(LightningDataModule):
         fit: how photos become square: `crop` the centre, as in the lesson; `pad` with reflected borders; or `squash`.
         augment: function that makes the training transform from `size`, for example `transforms.side_on`.
         seed: seeds batch order and augmentation.
-        cache_dir: folder for data derived from the photos; `None` for the default of `cache.cache_folder`.
+        cache_dir: folder for data derived from the photos; `None` for the default of `cache_folder`.
         valid_fraction: share of each class to hold out if there are no validation photos.
         on_bad_image: `error` to stop at unreadable photos, `skip` to leave them out.
         download: whether to download the dataset from `url` if `root` has none.
@@ -60,7 +59,7 @@ class DogsCatsDataModule(LightningDataModule):
         labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
-            decode all photos in full, as runs did before there were copies; see `data.shrink`.
+            decode all photos in full; see `data.shrink`.
         decisions: CSV file of photos to drop or relabel, see `data.decisions`; `None` to use all as they are. Splits,
             classes and `limit` do not depend on it.
 
@@ -71,7 +70,7 @@ class DogsCatsDataModule(LightningDataModule):
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad: the reason for each skipped photo, after `setup`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
-        held_out: after `labelled`: where the photos are of which the split is one part; empty if it is a whole one.
+        held_out: after `labelled`: where the photos are that the split is a part of; empty if it is a whole split.
 
     Raises:
         ArgumentError: for a bad value.
@@ -107,12 +106,11 @@ class DogsCatsDataModule(LightningDataModule):
         super().__init__()
         if not callable(augment):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
-        self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
-        self.labels, self.group = None if labels is None else str(labels), group
-        self._decisions_file = None if decisions is None else str(decisions)
-        self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
-        self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
+        self.root, self.size, self.batch_size, self.seed = Path(root).expanduser(), size, batch_size, seed
+        self.cache_dir, self.on_bad_image, self.changed = cache_dir, on_bad_image, changed
         self.download, self.url, self.sha256 = download, url, sha256
+        self._finder = DatasetFinder(self.root, valid_fraction, seed, limit, labels and str(labels), group, cache_dir)
+        self._decisions_file = decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
         self.evaluation = fitted(transforms.none(size), size, fit)
@@ -130,11 +128,6 @@ class DogsCatsDataModule(LightningDataModule):
             download_dataset(self.url, self.root, self.sha256)
         self._changes  # noqa: B018
 
-    @property
-    def _finder(self) -> DatasetFinder:
-        choice = (self.valid_fraction, self.seed, self.limit)
-        return DatasetFinder(self.root, *choice, self.labels, self.group, self.cache_dir)
-
     @cached_property
     def _found(self) -> Found:
         found = self._finder.find()
@@ -149,7 +142,7 @@ class DogsCatsDataModule(LightningDataModule):
         Raises:
             UserError: if the file does not exist or has mistakes.
         """
-        return None if self._decisions_file is None else read_decisions(self._decisions_file)
+        return read_decisions(self._decisions_file) if self._decisions_file else None
 
     @cached_property
     def _changes(self) -> NewLabels:
@@ -214,10 +207,7 @@ class DogsCatsDataModule(LightningDataModule):
         photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
         changes: NewLabels = {}
         if self.decisions:
-            changes = self.decisions.new_labels(dict(zip(photos.paths, photos.labels, strict=True)), classes)
-            self.decided = summary(self.decisions.name, {split: photos}, changes)
-            if photos.paths and not decided(photos, changes).paths:
-                raise UserError(f"{self.decisions.name}: no photo of {split} is left. Keep some.")
+            changes, self.decided = decide_split(self.decisions, photos, split, classes)
         (photos,) = self._usable(changes, photos)
         if not photos.paths:
             raise ArgumentError("data", f"root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
@@ -234,43 +224,6 @@ class DogsCatsDataModule(LightningDataModule):
         dropped = {path for path, label in changes.items() if label is None}
         readable, self.bad = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
         return [decided(photos, changes) for photos in readable] if changes else readable
-
-    def check_class_weights(self, weights: str | Sequence[float]) -> None:
-        """Refuse bad class weights; available before `setup` checks the photos.
-
-        Raises:
-            ArgumentError: for anything but what `class_weights` takes.
-        """
-        if weights in ("none", "balanced"):
-            return
-        numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
-        if len(numbers) != len(self.classes) or not all(
-            isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < float("inf")
-            for number in numbers
-        ):
-            raise ArgumentError(
-                "",
-                f"class_weights={'null' if weights is None else weights}: expected none, balanced, or a list of "
-                f"{len(self.classes)} positive numbers, for {listed(self.classes)}.",
-            )
-
-    def class_weights(self, weights: str | Sequence[float]) -> list[float] | None:
-        """Return the weight of each class in the training loss.
-
-        Args:
-            weights: `none`; `balanced` for weights inversely proportional to the number of training
-                photos, with a mean of 1 over all photos; or one weight for each class, in the order of `classes`.
-
-        Raises:
-            ArgumentError: for anything else.
-        """
-        self.check_class_weights(weights)
-        if weights == "none":
-            return None
-        if weights == "balanced":
-            counts = torch.bincount(torch.tensor(self.train.labels), minlength=len(self.classes))
-            return [len(self.train.labels) / (len(self.classes) * count) for count in counts.tolist()]
-        return [float(number) for number in weights]
 
     @property
     def summary(self) -> str:
@@ -292,9 +245,8 @@ class DogsCatsDataModule(LightningDataModule):
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Make the training dataset; augmentation depends on the seed, `stage` and the epoch."""
         self.setup()
-        return PhotoDataset(
-            self.train, self.augmentation if augment else self.evaluation, stable_seed(self.seed, stage)
-        )
+        transform = self.augmentation if augment else self.evaluation
+        return PhotoDataset(self.train, transform, stable_seed(self.seed, stage))
 
     def valid_dataset(self) -> PhotoDataset:
         """Make the validation dataset, with the evaluation transform."""
@@ -320,19 +272,15 @@ class DogsCatsDataModule(LightningDataModule):
         Raises:
             UserError: if the batch size cannot be split across ranks.
         """
-        rank, world_size = process_rank()
-        if self.batch_size % world_size or self.batch_size < 2 * world_size:
-            raise ArgumentError(
-                "data",
-                f"batch_size={self.batch_size}: it is shared out among {world_size} ranks. Choose a multiple of "
-                f"{world_size}, at least {2 * world_size}.",
-            )
-        if shuffle and min(self.batch_size, len(dataset)) // world_size < 2:
-            raise ArgumentError(
-                "data", f"root={self.root}: {len(dataset)} training photos are too few for {world_size} ranks."
-            )
+        rank, ranks = process_rank()
+        if self.batch_size % ranks or self.batch_size < 2 * ranks:
+            wrong = f"batch_size={self.batch_size}: it is shared out among {ranks} ranks"
+            raise ArgumentError("data", f"{wrong}. Choose a multiple of {ranks}, at least {2 * ranks}.")
+        if shuffle and min(self.batch_size, len(dataset)) // ranks < 2:
+            too_few = f"{len(dataset)} training photos are too few for {ranks} ranks"
+            raise ArgumentError("data", f"root={self.root}: {too_few}.")
         sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
-        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size, whole)
+        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, ranks, whole)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of augmented training photos, for your own Trainer."""
@@ -348,6 +296,5 @@ class DogsCatsDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of unlabelled photos in `test1/` or `test/`; without any, of the validation photos."""
-        unlabelled = replace(self._found.unlabelled, shrink=self.shrinking)  # read once: not worth copies
-        photos = unlabelled if unlabelled.paths else self.valid
-        return self.loader(PhotoDataset(photos, self.evaluation, self.seed))
+        photos = replace(self._found.unlabelled, shrink=self.shrinking)  # read once: not worth copies
+        return self.loader(PhotoDataset(photos if photos.paths else self.valid, self.evaluation, self.seed))

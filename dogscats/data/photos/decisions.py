@@ -153,10 +153,25 @@ def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
         if not left or (gone and split != "test"):
             what = f"class {shown(gone[0])!r} in {split}" if left else split
             raise UserError(f"{decisions.name}: no photo of {what} is left. Keep some.")
-    return changes, summary(decisions.name, splits, changes)
+    return changes, _summary(decisions.name, splits, changes)
 
 
-def summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
+def decide_split(decisions: Decisions, photos: Photos, split: str, classes: Sequence[str]) -> tuple[NewLabels, str]:
+    """Find what decisions change in one split; those about other photos are ignored.
+
+    Returns:
+        The new labels; and what changes, in one line.
+
+    Raises:
+        UserError: for decisions that do not fit the photos, or leave none.
+    """
+    changes = decisions.new_labels(dict(zip(photos.paths, photos.labels, strict=True)), classes)
+    if photos.paths and not decided(photos, changes).paths:
+        raise UserError(f"{decisions.name}: no photo of {split} is left. Keep some.")
+    return changes, _summary(decisions.name, {split: photos}, changes)
+
+
+def _summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
     """Say in one line what changes: `decisions.csv: 3 photos dropped (train 2, valid 1), 1 relabeled (train 1)`."""
 
     def counted(drops: bool, unit: str) -> str:

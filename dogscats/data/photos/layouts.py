@@ -144,7 +144,7 @@ class DatasetFinder:
         limit: maximum number of photos per class and split, taken from the start; `None` for all.
         labels: table of paths and labels, relative to `root`; `None` for folders.
         group: regular expression that names the group of a photo; groups are held out whole.
-        cache_dir: folder to unpack photos in Parquet files to; `None` for the default of `content.cache_folder`.
+        cache_dir: folder to unpack photos in Parquet files to; `None` for the default of `cache_folder`.
     """
 
     root: Path

@@ -1,8 +1,8 @@
 """Large photos are read at a fraction of their size, and kept so: `data.shrink`.
 
 A photo of 12 megapixels takes 53 ms to decode in full, and 25 ms at an eighth of its size; its copy takes 1 ms. Copies
-are JPEGs of quality 95 with 4:2:0 chroma: they differ from what they are made of by 1.1 grey levels (RMS), as much as
-two ways of resizing do, and have 50 kB. 4:4:4 differs by .8 but takes twice as long to decode; WebP takes eight times
+are JPEGs of quality 95 with 4:2:0 chroma, of 50 kB: they differ from their source by 1.1 grey levels (RMS), as much as
+two ways of resizing do. 4:4:4 differs by .8 but takes twice as long to decode; WebP takes eight times
 as long, PNG ten times and 220 kB; uncompressed, 400 kB. See `benchmarks/large_photos.py`.
 """
 
@@ -165,14 +165,7 @@ def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
     sizes = [size for path in chosen if (size := image_size(root / path)) and is_large(size, shrink.side)]
     if not sizes:
         return shrink
-    share = len(paths) / len(chosen)
-    room = _Room(shrink, round(len(sizes) * share), copies_bytes(sizes, shrink.side) * share)
-    if room.enough:
-        log.info("%s", room)
-        return shrink
-    if shrink.required:
-        raise room.error()
-    return replace(shrink, folder=None)
+    return shrink if _has_room(shrink, sizes, len(paths) / len(chosen)) else replace(shrink, folder=None)
 
 
 def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) -> Shrink:
@@ -195,60 +188,43 @@ def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) 
     missing = [path for path in large if shrink.copies[path] not in there]
     if shrink.folder is None or not missing:
         return shrink
-    room = _Room(shrink, len(missing), copies_bytes([sizes[path] for path in missing], shrink.side))
-    if not room.enough and shrink.required:
-        raise room.error()
+    reason = "There is too little disk space."
     try:
-        if room.enough:
-            log.info("%s", room)
+        if _has_room(shrink, [sizes[path] for path in missing]):
             make_copies(shrink, root, missing)
             return shrink
-        log.warning("%s: they are read without copies, which takes longer", room)
     except Failure as error:
         if shrink.required:
             raise
-        log.warning("%s Large photos are read without copies, which takes longer.", error)
+        reason = str(error)
+    log.warning("%s Large photos are read without copies, which takes longer.", reason)
     return replace(shrink, folder=None)
 
 
-@dataclass(frozen=True)
-class _Room:
-    """The disk space of copies that are to be made."""
+def _has_room(shrink: Shrink, sizes: Sequence[tuple[int, int]], share: float = 1) -> bool:
+    """Return whether the disk has room for copies, by an estimate, and log how much they need.
 
-    shrink: Shrink
-    count: int
-    need: float
+    Args:
+        shrink: side and folder.
+        sizes: width and height of large photos.
+        share: number of all large photos for each of these.
 
-    @property
-    def folder(self) -> Path:
-        assert self.shrink.folder is not None
-        return self.shrink.folder.parent
-
-    @property
-    def free(self) -> int:
-        return shutil.disk_usage(self.folder).free
-
-    @property
-    def enough(self) -> bool:
-        return self.need + RESERVE <= self.free
-
-    def __str__(self) -> str:
-        return (
-            f"Large photos: about {self.count} are kept at {self.shrink.side} pixels, which takes about "
-            f"{max(self.need / 1e6, 1):.0f} of {self.free / 1e6:.0f} MB free in {self.folder}"
+    Raises:
+        Failure: if there is too little room and copies are required.
+    """
+    assert shrink.folder is not None
+    folder, count = shrink.folder.parent, round(len(sizes) * share)
+    need = share * sum(BYTES_PER_PIXEL * shrink.side**2 * max(size) / min(size) for size in sizes)
+    free = shutil.disk_usage(folder).free
+    needs = f"need about {max(need / 1e6, 1):.0f} MB; {free / 1e9:.1f} GB are free in {folder}"
+    if need + RESERVE <= free:
+        log.info("Large photos: about %d copies at %d pixels %s", count, shrink.side, needs)
+    elif shrink.required:
+        raise Failure(
+            f"data.shrink=true: shrunken copies of {count} photos {needs}, and {RESERVE / 1e9:.0f} GB must stay free. "
+            "Free some space, choose another folder with activations.dir=<folder>, or set data.shrink=auto."
         )
-
-    def error(self) -> Failure:
-        return Failure(
-            f"data.shrink=true: {self.folder}: shrunken copies of {self.count} photos take about "
-            f"{self.need / 1e6:.0f} MB, and {RESERVE / 1e6:.0f} stay free, but only {self.free / 1e6:.0f} MB are. Free "
-            "some space, choose another folder with activations.dir=<folder>, or set data.shrink=auto."
-        )
-
-
-def copies_bytes(sizes: Iterable[tuple[int, int]], side: int) -> float:
-    """Estimate the size of copies in bytes."""
-    return sum(BYTES_PER_PIXEL * side * side * max(size) / min(size) for size in sizes)
+    return need + RESERVE <= free
 
 
 def copy_name(root: Path, path: str) -> str:
