@@ -15,7 +15,7 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 
 
 class TTA(Callback):

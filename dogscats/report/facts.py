@@ -14,8 +14,8 @@ from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_json
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
+from dogscats.lesson.metrics import wilson_interval
 from dogscats.lesson.stage import Stage, make_stages
-from dogscats.lesson.wilson import wilson_interval
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
 

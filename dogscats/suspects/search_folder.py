@@ -16,8 +16,7 @@ from dogscats.base.text import shown, text_table
 from dogscats.data.loading.check import check_images
 from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
 from dogscats.data.photos.listing import left_out, left_out_summary
-from dogscats.suspects.search import MOST_COMPARED, find_by_appearance, joined
-from dogscats.suspects.suspect import CERTAIN
+from dogscats.suspects.search import CERTAIN, MOST_COMPARED, find_by_appearance, joined
 
 log = logging.getLogger(__name__)
 
