@@ -22,8 +22,8 @@ from dogscats.data.pixels.shrink import Shrink, completed, planned
 
 log = logging.getLogger(__name__)
 
-GROUP = 256
-"""Photos that are decoded at once before looking at what the JPEG library has printed."""
+GROUP_SIZE = 256
+"""Photos that are decoded before reading what the JPEG library has printed."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
         ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
         progress_bar(paths, "Checking photos", len(paths), "photo") as bar,
     ):
-        for start in range(0, len(paths), GROUP):
-            group = paths[start : start + GROUP]
+        for start in range(0, len(paths), GROUP_SIZE):
+            group = paths[start : start + GROUP_SIZE]
             for path, why in zip(group, pool.map(reason, group), strict=True):
                 bar.update()
                 if why is not None:
                     bad[path] = why
-            if printed():  # by which photo is not known: decode them once more, one by one
+            if printed():  # to find out by which photo, decode them again, one by one
                 for path in group:
                     if reason(path) is None and (text := printed()):
                         odd[path] = text
@@ -138,7 +138,7 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
     save_samples(samples)
     if (before := _remembered(remembered)) is not None:
         return _check(root, paths, remembered, before, shrink)
-    # Of the ranks that torchrun or Slurm start, and of other runs, one decodes the photos and the others wait.
+    # One of all ranks and runs that need the same photos decodes them; the others wait.
     with locked(remembered.with_suffix(".lock"), f"{remembered}"):
         return _check(root, paths, remembered, _remembered(remembered), shrink)
 

@@ -108,7 +108,7 @@ class DogsCatsDataModule(LightningDataModule):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
         self.root, self.size, self.batch_size, self.seed = Path(root).expanduser(), size, batch_size, seed
         self.cache_dir, self.on_bad_image, self.changed = cache_dir, on_bad_image, changed
-        self.download, self.url, self.sha256 = download, url, sha256
+        self.download, self.url, self.sha256, self.valid_fraction = download, url, sha256, valid_fraction
         self._finder = DatasetFinder(self.root, valid_fraction, seed, limit, labels and str(labels), group, cache_dir)
         self._decisions_file = decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers

@@ -70,7 +70,7 @@ def fitting_workers(wanted: int, batch_bytes: int, ranks: int = 1) -> int:
 class LazyDataLoader(DataLoader[Batch]):
     """A DataLoader that starts loading when the first batch is requested.
 
-    Lightning creates the first iterator of a `fit` before it sets the sampler's epoch. Workers that started at once
+    Lightning creates the first iterator of a `fit` before it sets the sampler's epoch. Workers that started immediately
     would use the wrong epoch for the first batches, in a resumed run or after the LR finder.
     """
 

@@ -14,11 +14,11 @@ from dogscats.base.files import digest
 from dogscats.base.text import shown, without_password
 
 CHUNK = 1 << 20
-"""Bytes that are copied at once."""
+"""Bytes copied at a time."""
 
 MIN_ENTRY_BYTES = 200
-"""Smallest accepted mean size of the archive's entries, in bytes: more entries are no photos, but fill the disk's
-tables."""
+"""Smallest accepted mean size of the archive's entries, in bytes: smaller entries are not photos, and so many of them
+fill the disk's tables."""
 
 MAX_RATIO = 20
 """Largest accepted ratio of unpacked size to archive size, against zip bombs: photos hardly compress."""

@@ -40,14 +40,14 @@ RULES: dict[str, Rule] = {
     "labels": or_none((lambda value: isinstance(value, str | Path) and value != "", "a table, such as labels.csv")),
     "decisions": or_none((lambda value: isinstance(value, str | Path) and value != "", "a file: decisions.csv")),
 }
-"""Arguments with what is expected of them."""
+"""Rule of each argument that is checked: a test, and the expected value in words."""
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse bad values; missing arguments have good defaults.
 
     Raises:
-        ArgumentError: with the argument, the value and what is expected.
+        ArgumentError: naming the argument, its value and the expected values.
     """
     for key, (good, expected) in RULES.items():
         if key in arguments and not good(arguments[key]):
@@ -69,7 +69,7 @@ def check_decisions(file: str) -> None:
     """Refuse a file of decisions that does not exist.
 
     Raises:
-        ArgumentError: with what it should have.
+        ArgumentError: naming the columns that it should have.
     """
     if not Path(file).expanduser().is_file():
         raise ArgumentError(

@@ -47,7 +47,7 @@ class Decisions:
     def new_labels(
         self, photos: Mapping[str, int], classes: Sequence[str], others: Collection[str] | None = None
     ) -> dict[str, int | None]:
-        """Find what changes for photos.
+        """Find the new labels of photos.
 
         Args:
             photos: class index of each photo, by path.
@@ -135,7 +135,7 @@ def read_decisions(name: str) -> Decisions:
 
 
 def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
-    """Find what decisions change in a dataset.
+    """Find the changes that decisions make to a dataset.
 
     Returns:
         The new labels; and what changes, in one line.
@@ -157,7 +157,7 @@ def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
 
 
 def decide_split(decisions: Decisions, photos: Photos, split: str, classes: Sequence[str]) -> tuple[NewLabels, str]:
-    """Find what decisions change in one split; those about other photos are ignored.
+    """Find the changes that decisions make to one split; those about other photos are ignored.
 
     Returns:
         The new labels; and what changes, in one line.

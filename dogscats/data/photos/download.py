@@ -104,7 +104,7 @@ def fetch(url: str, file: Path) -> None:
             log.info("%s; retrying in %.0f s (attempt %d of %d)", reason, pause, attempt + 1, ATTEMPTS)
             time.sleep(pause)
             pause *= 2
-    kept = f" The {megabytes(file.stat().st_size)} that have come are kept." if file.exists() else ""
+    kept = f" The {megabytes(file.stat().st_size)} already downloaded are kept." if file.exists() else ""
     raise UserError(
         f"{named(url)}: it cannot be downloaded ({reason}).{kept}\n"
         "Try again later, or download and unpack the archive yourself and set data.root=<folder>."
@@ -192,7 +192,7 @@ def _fetch_rest(url: str, file: Path) -> None:
             started, before = time.monotonic(), done
             while True:
                 try:
-                    chunk = response.read1(CHUNK)  # what has come, at most
+                    chunk = response.read1(CHUNK)  # at most: it does not wait for more
                 except (OSError, http.client.HTTPException) as error:
                     raise CutConnectionError(f"the connection was interrupted after {megabytes(done)}") from error
                 if not chunk:

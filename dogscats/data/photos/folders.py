@@ -118,7 +118,7 @@ class Folders:
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """List the photos of a labelled `test/`; empty if it is missing or unlabelled.
 
-        It is labelled if it has folders or flat file names of `classes`. Other folders are told in `notes`.
+        It is labelled if it has folders or flat file names of `classes`. Other folders are reported in `notes`.
 
         Raises:
             UserError: if only some of its classes are known.

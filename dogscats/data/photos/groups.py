@@ -123,7 +123,7 @@ def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
 
 
 def _search(groups: Sequence[Counter[str]], wanted: Mapping[str, int], totals: Mapping[str, int]) -> list[int]:
-    """Choose groups that share classes so that each class is near to what is wanted, by steps that improve it."""
+    """Choose groups that share classes by local search, until each class is near to its wanted number of photos."""
     have: Counter[str] = Counter()
     taken = [False] * len(groups)
 

@@ -26,11 +26,11 @@ class Source(Protocol):
 
     Attributes:
         root: folder that paths of photos are relative to.
-        name: what messages call it, such as `data.root=photos`.
+        name: its name in messages, such as `data.root=photos`.
         base: folder in `root` that the paths of all photos begin with, such as `PetImages/`; empty for `root` itself.
         tables: paths of tables, relative to the root of the dataset.
         hollow: folders beside class folders that have no photos; known after `by_class`.
-        notes: what the log should say about it; known after `test`.
+        notes: remarks for the log; known after `test`.
     """
 
     root: Path
@@ -107,7 +107,7 @@ class Found:
         labelled: paths of all labelled photos, including those that `limit` leaves out.
         tables: paths of the tables that they are from, relative to the root.
         hollow: folders beside class folders that have no photos.
-        notes: what the log should say about groups, and about folders that are not classes.
+        notes: remarks for the log about groups, and about folders that are not classes.
     """
 
     classes: list[str]
@@ -172,8 +172,8 @@ class DatasetFinder:
             split: name of the split in any spelling, or of a folder in `root`.
 
         Returns:
-            Sorted class names, some possibly without photos; the photos; and, if they are one part of a split of which
-            a share is held out, where its photos are.
+            Sorted class names, some possibly without photos; the photos; and, if a share is held out from the split
+            that they are a part of, where its photos are.
 
         Raises:
             UserError: if folders are missing.

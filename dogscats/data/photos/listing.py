@@ -19,10 +19,10 @@ RAW = {
     *(".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".orf", ".rw2"),
     *(".pef", ".srw", ".raf", ".3fr", ".iiq", ".mos", ".mef", ".kdc", ".dcr"),
 }
-"""Endings of cameras' raw files. Many contain a TIFF header, but Pillow would decode a small preview at best."""
+"""Extensions of cameras' raw files. Many contain a TIFF header, but Pillow would decode a small preview at best."""
 
 DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-", "tmp/shrunken-")
-"""Beginnings of the paths of files that this project keeps in the cache folder in the root."""
+"""Prefixes of the paths of files that this project keeps in the cache folder in the root."""
 
 LEFTOVERS = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info"),  # Windows
@@ -90,22 +90,16 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def is_image_name(folder: Path, name: str) -> bool:
-    """Return whether the file `name` in `folder` is an image; see `is_image`."""
+    """Return whether the file `name` in `folder` is an image: by its extension, or else by its content.
+
+    A damaged file with the extension of an image counts as one, so that it is reported.
+    """
     dot = name.rfind(".")
     if dot > 0 and name[dot - 1] not in "./" and name[dot:].lower() in EXTENSIONS:
-        return True  # as of most files; a Path for each would take most of the time
-    return is_image(folder / name)
-
-
-def is_image(path: Path) -> bool:
-    """Return whether a file is an image: by its ending, or else by its content.
-
-    A damaged file with the ending of an image counts as one, so that it is reported.
-    """
-    ending = path.suffix.lower()
-    if ending in EXTENSIONS or ending in RAW:
-        return ending in EXTENSIONS
-    return image_size(path) is not None
+        return True  # most files; a Path for each would take most of the time
+    path = folder / name
+    extension = path.suffix.lower()
+    return extension in EXTENSIONS or (extension not in RAW and image_size(path) is not None)
 
 
 def left_out(root: Path, used: Iterable[str]) -> list[str]:
@@ -127,15 +121,15 @@ def left_out_summary(files: Sequence[str], hollow: Sequence[str] = ()) -> str:
         parts.append(f"{len(files)} file{'s' if len(files) > 1 else ''} left out: {names}.")
     if any(file.lower().endswith((".heic", ".heif")) for file in files):
         parts.append(f"HEIC photos need pillow-heif: {how_to_install('heif')}.")
-    if other := next((file.split("/")[0] for file in files if re.match("dev/", file)), None):
-        parts.append(f"If {other}/ has your validation photos, rename it to valid/.")
+    if any(file.startswith("dev/") for file in files):
+        parts.append("If dev/ has your validation photos, rename it to valid/.")
     if hollow:
         parts.append(f"Folders without photos, left out: {listed(hollow, 5)}.")
     return " ".join(parts)
 
 
 class FileIndex:
-    """Photos in a folder, to be found by the paths that a table has.
+    """Finds photos in a folder by the paths in a table.
 
     Args:
         root: folder of the photos.
@@ -148,7 +142,7 @@ class FileIndex:
         self.by_end: dict[int, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> list[str]:
-        """List the files that a path may mean: the exact one, or else all whose path ends so, without extension too."""
+        """List the files that a path may mean: the exact one, or else all that end in it, extension or not."""
         if path in self.exact:
             return [path]
         for name in dict.fromkeys((path, path.replace("\\", "/"))):
@@ -173,7 +167,7 @@ class FileIndex:
     def _is_file(self, path: str) -> bool:
         try:
             return (self.root / path).is_file()
-        except (OSError, ValueError):  # what is no path at all, such as a photo in base64
+        except (OSError, ValueError):  # not a path at all, such as a photo in base64
             return False
 
     def _ends(self, depth: int) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ IS_VALID = "is_valid"
 """fastai's column of a table for the split."""
 
 TRUTHS = {"valid": ("true", "1", "1.0"), "train": ("false", "0", "0.0")}
-"""What its cells say, in any case: `1.0` is written by pandas for a column with gaps."""
+"""Values of that column, in any case: pandas writes `1.0` for a column with gaps."""
 
 
 def split_of(name: str) -> str | None:
@@ -25,7 +25,7 @@ def split_in(column: str, cell: str) -> str | None:
 
 
 def spellings(column: str) -> list[str]:
-    """List what may be in the cells of a column of splits."""
+    """List the values that a column of splits may have."""
     return [name for names in (TRUTHS if column.lower() == IS_VALID else SPELLINGS).values() for name in names]
 
 

@@ -86,7 +86,7 @@ class UnpackedPhotos(Table):
 
 
 def _check_parts(files: Sequence[Path]) -> None:
-    """Refuse files of which others are missing: `train-00000-of-00002.parquet` without `train-00001-...`."""
+    """Refuse an incomplete set of files: `train-00000-of-00002.parquet` without `train-00001-...`."""
     names = {file.name for file in files}
     for file in files:
         if part := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})\.parquet", file.name):
@@ -110,7 +110,7 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None
                 if label:
                     writer.writerow([name, label, split])
         if hasattr(os, "sync"):
-            os.sync()  # so that a power cut leaves no empty photos
+            os.sync()  # a power cut must not leave empty photos
         unfinished.replace(folder)
     except OSError as error:
         if error.errno in CANNOT_WRITE:

@@ -35,8 +35,8 @@ MAX_SCANS = 100
 LARGE = 1_000_000
 """Pixels from which an image may be large. Smaller ones are decoded in a few milliseconds."""
 
-OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR}
-"""Error numbers that belong to one file: a broken link, or one without permission. Others come from elsewhere."""
+FILE_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""Error numbers that concern one file, such as a broken link or a missing permission, and not its disk."""
 
 FILLER = bytes(16)
 """Put after the compressed pixels: enough for the decoder to prefetch from, which it does by 64 bits, but too little to
@@ -158,7 +158,7 @@ def decode(path: Path, quietly: bool = False, least: int | None = None) -> Decod
 def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
     """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, with sides of at least `least` pixels, in a third of the time.
 
-    Pillow's decoder is silent about corrupt data that it can go on after. Such data is recognized by its end: the
+    Pillow's decoder is silent about corrupt data that it can recover from. Such data is recognized by its end: the
     last row is complete long before the end of the compressed pixels, or only after it. With several scans or restart
     markers, the decoder may find its way again before the end.
 
@@ -196,7 +196,7 @@ def _end_of_pixels(data: bytes) -> int | None:
 
 
 class _Stopping(io.BytesIO):
-    """A file that is never read across one of its stops at once, so that its position tells what was needed."""
+    """A file whose reads end at its stops, so that its position tells how much was needed."""
 
     def __init__(self, data: bytes, stops: tuple[int, ...]):
         super().__init__(data)
@@ -237,7 +237,7 @@ def _read_bytes(path: Path) -> bytes:
     except MemoryError as error:
         raise Failure(f"{path}: there is not enough memory to read it. Set fewer data.num_workers.") from error
     except OSError as error:
-        if error.errno in OF_THE_FILE:
+        if error.errno in FILE_ERRORS:
             raise UnreadableImageError(error.strerror) from error
         raise Failure(
             f"{path}: it cannot be read now ({error.strerror}). The photo itself may be good: try again."

@@ -31,7 +31,7 @@ from dogscats.data.pixels.images import UnreadableImageError, decode, image_size
 log = logging.getLogger(__name__)
 
 MAGIC = b"shrunken"
-"""What a copy begins with, so that no program takes it for a photo; the CRC-32 of the JPEG follows, and the JPEG."""
+"""First bytes of a copy, so that no program takes it for a photo. The CRC-32 of the JPEG follows, then the JPEG."""
 
 BYTES_PER_PIXEL = 0.5
 """Size of a copy, for the estimate; measured .37 for noisy photos."""
@@ -40,7 +40,7 @@ RESERVE = 1_000_000_000
 """Bytes of the disk that copies leave free."""
 
 SAMPLED = 64
-"""Photos whose size is looked at before the first pass, to estimate the size of all copies."""
+"""Number of photos whose size is read before the first pass, to estimate the size of all copies."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Shrink:
             _write(file, _encoded(resized(pixels, self.side)))
 
     def version(self, paths: Iterable[str]) -> str:
-        """Return what pixels of these photos depend on; empty if none is large."""
+        """Return the settings that the pixels of these photos depend on; empty if none is large."""
         return f"{self.side} {self.folder is not None}" if any(path in self.copies for path in paths) else ""
 
 
@@ -251,7 +251,7 @@ def _decoded(content: bytes) -> torch.Tensor | None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write a copy atomically, without waiting for the disk: what a power cut leaves of it fails its checksum."""
+    """Write a copy atomically, without waiting for the disk: a copy cut off by a power failure fails its checksum."""
     temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
