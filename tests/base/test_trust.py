@@ -173,8 +173,8 @@ def test_the_list_names_nothing_that_runs_what_a_config_chooses() -> None:
 def test_a_config_from_before_the_modules_moved_still_evaluates_and_resumes(
     runs: Path, run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
-    """`data/config_0_1_0.yaml` is one: its callbacks have no `_target_`, and it has no loggers."""
-    old = (REPOSITORY / "tests" / "data" / "config_0_1_0.yaml").read_text().replace("ROOT", str(shared_root))
+    """`base/config_0_1_0.yaml` is one: its callbacks have no `_target_`, and it has no loggers."""
+    old = (REPOSITORY / "tests" / "base" / "config_0_1_0.yaml").read_text().replace("ROOT", str(shared_root))
     run_dir = tmp_path / "old"
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "config.yaml").write_text(old.replace("cycles: 3", "cycles: 1").replace("n_aug: 4", "n_aug: 0"))
