@@ -7,7 +7,7 @@ from typing import Any
 
 from dogscats.base.errors import ArgumentError
 from dogscats.base.rules import SWITCH, Rule, is_number, or_none, whole
-from dogscats.data.photos.groups import group_pattern
+from dogscats.data.photos.split import group_pattern
 
 FITS = ("crop", "pad", "squash")
 """How photos become square; see `dogscats.data.pixels.transforms.fitted`."""

@@ -98,7 +98,7 @@ class Folders:
                 raise UserError(f"{folder}: there are no photos in it.\n{HOW_TO_GET_DATA}")
         return found
 
-    def alone(self, split: str) -> dict[str, list[str]]:
+    def single_split(self, split: str) -> dict[str, list[str]]:
         """List the photos of each class of one split, some of them perhaps without photos.
 
         Args:

@@ -14,8 +14,15 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import cell
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.folders import Folders
-from dogscats.data.photos.groups import check_groups, group_of, group_pattern, held_out_groups, in_both
-from dogscats.data.photos.split import held_out, split_of
+from dogscats.data.photos.split import (
+    check_groups,
+    group_of,
+    group_pattern,
+    held_out,
+    held_out_groups,
+    in_both,
+    split_of,
+)
 from dogscats.data.photos.tables import Table
 from dogscats.data.photos.unpack import UnpackedPhotos
 from dogscats.data.pixels.shrink import Shrink
@@ -57,7 +64,7 @@ class Source(Protocol):
     def by_class(self, split: str) -> dict[str, list[str]]:
         """List the photos of each class of a split; `train` is there in any case. Raises UserError without photos."""
 
-    def alone(self, split: str) -> dict[str, list[str]]:
+    def single_split(self, split: str) -> dict[str, list[str]]:
         """List the photos of each class of one split or folder, to be evaluated. Raises UserError without it."""
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -182,7 +189,7 @@ class DatasetFinder:
         if kind in ("train", "valid") and "valid" not in source.splits:
             found = self._found(source)
             return found.classes, found.splits[kind], found.held_out
-        by_class = source.alone(split)
+        by_class = source.single_split(split)
         return list(by_class), _photos(source.root, by_class, self.limit), ""
 
     def _source(self) -> Source:

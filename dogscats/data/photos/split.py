@@ -1,7 +1,15 @@
-"""Splits: their names, and which photos are held out for validation."""
+"""Splits: their names, and which photos are held out for validation.
+
+Groups of photos that belong together, such as those of one patient, are held out whole: `data.group`.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from dogscats.base.errors import ArgumentError
+from dogscats.base.text import listed, shown
 
 SPELLINGS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
 """Names of each split, as folders or in a table, in any case."""
@@ -11,6 +19,12 @@ IS_VALID = "is_valid"
 
 TRUTHS = {"valid": ("true", "1", "1.0"), "train": ("false", "0", "0.0")}
 """Values of that column, in any case: pandas writes `1.0` for a column with gaps."""
+
+EXACT_UP_TO = 2000
+"""Number of photos of a class up to which the nearest sum of groups is found exactly; of more, it fills the rest."""
+
+EXCHANGES_UP_TO = 300
+"""Number of groups up to which exchanges of two groups are tried."""
 
 
 def split_of(name: str) -> str | None:
@@ -38,16 +52,191 @@ def held_out(paths: Sequence[str], fraction: float, seed: int) -> list[str]:
     Returns:
         The chosen paths, in their original order; empty if there is only one photo.
     """
-    count = held_out_count(len(paths), fraction)
-    chosen = set(sorted(paths, key=lambda path: name_hash(seed, path))[:count])
+    count = _wanted(len(paths), fraction)
+    chosen = set(sorted(paths, key=lambda path: _hash(seed, path))[:count])
     return [path for path in paths if path in chosen]
 
 
-def held_out_count(total: int, fraction: float) -> int:
-    """Return how many of `total` photos are held out: never none or all, unless there is only one."""
+def _wanted(total: int, fraction: float) -> int:
     return min(max(round(fraction * total), 1), total - 1)
 
 
-def name_hash(seed: int, name: str) -> bytes:
-    """Hash a name, for an order that depends only on names and the seed."""
+def _hash(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def group_pattern(group: str | None) -> re.Pattern[str] | None:
+    """Compile the regular expression that names the group of a photo.
+
+    Raises:
+        ArgumentError: if it is not a regular expression.
+    """
+    if group is None:
+        return None
+    try:
+        if not isinstance(group, str) or not group:
+            raise ValueError("it is empty" if group == "" else "it is not text")
+        return re.compile(group)
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise ArgumentError(
+            "data", f"group={group}: expected a regular expression, such as '(patient[0-9]+)_' ({error})."
+        ) from error
+
+
+def group_of(pattern: re.Pattern[str], path: str) -> str | None:
+    """Return the group of a photo: group 1 of the match, or else the whole match; `None` without a match."""
+    found = pattern.search(path)
+    return (found[1 if pattern.groups else 0] or None) if found else None
+
+
+def held_out_groups(
+    by_class: Mapping[str, Sequence[str]], group: Callable[[str], str | None], fraction: float, seed: int
+) -> dict[str, list[str]]:
+    """Choose the held-out validation photos of all classes, whole groups at a time.
+
+    The choice depends only on the names and the seed. Of each class the number is as near to `fraction` as groups
+    allow, with at least one photo in each split where possible. A photo without a group is on its own.
+
+    Args:
+        by_class: photos of each class.
+        group: function that returns the group of a photo.
+        fraction: share to hold out.
+        seed: seeds the choice.
+
+    Returns:
+        The chosen photos of each class, in their original order.
+    """
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    keys: dict[str, tuple[str, str]] = {}
+    for name, paths in by_class.items():
+        for path in paths:
+            found = group(path)
+            keys[path] = ("photo", path) if found is None else ("group", found)
+            counts[keys[path]][name] += 1
+    order = sorted(counts, key=lambda key: _hash(seed, "/".join(key)))
+    chosen: set[tuple[str, str]] = set()
+    parts = _connected(by_class, counts.values())
+    of_part: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for key in order:
+        of_part[id(parts[next(iter(counts[key]))])].append(key)
+    for part, groups in of_part.items():
+        names = [name for name in by_class if id(parts[name]) == part]
+        totals = {name: len(by_class[name]) for name in names}
+        wanted = {name: _wanted(total, fraction) for name, total in totals.items()}
+        if len(names) == 1:
+            sizes = [counts[key].total() for key in groups]
+            taken = _nearest_sum(sizes, *wanted.values())
+        else:
+            taken = _search([counts[key] for key in groups], wanted, totals)
+        chosen.update(groups[index] for index in taken)
+    return {name: [path for path in paths if keys[path] in chosen] for name, paths in by_class.items()}
+
+
+def _connected(names: Iterable[str], groups: Iterable[Counter[str]]) -> dict[str, set[str]]:
+    """Give each class the set of classes that groups connect it with; connected classes share one set."""
+    together = {name: {name} for name in names}
+    for group in groups:
+        first, *others = group
+        for other in others:
+            if together[other] is not together[first]:
+                larger, smaller = sorted((together[first], together[other]), key=len, reverse=True)
+                larger |= smaller
+                together.update(dict.fromkeys(smaller, larger))
+    return together
+
+
+def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
+    """Choose sizes, early ones first, whose sum is as near to `wanted` as possible; neither none nor all of them."""
+    taken, rest, total = [], [], 0
+    for index, size in enumerate(sizes):
+        if wanted - total > EXACT_UP_TO and total + size <= wanted:
+            taken.append(index)
+            total += size
+        else:
+            rest.append(index)
+    missing, most = wanted - total, sum(sizes) - 1 - total
+    most = min(most, max(2 * missing, min((sizes[index] for index in rest), default=0)))
+    reachable = [1]  # bit b of the n-th number: a sum of b is reachable with the first n sizes
+    for index in rest:
+        reachable.append((reachable[-1] | reachable[-1] << sizes[index]) & ((1 << (most + 1)) - 1))
+        if reachable[-1] >> missing & 1:
+            break
+    sums = [value for value in range(0 if total else 1, most + 1) if reachable[-1] >> value & 1]
+    if not sums:
+        return []
+    left = min(sums, key=lambda value: (abs(value - missing), value))
+    for number in range(len(reachable) - 1, 0, -1):
+        if not reachable[number - 1] >> left & 1:
+            taken.append(rest[number - 1])
+            left -= sizes[rest[number - 1]]
+    return taken
+
+
+def _search(groups: Sequence[Counter[str]], wanted: Mapping[str, int], totals: Mapping[str, int]) -> list[int]:
+    """Choose groups that share classes by local search, until each class is near to its wanted number of photos."""
+    have: Counter[str] = Counter()
+    taken = [False] * len(groups)
+
+    def cost(name: str, count: int) -> int:
+        empty = not 0 < count < totals[name]
+        return abs(count - wanted[name]) + (sum(totals.values()) if empty else 0)
+
+    def improved(*indices: int) -> bool:
+        """Move the groups to the other split if that is better."""
+        change: Counter[str] = Counter()
+        for index in indices:
+            (change.subtract if taken[index] else change.update)(groups[index])
+        if sum(cost(name, have[name] + more) - cost(name, have[name]) for name, more in change.items()) >= 0:
+            return False
+        have.update(change)
+        for index in indices:
+            taken[index] = not taken[index]
+        return True
+
+    better = True
+    while better:
+        better = sum(improved(index) for index in range(len(groups))) > 0  # all of them
+        if not better and len(groups) <= EXCHANGES_UP_TO:
+            pairs = ((i, j) for i in range(len(groups)) for j in range(i) if taken[i] != taken[j])
+            better = any(improved(*pair) for pair in pairs)
+    return [index for index, chosen in enumerate(taken) if chosen]
+
+
+def check_groups(by_class: Mapping[str, Sequence[str]], pattern: re.Pattern[str]) -> list[str]:
+    """Say how many photos have no group.
+
+    Raises:
+        ArgumentError: if none has.
+    """
+    every = [path for paths in by_class.values() for path in paths]
+    alone = [path for path in every if group_of(pattern, path) is None]
+    if len(alone) == len(every):
+        raise ArgumentError(
+            "data", f"group={pattern.pattern}: it matches no path of a photo. The first is {shown(every[0])}."
+        )
+    if not alone:
+        return []
+    return [f"{len(alone)} of {len(every)} photos match no data.group and are on their own: {listed(alone, 3)}"]
+
+
+def in_both(
+    train: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]], pattern: re.Pattern[str], split: str
+) -> list[str]:
+    """Say how many groups are in two splits."""
+    first: dict[str, str] = {}
+    for paths in train.values():
+        for path in paths:
+            if (group := group_of(pattern, path)) is not None:
+                first.setdefault(group, path)
+    both: dict[str, str] = {}
+    for paths in others.values():
+        for path in paths:
+            if (group := group_of(pattern, path)) in first and group is not None:
+                both.setdefault(group, path)
+    if not both:
+        return []
+    group, path = next(iter(both.items()))
+    return [
+        f"{len(both)} groups of data.group are in train and in {split}, for example {shown(group)!r}: "
+        f"{shown(first[group])} and {shown(path)}. Metrics of {split} may be too optimistic."
+    ]

@@ -114,7 +114,7 @@ class Table:
             raise UserError(f"{self.name}: it has no rows of {split}. Add some.")
         return {name: sorted(paths, key=natural_key) for name, paths in sorted(self._by_split[split].items())}
 
-    def alone(self, split: str) -> dict[str, list[str]]:
+    def single_split(self, split: str) -> dict[str, list[str]]:
         """List the photos of each class of one split, in any spelling.
 
         Raises:

@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from PIL import Image
 from dogscats.base.console import progress_bar
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
-from dogscats.base.files import CANNOT_WRITE, cannot_write
+from dogscats.base.files import atomic_path
 from dogscats.data.pixels import images
 from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large
 
@@ -252,14 +251,5 @@ def _decoded(content: bytes) -> torch.Tensor | None:
 
 def _write(file: Path, content: bytes) -> None:
     """Write a copy atomically, without waiting for the disk: a copy cut off by a power failure fails its checksum."""
-    temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file, flush=False) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(file)
-    except OSError as error:
-        if error.errno in CANNOT_WRITE:
-            raise cannot_write(file, error.strerror) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -156,7 +156,7 @@ def test_a_cut_connection_is_resumed(server: Server, shared_root: Path, target: 
 def test_a_later_run_goes_on_where_one_gave_up(server: Server, shared_root: Path, target: Path) -> None:
     server.content = zipped(shared_root)
     server.faults = ["cut", *["503"] * 5]
-    with pytest.raises(UserError, match=r"503(.|\n)*have come are kept"):
+    with pytest.raises(UserError, match=r"503(.|\n)*already downloaded are kept"):
         download_dataset(server.url, target)
     assert not target.exists()
     assert left_in(target.parent) == {".data.zip.part"}

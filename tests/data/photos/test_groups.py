@@ -9,9 +9,8 @@ from conftest import TINY, Run, draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.data.photos.groups import held_out_groups
 from dogscats.data.photos.layouts import DatasetFinder
-from dogscats.data.photos.split import held_out
+from dogscats.data.photos.split import held_out, held_out_groups
 
 
 def patients(sizes: dict[str, list[int]]) -> dict[str, list[str]]:
