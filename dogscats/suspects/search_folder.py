@@ -82,7 +82,7 @@ def report(
         name = "unlabelled" if dataset.test else "test"
         rows.append([name, *[""] * len(classes), str(len(unlabelled.paths))])
     lines = [*text_table(rows), f"Layout: {dataset.layout}.", *dataset.notes]
-    if unused := left_out_summary(left_out(root, dataset.used), dataset.hollow):
+    if unused := left_out_summary(left_out(root, dataset.used), dataset.empty_folders):
         lines.append(unused)
     if dataset.held_out:
         lines.append(

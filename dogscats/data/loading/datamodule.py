@@ -235,7 +235,7 @@ class DogsCatsDataModule(LightningDataModule):
     @property
     def left_out(self) -> str:
         """One line about the files and folders in `root` that are not used; empty if all are."""
-        return left_out_summary(left_out(self.root, self._found.used), self._found.hollow)
+        return left_out_summary(left_out(self.root, self._found.used), self._found.empty_folders)
 
     @property
     def layout(self) -> str:

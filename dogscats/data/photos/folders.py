@@ -39,7 +39,7 @@ class Folders:
                 break
             self.base += f"{wrapper}/"
         self.names, self.files = _entries(root / self.base)
-        self.hollow: Sequence[str] = ()
+        self.empty_folders: Sequence[str] = ()
         self.notes: Sequence[str] = ()
         self._flat: set[str] = set()
         self._folders: dict[str, str] = {}
@@ -172,7 +172,7 @@ class Folders:
         where = self.root / self.base
         names = [f for f in self.names if _may_be_class(f) and not (where / f / ".hydra").is_dir()]  # not a run
         found = self._class_folders(self.base, names)
-        self.hollow = [f"{self.base}{name}" for name, paths in found.items() if not paths]
+        self.empty_folders = [f"{self.base}{name}" for name, paths in found.items() if not paths]
         found = {name: paths for name, paths in found.items() if paths}
         if "valid" in self._folders:
             valid = self.place("valid")

@@ -36,7 +36,7 @@ class Source(Protocol):
         name: its name in messages, such as `data.root=photos`.
         base: folder in `root` that the paths of all photos begin with, such as `PetImages/`; empty for `root` itself.
         tables: paths of tables, relative to the root of the dataset.
-        hollow: folders beside class folders that have no photos; known after `by_class`.
+        empty_folders: folders beside class folders that have no photos; known after `by_class`.
         notes: remarks for the log; known after `test`.
     """
 
@@ -44,7 +44,7 @@ class Source(Protocol):
     name: str
     base: str
     tables: Sequence[str]
-    hollow: Sequence[str]
+    empty_folders: Sequence[str]
     notes: Sequence[str]
 
     @classmethod
@@ -113,7 +113,7 @@ class Found:
         held_out: where the photos are that the validation photos are held out from; empty if those are given.
         labelled: paths of all labelled photos, including those that `limit` leaves out.
         tables: paths of the tables that they are from, relative to the root.
-        hollow: folders beside class folders that have no photos.
+        empty_folders: folders beside class folders that have no photos.
         notes: remarks for the log about groups, and about folders that are not classes.
     """
 
@@ -126,7 +126,7 @@ class Found:
     held_out: str = ""
     labelled: Sequence[str] = ()
     tables: Sequence[str] = ()
-    hollow: Sequence[str] = ()
+    empty_folders: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -235,7 +235,7 @@ class DatasetFinder:
             held_out=where,
             labelled=[path for by_class in (train, valid, test) for paths in by_class.values() for path in paths],
             tables=source.tables,
-            hollow=source.hollow,
+            empty_folders=source.empty_folders,
             notes=notes,
         )
 

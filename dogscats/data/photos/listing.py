@@ -113,7 +113,7 @@ def left_out(root: Path, used: Iterable[str]) -> list[str]:
     return sorted((f for f in walk_files(root) if f not in known and not f.startswith(DERIVED)), key=natural_key)
 
 
-def left_out_summary(files: Sequence[str], hollow: Sequence[str] = ()) -> str:
+def left_out_summary(files: Sequence[str], empty_folders: Sequence[str] = ()) -> str:
     """Say how many files are left out, and name the first; also name folders without photos."""
     parts = []
     if files:
@@ -123,8 +123,8 @@ def left_out_summary(files: Sequence[str], hollow: Sequence[str] = ()) -> str:
         parts.append(f"HEIC photos need pillow-heif: {how_to_install('heif')}.")
     if any(file.startswith("dev/") for file in files):
         parts.append("If dev/ has your validation photos, rename it to valid/.")
-    if hollow:
-        parts.append(f"Folders without photos, left out: {listed(hollow, 5)}.")
+    if empty_folders:
+        parts.append(f"Folders without photos, left out: {listed(empty_folders, 5)}.")
     return " ".join(parts)
 
 

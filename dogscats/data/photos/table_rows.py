@@ -136,41 +136,68 @@ def find_columns(
     return found
 
 
-def open_parquet(file: Path, name: str) -> Any:
-    """Open a Parquet file.
+class ParquetTable:
+    """A Parquet file.
+
+    Args:
+        file: the file.
+        name: its name in messages.
+
+    Attributes:
+        header: names of its columns.
+        count: number of its rows.
+        image_column: column with images: `struct{bytes, path}`, or else binary if there is no column of paths; `None`
+            without one.
 
     Raises:
         UserError: if it is damaged, or pyarrow is not installed.
     """
-    try:
+
+    def __init__(self, file: Path, name: str):
+        try:
+            from pyarrow import ArrowException
+            from pyarrow.parquet import ParquetFile
+        except ImportError as error:
+            raise UserError(f"{name}: Parquet files need pyarrow: {how_to_install('parquet')}.") from error
+        try:
+            self._file = ParquetFile(file)
+        except ArrowException as error:
+            reason = first_line(error)
+            raise UserError(f"{name}: it is not a Parquet file ({reason}). Download or save it again.") from error
+        schema = self._file.schema_arrow
+        self.name, self.header, self.count = name, list(schema.names), self._file.metadata.num_rows
+        self.image_column, self._classes = _image_column(schema), _class_names(schema)
+
+    def rows(self, columns: Sequence[str], at_once: int = 65_536) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Yield where each row is, such as `row 3`, and its values in some columns; `at_once` rows are in memory.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
         from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise UserError(f"{name}: Parquet files need pyarrow: {how_to_install('parquet')}.") from error
-    try:
-        return ParquetFile(file)
-    except ArrowException as error:
-        reason = first_line(error)
-        raise UserError(f"{name}: it is not a Parquet file ({reason}). Download or save it again.") from error
+
+        number = 0
+        try:
+            for batch in self._file.iter_batches(batch_size=at_once, columns=list(columns)):
+                for values in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+                    number += 1
+                    yield f"row {number}", values
+        except (ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise UserError(f"{self.name}: it is damaged ({first_line(error)}). Download or save it again.") from error
+
+    def text(self, column: str, value: Any) -> str:
+        """Return a value as text: the class name of a number, if it has one; empty for none, which is -1 there."""
+        names = self._classes.get(column)
+        if value is None:
+            return ""
+        if names is None or isinstance(value, str):
+            return str(value)
+        return names[value] if 0 <= value < len(names) else ""
 
 
-def read_batches(table: Any, name: str, **options: Any) -> Iterator[Any]:
-    """Yield the batches of rows of a Parquet file.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    from pyarrow import ArrowException
-
-    try:
-        yield from table.iter_batches(**options)
-    except (ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(f"{name}: it is damaged ({first_line(error)}). Download or save it again.") from error
-
-
-def label_names(schema: Any) -> dict[str, list[str]]:
+def _class_names(schema: Any) -> dict[str, list[str]]:
     """Return the class names of the columns of type ClassLabel, which `datasets` stores in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -183,50 +210,32 @@ def label_names(schema: Any) -> dict[str, list[str]]:
         return {}
 
 
-def label_text(value: Any, names: Sequence[str] | None = None) -> str:
-    """Return a label as text: the class name of a number, if it has one; empty for none, which is -1 there."""
-    if value is None:
-        return ""
-    if names is None or isinstance(value, str):
-        return str(value)
-    return names[value] if 0 <= value < len(names) else ""
-
-
-def image_column(schema: Any) -> str | None:
-    """Return the column with images: `struct{bytes, path}`, or else binary if there is no column of paths."""
+def _image_column(schema: Any) -> str | None:
     from pyarrow import types
 
-    def binary(kind: Any) -> bool:
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    def text(kind: Any) -> bool:
-        return bool(types.is_string(kind) or types.is_large_string(kind))
-
+    binary, paths = None, False
     for field in schema:
-        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+        kind = field.type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return str(field.name)
-    paths = any(text(field.type) and field.name.lower() in PATHS for field in schema)
-    return next((str(field.name) for field in schema if binary(field.type) and not paths), None)
+        if types.is_binary(kind) or types.is_large_binary(kind):
+            binary = binary or str(field.name)
+        paths |= (types.is_string(kind) or types.is_large_string(kind)) and field.name.lower() in PATHS
+    return None if paths else binary
 
 
 def has_images(file: Path, name: str) -> bool:
     """Return whether a table has images, not paths."""
-    return file.suffix.lower() == ".parquet" and image_column(open_parquet(file, name).schema_arrow) is not None
+    return file.suffix.lower() == ".parquet" and ParquetTable(file, name).image_column is not None
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of a Parquet file, header first."""
-    table = open_parquet(file, name)
-    header = list(table.schema_arrow.names)
-    yield "header", header
-    number = 0
-    names = label_names(table.schema_arrow)
-    columns = find_columns(name, header)
-    wanted = {header[index]: index for index in columns.values()}
-    for batch in read_batches(table, name, columns=list(wanted)):
-        for values in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
-            number += 1
-            cells = [""] * len(header)
-            for (column, index), value in zip(wanted.items(), values, strict=True):
-                cells[index] = label_text(value, names.get(column))
-            yield f"row {number}", cells
+    table = ParquetTable(file, name)
+    yield "header", table.header
+    wanted = {table.header[index]: index for index in find_columns(name, table.header).values()}
+    for where, values in table.rows(list(wanted)):
+        cells = [""] * len(table.header)
+        for (column, index), value in zip(wanted.items(), values, strict=True):
+            cells[index] = table.text(column, value)
+        yield where, cells

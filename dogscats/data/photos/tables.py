@@ -3,21 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.listing import FileIndex, natural_key
 from dogscats.data.photos.split import SPELLINGS, spellings, split_in, split_of
 from dogscats.data.photos.table_rows import check_width, find_columns, has_images, rows_named, table_rows
-
-
-class Row(NamedTuple):
-    """What a row says about its photo; `where` names it in messages, such as `line 3`."""
-
-    where: str
-    label: str
-    split: str
 
 
 class Table:
@@ -35,7 +27,7 @@ class Table:
     """
 
     base = ""
-    hollow: Sequence[str] = ()
+    empty_folders: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     def __init__(self, root: Path, file: Path, name: str, tables: Sequence[str] = ()):
@@ -46,7 +38,7 @@ class Table:
         columns = find_columns(name, header)
         column = header[columns["split"]].strip() if "split" in columns else ""
         self.splits_from = f"its column {column}" if column else ""
-        files, seen, missing, count = FileIndex(root), dict[str, Row](), list[tuple[str, str]](), 0
+        files, seen, missing, count = FileIndex(root), dict[str, tuple[str, str, str]](), list[tuple[str, str]](), 0
         self._names = files.names
         for where, cells in rows:
             count += 1
@@ -69,13 +61,13 @@ class Table:
                     f"{name}: {where}: {shown(written)!r} may be {which}. Write the path from data.root on."
                 )
             path = found[0]
-            before = seen.setdefault(path, row := Row(where, label, split))
-            if before is row:
+            first, *before = seen.setdefault(path, (where, label, split))
+            if first == where:
                 self._by_split[split][label].append(path)
-            elif (before.label, before.split) != (label, split):
+            elif before != [label, split]:
                 raise UserError(
-                    f"{name}: {where}: {shown(path)} is {shown(label)!r} in {split}, but {shown(before.label)!r} in "
-                    f"{before.split} in {before.where}. Remove one of the rows."
+                    f"{name}: {where}: {shown(path)} is {shown(label)!r} in {split}, but {shown(before[0])!r} in "
+                    f"{before[1]} in {first}. Remove one of the rows."
                 )
         if missing:
             raise UserError(

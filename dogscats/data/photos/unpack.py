@@ -19,15 +19,7 @@ from dogscats.base.text import listed
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.listing import EXTENSIONS
 from dogscats.data.photos.split import spellings, split_in, split_of
-from dogscats.data.photos.table_rows import (
-    find_columns,
-    has_images,
-    image_column,
-    label_names,
-    label_text,
-    open_parquet,
-    read_batches,
-)
+from dogscats.data.photos.table_rows import ParquetTable, find_columns, has_images
 from dogscats.data.photos.tables import Table, inside, table_file
 from dogscats.data.pixels.images import JPEG_MAGIC
 
@@ -64,7 +56,7 @@ class UnpackedPhotos(Table):
         shown_as = files[0] if len(files) == 1 else files[0].with_name("*.parquet")
         name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
         if not folder.is_dir():
-            rows = sum(open_parquet(file, str(file)).metadata.num_rows for file in files)
+            rows = sum(ParquetTable(file, str(file)).count for file in files)
             with locked(folder.with_suffix(".lock"), f"{folder}"):
                 if not folder.is_dir():
                     _unpack(folder, progress_bar(_photos(files, splits), "Unpacking photos", rows, "photo"))
@@ -131,41 +123,35 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
                     f"{file}: its name tells no split. Rename it to train-{file.name}, or give one file: data.labels="
                 )
             split_of_file = "train"
-        table = open_parquet(file, str(file))
-        schema = table.schema_arrow
-        header, column = list(schema.names), image_column(schema)
-        if column is None:
+        table = ParquetTable(file, str(file))
+        if table.image_column is None:
             raise UserError(
-                f"{file}: it has no column of images; its columns are {', '.join(header)}. A table of paths and labels "
-                "is given as data.labels=<file>."
+                f"{file}: it has no column of images; its columns are {', '.join(table.header)}. A table of paths and "
+                "labels is given as data.labels=<file>."
             )
-        found = find_columns(str(file), header, needed=["label"])
-        label = header[found["label"]]
-        split = header[found["split"]] if "split" in found else None
-        names = label_names(schema).get(label)
-        row = 0
-        columns = [column, label, *([split] if split else [])]
-        for batch in read_batches(table, str(file), batch_size=ROWS_AT_ONCE, columns=columns):
-            for values in batch.to_pylist():
-                row += 1
-                content, stem = _content(values[column])
-                text = label_text(values[label], names).strip()
-                kind = split_in(split, str(values[split])) if split else split_of_file
-                if content is None:
-                    raise UserError(f"{file}: row {row}: it has no image. Remove the row.")
-                if kind is None:
-                    known = ", ".join(spellings(split or ""))
-                    raise UserError(f"{file}: row {row}: {split} is {values[split]!r}, expected one of {known}.")
-                if splits and split and named and kind != named:
-                    raise UserError(
-                        f"{file}: row {row}: {split} is {values[split]!r}, but the file is named {named}. "
-                        "Rename it, or give it as data.labels=<file>."
-                    )
-                if not text and kind != "test":
-                    raise UserError(f"{file}: row {row}: it has no label. Remove the row.")
-                folder = kind if text else "test1"
-                numbers[folder] += 1
-                yield f"{folder}/{numbers[folder]:07d}{stem}{_ending(content)}", text, kind, content
+        found = find_columns(str(file), table.header, needed=["label"])
+        label = table.header[found["label"]]
+        split = table.header[found["split"]] if "split" in found else None
+        columns = [table.image_column, label, *([split] if split else [])]
+        for where, (image, given, *written) in table.rows(columns, ROWS_AT_ONCE):
+            content, stem = _content(image)
+            text = table.text(label, given).strip()
+            kind = split_in(split, str(written[0])) if split else split_of_file
+            if content is None:
+                raise UserError(f"{file}: {where}: it has no image. Remove the row.")
+            if kind is None:
+                known = ", ".join(spellings(split or ""))
+                raise UserError(f"{file}: {where}: {split} is {written[0]!r}, expected one of {known}.")
+            if splits and split and named and kind != named:
+                raise UserError(
+                    f"{file}: {where}: {split} is {written[0]!r}, but the file is named {named}. Rename it, or give it "
+                    "as data.labels=<file>."
+                )
+            if not text and kind != "test":
+                raise UserError(f"{file}: {where}: it has no label. Remove the row.")
+            folder = kind if text else "test1"
+            numbers[folder] += 1
+            yield f"{folder}/{numbers[folder]:07d}{stem}{_ending(content)}", text, kind, content
 
 
 def _content(value: Any) -> tuple[bytes | None, str]:

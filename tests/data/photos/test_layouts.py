@@ -1,12 +1,15 @@
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 from conftest import draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
-from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
-from dogscats.data.photos.listing import left_out, left_out_summary
+from dogscats.data.photos.folders import Folders
+from dogscats.data.photos.layouts import SOURCES, DatasetFinder, Photos, leave_out
+from dogscats.data.photos.listing import image_names, left_out, left_out_summary
 from dogscats.data.photos.split import held_out
 
 
@@ -264,7 +267,7 @@ def test_folders_without_photos_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     found = DatasetFinder(tmp_path).find()
     assert found.classes == ["cats", "dogs"]
-    message = left_out_summary(left_out(tmp_path, found.used), found.hollow)
+    message = left_out_summary(left_out(tmp_path, found.used), found.empty_folders)
     assert message == "1 file left out: docs/readme.txt. Folders without photos, left out: docs, empty."
     beside = touch(tmp_path / "beside", *SPLIT, *classes("", 1))
     assert left_out(beside, DatasetFinder(beside).find().used) == ["cats/0.jpg", "dogs/0.jpg"]
@@ -331,3 +334,32 @@ def test_classes_that_are_the_same_in_tables_are_refused(names: tuple[str, str],
         DatasetFinder(tmp_path).find()
     assert all(repr(name) in str(error.value) for name in names)
     assert "\n" not in str(error.value)
+
+
+class SplitsInClasses(Folders):
+    """A layout of its own: `<class>/train/` and `<class>/valid/`, which is refused otherwise."""
+
+    @classmethod
+    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+        return cls(root) if labels is None and any(root.glob("*/train")) else None
+
+    @property
+    def splits(self) -> list[str]:
+        return ["train", "valid"]
+
+    def by_class(self, split: str) -> dict[str, list[str]]:
+        names = {name: image_names(self.root / name / split) for name in self.names}
+        return {name: [f"{name}/{split}/{image}" for image in images] for name, images in names.items()}
+
+    def layout(self, splits: Sequence[str]) -> str:
+        return " + ".join(f"<class>/{split}/" for split in splits)
+
+
+def test_a_new_layout_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *(f"{name}/{split}/1.jpg" for name in ("cats", "dogs") for split in ("train", "valid")))
+    with pytest.raises(UserError, match="Put the splits on top"):
+        DatasetFinder(tmp_path).find()
+    monkeypatch.setattr("dogscats.data.photos.layouts.SOURCES", (SplitsInClasses, *SOURCES))
+    found = DatasetFinder(tmp_path).find()
+    assert found.layout == "<class>/train/ + <class>/valid/"
+    assert (found.train.paths, found.valid.labels) == (["cats/train/1.jpg", "dogs/train/1.jpg"], [0, 1])
