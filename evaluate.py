@@ -29,9 +29,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
 from dogscats.base.text import listed
+from dogscats.predict.export.exporters import export_help
 from dogscats.predict.tasks import Job, chosen_task
 
 log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("export_help", export_help, replace=True)
 
 
 def evaluate(cfg: DictConfig) -> None:
