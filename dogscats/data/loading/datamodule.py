@@ -18,7 +18,7 @@ from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.loading.loaders import default_num_workers, photo_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler, process_rank
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
-from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decide_split, decided, read_decisions
+from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
 from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
 from dogscats.data.photos.listing import left_out, left_out_summary
@@ -147,7 +147,7 @@ class DogsCatsDataModule(LightningDataModule):
     @cached_property
     def _changes(self) -> NewLabels:
         found = self._found
-        changes, self.decided = decide(self.decisions, found) if self.decisions else ({}, "")
+        changes, self.decided = decide(self.decisions, found.splits, found.classes, found.labelled)
         return changes
 
     @cached_property
@@ -205,9 +205,7 @@ class DogsCatsDataModule(LightningDataModule):
                 f"{listed(classes)}. Move the photos of other classes elsewhere to evaluate the rest."
             )
         photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
-        changes: NewLabels = {}
-        if self.decisions:
-            changes, self.decided = decide_split(self.decisions, photos, split, classes)
+        changes, self.decided = decide(self.decisions, {split: photos}, classes)
         (photos,) = self._usable(changes, photos)
         if not photos.paths:
             raise ArgumentError("data", f"root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")

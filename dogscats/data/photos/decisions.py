@@ -10,7 +10,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import cell
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.arguments import check_decisions
-from dogscats.data.photos.layouts import Found, Photos
+from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.table_rows import ENCODING, check_width, find_columns, rows_named, text_rows
 
 KINDS = ("keep", "drop", "relabel")
@@ -134,41 +134,38 @@ def read_decisions(name: str) -> Decisions:
     return Decisions(name, content, decisions)
 
 
-def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
-    """Find the changes that decisions make to a dataset.
+def decide(
+    decisions: Decisions | None,
+    splits: Mapping[str, Photos],
+    classes: Sequence[str],
+    others: Collection[str] | None = None,
+) -> tuple[NewLabels, str]:
+    """Find the changes that decisions make to splits.
+
+    Args:
+        decisions: decisions about photos; `None` without any.
+        splits: labelled photos of each split.
+        classes: class names.
+        others: paths of further photos, about which decisions are ignored; `None` to ignore those about all others,
+            known or not, and to allow that a class loses all its photos.
 
     Returns:
-        The new labels; and what changes, in one line.
+        The new labels; and what changes, in one line, empty without decisions.
 
     Raises:
-        UserError: for decisions that do not fit the dataset, or leave a class without photos in train or valid, or
-            test without any.
+        UserError: for decisions that do not fit the photos, leave a split without photos, or a class of train or valid.
     """
-    splits = found.splits
+    if decisions is None:
+        return {}, ""
     labels = {path: label for part in splits.values() for path, label in zip(part.paths, part.labels, strict=True)}
-    changes = decisions.new_labels(labels, found.classes, set(found.labelled))
+    changes = decisions.new_labels(labels, classes, others)
     for split, photos in splits.items():
         left = set(decided(photos, changes).labels)
-        gone = [name for number, name in enumerate(found.classes) if number not in left]
-        if not left or (gone and split != "test"):
+        gone = [name for number, name in enumerate(classes) if number not in left]
+        if photos.paths and (not left or (gone and split != "test" and others is not None)):
             what = f"class {shown(gone[0])!r} in {split}" if left else split
             raise UserError(f"{decisions.name}: no photo of {what} is left. Keep some.")
     return changes, _summary(decisions.name, splits, changes)
-
-
-def decide_split(decisions: Decisions, photos: Photos, split: str, classes: Sequence[str]) -> tuple[NewLabels, str]:
-    """Find the changes that decisions make to one split; those about other photos are ignored.
-
-    Returns:
-        The new labels; and what changes, in one line.
-
-    Raises:
-        UserError: for decisions that do not fit the photos, or leave none.
-    """
-    changes = decisions.new_labels(dict(zip(photos.paths, photos.labels, strict=True)), classes)
-    if photos.paths and not decided(photos, changes).paths:
-        raise UserError(f"{decisions.name}: no photo of {split} is left. Keep some.")
-    return changes, _summary(decisions.name, {split: photos}, changes)
 
 
 def _summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
