@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, user_errors_exit
-from dogscats.base.install import how_to_install
 from dogscats.base.signals import Interrupt, interruptible
 from dogscats.base.text import listed, shown
 from dogscats.predict.demo.demo_settings import HELP, parse
