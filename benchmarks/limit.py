@@ -22,7 +22,7 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, resnet34
 from dogscats.lesson.fold import fold_batchnorm
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:

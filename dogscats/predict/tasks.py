@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dogscats.base.errors import UserError
-from dogscats.base.rules import SHARE, SWITCH, Rule, or_none
-from dogscats.base.text import names_as_text, shown
+from dogscats.base.rules import SHARE, SWITCH, Rule, normalize, or_none
+from dogscats.base.text import shown
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
 
@@ -112,7 +112,7 @@ def chosen_task(cfg: DictConfig) -> Task:
     Raises:
         UserError: for a setting that can only be wrong, with the key, the value and what is expected.
     """
-    names_as_text(cfg)
+    normalize(cfg)
     if (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_json
+from dogscats.base.trust import current_names
 from dogscats.data.photos import photo_list as photos
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_decisions import FILE as DECISIONS
@@ -69,7 +70,9 @@ class Facts:
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
-        self.config: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = current_names(
+            yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        )
         self.metrics: dict[str, Any] = read_json(run_dir / "metrics.json")
         self.classes: list[str] = self.metrics["classes"]
         self.final: dict[str, Any] = self.metrics["final"]

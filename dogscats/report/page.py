@@ -8,10 +8,9 @@ from typing import Any
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from dogscats.base.environment import command_of
+from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, read_csv, write_text
-from dogscats.base.install import command
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.report.embedded import data_url, svg

@@ -5,9 +5,9 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.files import cell
-from dogscats.base.install import how_to_install
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.folders import Folders

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, first_line
-from dogscats.base.install import how_to_install
 
 PATHS = ("path", "file", "filename", "file_name", "image", "image_id", "id", "name")
 """Names of a column of paths, in any case."""
