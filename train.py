@@ -27,6 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
+from dogscats.data.loading.class_weights import check_class_weights, class_weights
 from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import resume_hint
 from dogscats.runs.settings import check_settings
@@ -67,7 +68,7 @@ def load_data(run: Run) -> DogsCatsDataModule:
 
     data: DogsCatsDataModule = instantiate(run.settings["data"])
     data.prepare_data()
-    data.check_class_weights(run.settings["class_weights"])
+    check_class_weights(run.settings["class_weights"], data.classes)
     data.setup()
     keep_photos(run, data)
     return data
@@ -86,7 +87,7 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     replaced = {"weights": "none"} if run.checkpoint and "weights" in config else {}
     body = build_body(config, data.size, **replaced)
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
-    weights = data.class_weights(run.settings["class_weights"])
+    weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
     model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
     name = config.get("name", config["_target_"].rpartition(".")[2])
     heads = "head" if len(model.heads) == 1 else "heads"

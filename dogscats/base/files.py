@@ -37,12 +37,16 @@ def check_exists(file: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
     The file is flushed to disk before the rename, so even a power cut leaves no partial file at `path`. If the block
     raises, `path` is unchanged and the temporary file is removed. The temporary name keeps the suffix, since matplotlib
     and others derive the format from it.
+
+    Args:
+        path: file to write.
+        flush: whether to wait for the disk; otherwise a power cut may leave a partial file.
 
     Raises:
         UserError: if the disk is full or not writable.
@@ -51,8 +55,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         if error.errno in CANNOT_WRITE:

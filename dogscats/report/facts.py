@@ -13,9 +13,8 @@ import yaml  # type: ignore[import-untyped]
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_json
 from dogscats.base.trust import current_names
-from dogscats.data.photos import photo_list as photos
 from dogscats.data.photos.decisions import read_decisions
-from dogscats.data.photos.run_decisions import FILE as DECISIONS
+from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
 from dogscats.lesson.metrics import wilson_interval
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
@@ -154,7 +153,7 @@ class Facts:
     @cached_property
     def photos(self) -> dict[str, Counter[str]]:
         """Photos of each class in each split that has any, after decisions; empty for a run without `photos.csv`."""
-        file, found = self.run_dir / photos.FILE, dict[str, Counter[str]]()
+        file, found = self.run_dir / PHOTOS_FILE, dict[str, Counter[str]]()
         if file.is_file():
             names = {str(cell(name)): name for name in self.classes}
             counted = Counter((row["split"], row.get("label")) for row in csv_rows(file))
@@ -166,7 +165,7 @@ class Facts:
     @property
     def photos_digest(self) -> str | None:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
-        file = self.run_dir / photos.FILE
+        file = self.run_dir / PHOTOS_FILE
         return digest(file) if file.is_file() else None
 
     @cached_property
@@ -178,7 +177,7 @@ class Facts:
     @cached_property
     def decisions(self) -> Counter[str]:
         """Number of decisions of each kind that the run applied."""
-        file = self.run_dir / DECISIONS
+        file = self.run_dir / DECISIONS_FILE
         return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
 
     @property

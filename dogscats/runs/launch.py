@@ -20,9 +20,8 @@ from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
 from dogscats.data.loading.check import write_bad_images
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.photos import photo_list
-from dogscats.data.photos.run_decisions import FILE as DECISIONS
-from dogscats.data.photos.run_decisions import keep_decisions, with_own_decisions
+from dogscats.data.photos import run_photos
+from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with_own_decisions
 from dogscats.lesson.classifier import Classifier
 from dogscats.report.figures.augmentation import augmentation
 from dogscats.report.figures.publish import publish
@@ -91,7 +90,7 @@ def open_run(checked: Settings) -> Iterator[Run]:
             if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
                 (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
                 if run.wrote_decisions:
-                    (out / DECISIONS).unlink(missing_ok=True)
+                    (out / DECISIONS_FILE).unlink(missing_ok=True)
             raise
 
 
@@ -133,7 +132,8 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     Raises:
         UserError: if a run is resumed with other photos.
     """
-    photo_list.keep_photos(data, run.out, run.resumed)
+    accept = data.changed == "accept"
+    run_photos.keep_photos(run.out, data.root, data.classes, data.splits, run.resumed, accept)
     given = run.cfg.data.get("decisions")
     run.wrote_decisions = keep_decisions(data.decisions, run.out, given, run.resumed)
     log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)

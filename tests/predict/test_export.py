@@ -20,10 +20,11 @@ from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.arguments import FITS
 from dogscats.data.photos.layouts import Photos
+from dogscats.data.photos.listing import image_names
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.fit import fitted
-from dogscats.data.pixels.images import UnreadableImageError, image_names, is_large, read_image
-from dogscats.data.pixels.shrink import Shrink, needed_side, resized
+from dogscats.data.pixels.images import UnreadableImageError, is_large, read_image
+from dogscats.data.pixels.shrink import Shrink, resized
+from dogscats.data.pixels.transforms import fitted, needed_side
 from dogscats.lesson.backbone import Backbone
 from dogscats.predict.export.export import export_files
 from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help

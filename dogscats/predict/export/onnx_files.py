@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, first_line
 from dogscats.base.files import atomic_path, write_text
 from dogscats.predict.export.preprocessing_graph import preprocessing_graph

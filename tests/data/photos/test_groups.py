@@ -9,7 +9,7 @@ from conftest import TINY, Run, draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.data.photos.layouts import find_dataset
+from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.split import held_out, held_out_groups
 
 
@@ -83,18 +83,18 @@ def touch(root: Path, by_class: dict[str, list[str]]) -> Path:
 def test_groups_of_a_dataset(tmp_path: Path) -> None:
     root = touch(tmp_path, patients({"a": [4] * 5, "b": [2] * 10}))
     (root / "a" / "stray.jpg").touch()
-    found = find_dataset(root, group=r"(p\d+)_")
+    found = DatasetFinder(root, group=r"(p\d+)_").find()
     assert found.layout == "<class>/, 20 % held out by data.group"
     assert found.notes == ["1 of 41 photos match no data.group and are on their own: a/stray.jpg"]
     assert not {patient(path) for path in found.train.paths} & {patient(path) for path in found.valid.paths}
-    whole = find_dataset(root, group=r"./p\d+_|stray")  # without a group in it: the whole match
+    whole = DatasetFinder(root, group=r"./p\d+_|stray").find()  # without a group in it: the whole match
     assert not whole.notes
     assert not set(map(patient_of_class, whole.train.paths)) & set(map(patient_of_class, whole.valid.paths))
     assert len(whole.valid.paths) == 8
     with pytest.raises(
         ArgumentError, match=r"^group=\(q\.\*\): it matches no path of a photo\. The first is a/p0_0\.jpg"
     ):
-        find_dataset(root, group="(q.*)")
+        DatasetFinder(root, group="(q.*)").find()
     for bad in ("(", "", "*", 5):
         with pytest.raises(ArgumentError, match=r"^group=.*: expected a regular expression"):
             DogsCatsDataModule(root, group=bad)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_groups_of_a_dataset(tmp_path: Path) -> None:
 def test_a_class_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
     root = touch(tmp_path, patients({"a": [4, 4], "b": [8]}))
     with pytest.raises(UserError, match=r"the 8 photos of class 'b' are in too few groups of data\.group"):
-        find_dataset(root, group=r"(./p\d+)_")
+        DatasetFinder(root, group=r"(./p\d+)_").find()
 
 
 def test_groups_in_two_given_splits_are_named(run_command: Run, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import dogscats.data.pixels.images
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.data.loading.check import check_images
-from dogscats.data.photos.layouts import find_dataset, left_out
-from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, list_images, read_image
+from dogscats.data.photos.layouts import DatasetFinder
+from dogscats.data.photos.listing import left_out, list_images
+from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, read_image
 
 FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=2", "callbacks.lr_finder.before=none"]
 FAST += ["callbacks.reports=null"]
@@ -58,10 +59,10 @@ def test_heic_photos_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     root = draw_root(tmp_path / "photos")
     file = root / "train" / "cats" / "phone.HEIC"
     heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(file)
-    assert "train/cats/phone.HEIC" in find_dataset(root).train.paths
+    assert "train/cats/phone.HEIC" in DatasetFinder(root).find().train.paths
     assert read_image(file).shape == (3, 48, 64)
     monkeypatch.setattr(dogscats.data.pixels.images, "_formats", lambda: ("JPEG", *FORMATS))
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     train, valid = found.train, found.valid
     assert left_out(root, [*train.paths, *valid.paths]) == ["train/cats/phone.HEIC"]
 
@@ -184,7 +185,7 @@ def test_odd_photos_are_remembered_with_the_check(root: Path, tmp_path: Path) ->
     photo = root / "train" / "cats" / "cat.3.jpg"
     content = photo.read_bytes()
     photo.write_bytes(content[:-2] + b"\x00" * 33 + content[-2:])
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     paths = [*found.train.paths, *found.valid.paths]
     for _ in range(2):
         found = check_images(root, paths, tmp_path / "cache")

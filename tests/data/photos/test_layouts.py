@@ -5,15 +5,9 @@ from conftest import draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
-from dogscats.data.photos.layouts import (
-    Photos,
-    find_dataset,
-    find_split,
-    held_out,
-    leave_out,
-    left_out,
-    left_out_summary,
-)
+from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
+from dogscats.data.photos.listing import left_out, left_out_summary
+from dogscats.data.photos.split import held_out
 
 
 def flat(root: Path, count: int = 20, split: str = "train", classes: tuple[str, ...] = ("dog", "cat")) -> Path:
@@ -41,7 +35,7 @@ def counts(photos: Photos) -> list[int]:
 def test_without_valid_a_share_of_each_class_is_held_out(tmp_path: Path, layout: object) -> None:
     root = layout(tmp_path)  # type: ignore[operator]
     flat(root, 5, "test1")
-    found = find_dataset(root, valid_fraction=0.25)
+    found = DatasetFinder(root, valid_fraction=0.25).find()
     classes, train, valid = found.classes, found.train, found.valid
     assert classes in (["cat", "dog"], ["cats", "dogs"])
     assert counts(train) == [15, 15]
@@ -52,25 +46,25 @@ def test_without_valid_a_share_of_each_class_is_held_out(tmp_path: Path, layout:
     for photos in (train, valid):
         for path, label in zip(photos.paths, photos.labels, strict=True):
             assert path.startswith((f"train/{classes[label]}.", f"train/{classes[label]}/"))
-    assert len(find_dataset(root).unlabelled.paths) == 10
+    assert len(DatasetFinder(root).find().unlabelled.paths) == 10
 
 
 def test_the_split_is_a_function_of_names_and_seed_alone(tmp_path: Path) -> None:
-    valid = find_dataset(flat(tmp_path / "a"), 0.25, seed=3).valid
-    again = find_dataset(flat(tmp_path / "elsewhere"), 0.25, seed=3).valid
+    valid = DatasetFinder(flat(tmp_path / "a"), 0.25, seed=3).find().valid
+    again = DatasetFinder(flat(tmp_path / "elsewhere"), 0.25, seed=3).find().valid
     assert valid.paths == again.paths
     # Pinned: a split that changes between versions would let old models be judged on what they have seen.
     pinned = {"cat": [6, 7, 8, 9, 14], "dog": [0, 1, 4, 11, 15]}
     assert valid.paths == [f"train/{c}.{n}.jpg" for c, numbers in pinned.items() for n in numbers]
-    other = find_dataset(tmp_path / "a", 0.25, seed=4).valid
+    other = DatasetFinder(tmp_path / "a", 0.25, seed=4).find().valid
     assert valid.paths != other.paths
     # Further classes and a limit leave it as it is.
     flat(tmp_path / "a", classes=("ant",))
-    found = find_dataset(tmp_path / "a", 0.25, seed=3)
+    found = DatasetFinder(tmp_path / "a", 0.25, seed=3).find()
     classes, train, more = found.classes, found.train, found.valid
     assert classes == ["ant", "cat", "dog"]
     assert [path for path in more.paths if "ant" not in path] == valid.paths
-    few = find_dataset(tmp_path / "a", 0.25, seed=3, limit=2)
+    few = DatasetFinder(tmp_path / "a", 0.25, seed=3, limit=2).find()
     few_train, few_valid = few.train, few.valid
     assert counts(few_train) == counts(few_valid) == [2, 2, 2]
     assert set(few_train.paths) <= set(train.paths)
@@ -99,7 +93,7 @@ def test_neither_split_is_left_without_a_class(total: int, fraction: float, expe
 def test_valid_is_used_where_it_is(tmp_path: Path) -> None:
     flat(tmp_path)
     flat(tmp_path, 3, "valid")
-    found = find_dataset(tmp_path, 0.25)
+    found = DatasetFinder(tmp_path, 0.25).find()
     train, valid = found.train, found.valid
     assert counts(train) == [20, 20]
     assert valid.paths == [f"valid/{name}.{number}.jpg" for name in ("cat", "dog") for number in range(3)]
@@ -108,19 +102,19 @@ def test_valid_is_used_where_it_is(tmp_path: Path) -> None:
 def test_mistakes_of_the_flat_layout_are_named(tmp_path: Path) -> None:
     flat(tmp_path / "one", 1)
     with pytest.raises(UserError, match="'cat' has only one photo"):
-        find_dataset(tmp_path / "one")
+        DatasetFinder(tmp_path / "one").find()
     flat(tmp_path / "cats", classes=("cat",))
     with pytest.raises(UserError, match="only one class, 'cat'"):
-        find_dataset(tmp_path / "cats")
+        DatasetFinder(tmp_path / "cats").find()
     (flat(tmp_path / "odd") / "train" / "portrait.jpg").touch()
     with pytest.raises(UserError, match=r"portrait\.jpg: its class is unknown(.|\n)*<class>\.<number>\.jpg"):
-        find_dataset(tmp_path / "odd")
+        DatasetFinder(tmp_path / "odd").find()
     flat(folders(tmp_path / "mixed"), 3, "valid")
     with pytest.raises(UserError, match=r"Only in train/: cats, dogs\. Only in valid/: cat, dog"):
-        find_dataset(tmp_path / "mixed")
+        DatasetFinder(tmp_path / "mixed").find()
     (tmp_path / "hollow" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match="train/ has no class folders"):
-        find_dataset(tmp_path / "hollow")
+        DatasetFinder(tmp_path / "hollow").find()
 
 
 def test_leaving_out_keeps_labels_with_their_photos(tmp_path: Path) -> None:
@@ -194,7 +188,7 @@ SPLIT = classes("train/") + classes("valid/", 2)
 def test_layouts_are_found_by_looking(
     tmp_path: Path, files: list[str], layout: str, numbers: tuple[int, int, int | None, int]
 ) -> None:
-    found = find_dataset(touch(tmp_path, *files))
+    found = DatasetFinder(touch(tmp_path, *files)).find()
     assert found.layout == layout
     test = found.test and len(found.test.paths)
     assert (len(found.train.paths), len(found.valid.paths), test, len(found.unlabelled.paths)) == numbers
@@ -210,7 +204,7 @@ def test_layouts_are_found_by_looking(
 def test_folders_in_test_that_are_no_classes_are_named(tmp_path: Path) -> None:
     for file in [*SPLIT, *classes("test/", 2, ("Cats", "Dogs"))]:
         draw_photo(tmp_path / file, 0, 1)
-    found = find_dataset(tmp_path)
+    found = DatasetFinder(tmp_path).find()
     assert found.test is None
     assert found.notes == ["The photos in test/ are unlabelled: Cats, Dogs are not among the classes"]
 
@@ -262,23 +256,23 @@ def test_folders_in_test_that_are_no_classes_are_named(tmp_path: Path) -> None:
 )
 def test_roots_that_could_mean_several_things_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        find_dataset(touch(tmp_path, *files))
+        DatasetFinder(touch(tmp_path, *files)).find()
 
 
 def test_folders_without_photos_are_named(tmp_path: Path) -> None:
-    found = find_dataset(touch(tmp_path, *classes(""), "docs/readme.txt"))
+    found = DatasetFinder(touch(tmp_path, *classes(""), "docs/readme.txt")).find()
     (tmp_path / "empty").mkdir()
-    found = find_dataset(tmp_path)
+    found = DatasetFinder(tmp_path).find()
     assert found.classes == ["cats", "dogs"]
     message = left_out_summary(left_out(tmp_path, found.used), found.hollow)
     assert message == "1 file left out: docs/readme.txt. Folders without photos, left out: docs, empty."
     beside = touch(tmp_path / "beside", *SPLIT, *classes("", 1))
-    assert left_out(beside, find_dataset(beside).used) == ["cats/0.jpg", "dogs/0.jpg"]
+    assert left_out(beside, DatasetFinder(beside).find().used) == ["cats/0.jpg", "dogs/0.jpg"]
 
 
 def test_the_same_photos_are_held_out_from_a_folder_and_from_the_one_around_it(tmp_path: Path) -> None:
     touch(tmp_path, *classes("PetImages/", 20))
-    inner, outer = find_dataset(tmp_path / "PetImages", seed=2), find_dataset(tmp_path, seed=2)
+    inner, outer = DatasetFinder(tmp_path / "PetImages", seed=2).find(), DatasetFinder(tmp_path, seed=2).find()
     assert [f"PetImages/{path}" for path in inner.valid.paths] == outer.valid.paths
 
 
@@ -286,18 +280,18 @@ def test_the_same_photos_are_held_out_from_a_folder_and_from_the_one_around_it(t
 @pytest.mark.parametrize("folder", ["valid", "Val", "validation"])
 def test_a_split_is_found_in_any_spelling(tmp_path: Path, split: str, folder: str) -> None:
     touch(tmp_path, *classes(f"{folder}/", 2), "held_out/cats/1.jpg")
-    names, photos, held = find_split(tmp_path, split)
+    names, photos, held = DatasetFinder(tmp_path).find_split(split)
     assert (names, len(photos.paths), held) == (["cats", "dogs"], 4, "")
-    assert find_split(tmp_path, "held_out")[1].paths == ["held_out/cats/1.jpg"]
+    assert DatasetFinder(tmp_path).find_split("held_out")[1].paths == ["held_out/cats/1.jpg"]
     with pytest.raises(UserError, match=rf"split=test: .*only {folder}, held_out|only held_out, {folder}"):
-        find_split(tmp_path, "test")
+        DatasetFinder(tmp_path).find_split("test")
 
 
 def test_class_folders_alone_are_split_as_in_training_or_evaluated_whole(tmp_path: Path) -> None:
-    found = find_dataset(touch(tmp_path, *classes("", 10)))
-    assert find_split(tmp_path, "val") == (found.classes, found.valid, "<class>/")
-    assert find_split(tmp_path, "training") == (found.classes, found.train, "<class>/")
-    assert len(find_split(tmp_path, ".")[1].paths) == 20
+    found = DatasetFinder(touch(tmp_path, *classes("", 10))).find()
+    assert DatasetFinder(tmp_path).find_split("val") == (found.classes, found.valid, "<class>/")
+    assert DatasetFinder(tmp_path).find_split("training") == (found.classes, found.train, "<class>/")
+    assert len(DatasetFinder(tmp_path).find_split(".")[1].paths) == 20
 
 
 def test_a_data_module_reads_the_flat_layout(tmp_path: Path) -> None:
@@ -334,6 +328,6 @@ def test_classes_that_are_the_same_in_tables_are_refused(names: tuple[str, str],
         for number in range(20):
             (tmp_path / name / f"{number}.jpg").touch()
     with pytest.raises(UserError, match="look the same in tables") as error:
-        find_dataset(tmp_path)
+        DatasetFinder(tmp_path).find()
     assert all(repr(name) in str(error.value) for name in names)
     assert "\n" not in str(error.value)

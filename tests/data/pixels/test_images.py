@@ -14,8 +14,9 @@ import torch
 from conftest import REAL_DATA
 from PIL import Image
 
+from dogscats.data.photos.listing import list_images, natural_key
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.images import UnreadableImageError, list_images, natural_key, read_image
+from dogscats.data.pixels.images import UnreadableImageError, read_image
 
 GREY = np.add.outer(np.arange(0, 120, 4), np.arange(0, 80, 2)).astype(np.uint8)  # (30, 40)
 COLOR = np.stack([GREY, 255 - GREY, np.roll(GREY, 7, axis=1)], axis=2)

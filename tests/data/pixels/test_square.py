@@ -12,7 +12,7 @@ from dogscats import DogsCatsDataModule, Predictor
 from dogscats.base.errors import UserError
 from dogscats.data.photos.arguments import FITS
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.fit import Square, fitted, pad_to_square
+from dogscats.data.pixels.transforms import Square, fitted, pad_to_square
 
 
 def ends_marked(height: int, width: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from conftest import TINY, Run, draw_photo
 
 from dogscats import Backbone, Classifier, DogsCatsDataModule, Predictions
 from dogscats.base.errors import UserError
+from dogscats.data.loading.class_weights import class_weights
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.metrics import evaluation_metrics
 
@@ -30,12 +31,13 @@ def unequal(tmp_path: Path) -> Path:
 def test_balanced_weights_are_inverse_to_the_number_of_photos(unequal: Path) -> None:
     data = DogsCatsDataModule(unequal)
     data.setup()
-    assert data.class_weights("none") is None
-    assert data.class_weights("balanced") == pytest.approx([44 / 80, 44 / 8])
-    assert data.class_weights([1, 3]) == [1.0, 3.0]
+    classes, labels = data.classes, data.train.labels
+    assert class_weights("none", classes, labels) is None
+    assert class_weights("balanced", classes, labels) == pytest.approx([44 / 80, 44 / 8])
+    assert class_weights([1, 3], classes, labels) == [1.0, 3.0]
     for bad in ("equal", [1], [1, 0], [1, "x"], None, 3, [1, float("nan")]):
         with pytest.raises(UserError, match=r"^class_weights=.*expected none, balanced, or a list of 2"):
-            data.class_weights(bad)  # type: ignore[arg-type]
+            class_weights(bad, classes, labels)  # type: ignore[arg-type]
 
 
 def test_the_training_loss_is_weighted_and_the_validation_loss_is_not(tiny_body: Backbone) -> None:

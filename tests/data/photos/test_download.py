@@ -156,7 +156,7 @@ def test_a_cut_connection_is_resumed(server: Server, shared_root: Path, target: 
 def test_a_later_run_goes_on_where_one_gave_up(server: Server, shared_root: Path, target: Path) -> None:
     server.content = zipped(shared_root)
     server.faults = ["cut", *["503"] * 5]
-    with pytest.raises(UserError, match=r"503(.|\n)*have come are kept"):
+    with pytest.raises(UserError, match=r"503(.|\n)*already downloaded are kept"):
         download_dataset(server.url, target)
     assert not target.exists()
     assert left_in(target.parent) == {".data.zip.part"}
@@ -424,7 +424,7 @@ def test_a_download_of_unknown_size_does_not_fill_the_disk(
 
 @LIMITS
 def test_a_very_slow_server_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SLOWEST", 1000), ("WINDOW", 0.2), ("ATTEMPTS", 2)):
+    for name, value in (("MIN_BYTES_PER_SECOND", 1000), ("WINDOW", 0.2), ("ATTEMPTS", 2)):
         monkeypatch.setattr(dogscats.data.photos.download, name, value)
     server.content, server.faults = made_of(("train/cats/a.jpg", os.urandom(3000))), ["slow", "slow"]
     with pytest.raises(UserError, match="the server is too slow"):

@@ -10,8 +10,10 @@ from named import FAST, NAMES, labelled, photos, table
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
-from dogscats.data.photos.layouts import find_dataset, find_split, left_out
-from dogscats.data.photos.tables import read_table, table_at
+from dogscats.data.photos.layouts import DatasetFinder
+from dogscats.data.photos.listing import left_out
+from dogscats.data.photos.run_photos import labels_at
+from dogscats.data.photos.tables import Table
 
 LABELS = {name: "cat" if "a" in name[6:] else "dog" for name in NAMES}
 
@@ -21,7 +23,7 @@ LABELS = {name: "cat" if "a" in name[6:] else "dog" for name in NAMES}
 def test_columns_by_their_usual_names(tmp_path: Path, path: str, label: str) -> None:
     photos(tmp_path, *NAMES, "train/extra.jpg")
     name = table(tmp_path, f"number,{label}, {path}", *(f"7,{text},{file}" for file, text in LABELS.items()))
-    found = find_dataset(tmp_path, labels=name)
+    found = DatasetFinder(tmp_path, labels=name).find()
     assert labelled(found) == LABELS
     assert found.layout == "labels.csv, 20 % held out"
     assert left_out(tmp_path, found.used) == ["train/extra.jpg"]
@@ -35,7 +37,7 @@ def test_separators_and_encodings(tmp_path: Path, separator: str, encoding: str)
     with (tmp_path / "labels.csv").open("w", newline="", encoding=encoding) as file:
         csv.writer(file, delimiter=separator).writerows([("path", "label"), *labels.items(), ()])
     labels["a, é;.jpg"] = "cat"
-    rows = read_table(tmp_path, tmp_path / "labels.csv", "labels.csv").by_class("train")
+    rows = Table(tmp_path, tmp_path / "labels.csv", "labels.csv").by_class("train")
     assert rows['big "cat", or\nso'] == ["a, é;.jpg"]
     assert rows["cat"] == NAMES[:5]
 
@@ -44,7 +46,7 @@ def test_ids_of_a_competition_with_and_without_extension(tmp_path: Path) -> None
     photos(tmp_path, *NAMES, "test/c1.jpg")
     for ending in ("", ".jpg"):
         lines = (f"{Path(name).stem}{ending},{label}" for name, label in LABELS.items())
-        found = find_dataset(tmp_path, labels=table(tmp_path, "id,breed", *lines))
+        found = DatasetFinder(tmp_path, labels=table(tmp_path, "id,breed", *lines)).find()
         assert labelled(found) == LABELS
         assert found.unlabelled.paths == ["test/c1.jpg"]
 
@@ -65,11 +67,11 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
         "3.x": "d/3.x.jpg",
         ".hidden/4.jpg": ".hidden/4.jpg",
     }.items():
-        rows = read_table(root, root / table(root, "path,label", f"{written},0"), "labels.csv").by_class("train")
+        rows = Table(root, root / table(root, "path,label", f"{written},0"), "labels.csv").by_class("train")
         assert rows == {"0": [path]}
         assert (root / path).is_file()
     with pytest.raises(UserError, match=r"labels\.csv: line 2: '1\.jpg' may be a/1\.jpg, b/1\.jpg"):
-        find_dataset(root, labels=table(root, "path,label", "1.jpg,0"))
+        DatasetFinder(root, labels=table(root, "path,label", "1.jpg,0")).find()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
 def test_mistakes_in_a_table_are_named(tmp_path: Path, lines: Sequence[str], message: str) -> None:
     root = photos(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     with pytest.raises(UserError, match=message) as raised:
-        find_dataset(root, labels=table(root, *lines))
+        DatasetFinder(root, labels=table(root, *lines)).find()
     assert "labels.csv" in str(raised.value)
 
 
@@ -121,11 +123,11 @@ def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ArgumentError, match=r"^labels=labels\.csv: there is no such file .*; other\.csv is there"
     ) as error:
-        find_dataset(tmp_path, labels="labels.csv")
+        DatasetFinder(tmp_path, labels="labels.csv").find()
     assert str(user_message(error.value)).startswith("data.labels=labels.csv: ")
     (tmp_path / "labels.csv").write_bytes("path,label\n1,é".encode("utf-16"))
     with pytest.raises(UserError, match=r"labels\.csv: it is not text in UTF-8"):
-        find_dataset(tmp_path, labels="labels.csv")
+        DatasetFinder(tmp_path, labels="labels.csv").find()
     with pytest.raises(ArgumentError, match="labels=: expected a table"):
         DogsCatsDataModule(tmp_path, labels="")
 
@@ -133,37 +135,41 @@ def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
 def test_a_path_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     photos(tmp_path, *NAMES)
     lines = [f"{name},{label}" for name, label in LABELS.items()]
-    found = find_dataset(tmp_path, labels=table(tmp_path, "path,label", *lines, "a0,cat", *lines))
+    found = DatasetFinder(tmp_path, labels=table(tmp_path, "path,label", *lines, "a0,cat", *lines)).find()
     assert len(found.train.paths) + len(found.valid.paths) == 10
 
 
 def test_splits_of_a_table(tmp_path: Path) -> None:
     splits = ["Train", "train", "TRAINING", "val", "Testing"] * 2
     lines = [f"{name},{label},{split}" for (name, label), split in zip(LABELS.items(), splits, strict=True)]
-    found = find_dataset(photos(tmp_path, *NAMES), labels=table(tmp_path, "path,label,subset", *lines))
+    found = DatasetFinder(photos(tmp_path, *NAMES), labels=table(tmp_path, "path,label,subset", *lines)).find()
     assert found.layout == "labels.csv, splits from its column subset"
     assert found.train.paths == ["train/a0.jpg", "train/a1.jpg", "train/a2.jpg", *NAMES[5:8]]
     assert found.valid.paths == ["train/a3.jpg", "train/b3.jpg"]
     assert found.test is not None
     assert (found.test.paths, found.test.labels) == (["train/a4.jpg", "train/b4.jpg"], [0, 1])
-    assert find_split(tmp_path, "validation", labels="labels.csv") == (["cat", "dog"], found.valid, "")
-    assert find_split(tmp_path, "test", labels="labels.csv")[1] == found.test
+    assert DatasetFinder(tmp_path, labels="labels.csv").find_split("validation") == (["cat", "dog"], found.valid, "")
+    assert DatasetFinder(tmp_path, labels="labels.csv").find_split("test")[1] == found.test
     without = [line for line in lines if "val" not in line]
-    found = find_dataset(tmp_path, labels=table(tmp_path, "path,label,subset", *without))
+    found = DatasetFinder(tmp_path, labels=table(tmp_path, "path,label,subset", *without)).find()
     assert found.layout == "labels.csv, splits from its column subset, 20 % held out"
     assert (len(found.train.paths), len(found.valid.paths)) == (4, 2)
     with pytest.raises(UserError, match=r"split=fold: .*has no rows of it, only of train, test"):
-        find_split(tmp_path, "fold", labels="labels.csv")
+        DatasetFinder(tmp_path, labels="labels.csv").find_split("fold")
 
 
 def test_the_table_of_a_run_is_that_of_another_root_only_where_it_is(tmp_path: Path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     own.mkdir()
     other.mkdir()
-    assert table_at(None, str(own), "labels.csv") == table_at(own, str(own), "labels.csv") == "labels.csv"
-    assert table_at(other, str(own), "labels.csv") is table_at(other, str(own), str(own / "labels.csv")) is None
+
+    def at(root: Path | None, labels: str) -> str | None:
+        return labels_at(root, {"root": str(own), "labels": labels})["labels"]
+
+    assert at(None, "labels.csv") == at(own, "labels.csv") == "labels.csv"
+    assert at(other, "labels.csv") is at(other, str(own / "labels.csv")) is None
     table(other, "path,label")
-    assert table_at(other, str(own), "labels.csv") == "labels.csv"
+    assert at(other, "labels.csv") == "labels.csv"
 
 
 def test_a_run_on_a_table_is_evaluated_on_the_same_photos(run_command: Run, tmp_path: Path) -> None:
@@ -223,17 +229,17 @@ def test_fastais_column_is_valid_and_excels_line_for_the_separator(tmp_path: Pat
     for number in range(6):
         draw_photo(tmp_path / f"{number}.jpg", 0, number)
     rows = [f"{number}.jpg;{'ab'[number % 2]};{number > 3}" for number in range(6)]
-    found = find_dataset(tmp_path, labels=table(tmp_path, "sep=;", "name;label;is_valid", *rows))
+    found = DatasetFinder(tmp_path, labels=table(tmp_path, "sep=;", "name;label;is_valid", *rows)).find()
     assert found.valid.paths == ["4.jpg", "5.jpg"]
     assert found.layout == "labels.csv, splits from its column is_valid"
     ones = [row.replace("True", "1").replace("False", "0.0") for row in rows]
-    again = find_dataset(tmp_path, labels=table(tmp_path, "name;label;Is_Valid", *ones))
+    again = DatasetFinder(tmp_path, labels=table(tmp_path, "name;label;Is_Valid", *ones)).find()
     assert again.valid.paths == found.valid.paths
     with pytest.raises(UserError, match=r"line 2: its is_valid is 'no', expected one of true, 1, 1\.0, false"):
-        find_dataset(tmp_path, labels=table(tmp_path, "name;label;is_valid", *(row[:8] + "no" for row in rows)))
+        DatasetFinder(tmp_path, labels=table(tmp_path, "name;label;is_valid", *(row[:8] + "no" for row in rows))).find()
     more = [f"{row};{'val' if row[0] in '01' else 'train'}" for row in rows]
-    both = find_dataset(tmp_path, labels=table(tmp_path, "name;label;is_valid;split", *more))
+    both = DatasetFinder(tmp_path, labels=table(tmp_path, "name;label;is_valid;split", *more)).find()
     assert both.valid.paths == ["0.jpg", "1.jpg"]
     assert both.layout == "labels.csv, splits from its column split"
-    found = find_dataset(tmp_path, labels=table(tmp_path, "name;label;is, it, valid, or, not", *rows))
+    found = DatasetFinder(tmp_path, labels=table(tmp_path, "name;label;is, it, valid, or, not", *rows)).find()
     assert len(found.train.paths) + len(found.valid.paths) == 6

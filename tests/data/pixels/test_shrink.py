@@ -18,11 +18,11 @@ from torchvision.transforms import v2
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, Failure
 from dogscats.data.loading.check import captured_stderr, check_images
-from dogscats.data.photos.layouts import left_out
+from dogscats.data.photos.listing import left_out
 from dogscats.data.pixels import images, transforms
-from dogscats.data.pixels.images import UnreadableImageError, decode, is_large, read_image
-from dogscats.data.pixels.jpeg import decode_scaled
-from dogscats.data.pixels.shrink import Shrink, needed_side, resized, shrunken
+from dogscats.data.pixels.images import UnreadableImageError, decode, decode_scaled, is_large, read_image
+from dogscats.data.pixels.shrink import Shrink, resized, shrunken
+from dogscats.data.pixels.transforms import needed_side
 from dogscats.lesson.activations import activation_key
 from dogscats.lesson.backbone import Backbone
 from dogscats.predict.predictor import Predictor
@@ -124,7 +124,7 @@ def test_copies_are_made_once_in_the_check(
     assert len(decoded) == 20
     assert len(copies(tmp_path)) == 16
     (line,) = [message for message in caplog.messages if "Large photos" in message]
-    assert f"16 are kept at {SIDE} pixels" in line
+    assert f"about 16 copies at {SIDE} pixels need about 1 MB; " in line
     before, decoded[:] = inputs(first), []
     assert torch.equal(inputs(module(large_root, tmp_path)), before)
     assert decoded == ["small.jpg"] * 2  # to train on, not to check

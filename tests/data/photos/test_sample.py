@@ -6,7 +6,8 @@ from PIL import Image
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
-from dogscats.data.photos.sample import SampleDataModule, draw_animal, draw_sample
+from dogscats.data.loading.sample_data import SampleDataModule, draw_sample
+from dogscats.data.photos.sample import draw_animal
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -40,7 +41,7 @@ def test_the_module_draws_what_is_missing_and_then_reads_it(tmp_path: Path, monk
     def small(root: Path) -> None:
         draw_sample(root, train=3, valid=2, test=1)
 
-    monkeypatch.setattr("dogscats.data.photos.sample.draw_sample", small)
+    monkeypatch.setattr("dogscats.data.loading.sample_data.draw_sample", small)
     module = SampleDataModule(tmp_path / "deeper" / "sample", size=32, batch_size=2, num_workers=0)
     module.prepare_data()
     before = contents(module.root)
@@ -66,7 +67,7 @@ def test_a_drawing_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def broken(*_: object, **__: object) -> Image.Image:
         raise OSError("disk full")
 
-    monkeypatch.setattr("dogscats.data.photos.sample.draw_animal", broken)
+    monkeypatch.setattr("dogscats.data.loading.sample_data.draw_animal", broken)
     with pytest.raises(OSError, match="disk full"):
         draw_sample(tmp_path / "sample", train=1, valid=1, test=1)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,8 @@ from PIL import Image
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
-from dogscats.data.photos.layouts import find_dataset, left_out
+from dogscats.data.photos.layouts import DatasetFinder
+from dogscats.data.photos.listing import left_out
 
 
 def test_damaged_parquet_and_missing_parts_are_named(tmp_path: Path) -> None:
@@ -22,23 +23,23 @@ def test_damaged_parquet_and_missing_parts_are_named(tmp_path: Path) -> None:
     columns = {"image": photos, "label": ["a", "b"] * 4, "split": ["train"] * 8}
     file = write_parquet(tmp_path / "root" / "data" / "train-00000-of-00002.parquet", columns)
     with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is missing"):
-        find_dataset(tmp_path / "root")
+        DatasetFinder(tmp_path / "root").find()
     file = file.rename(file.with_name("test-0.parquet"))
     with pytest.raises(UserError, match="row 1: split is 'train', but the file is named test"):
-        find_dataset(tmp_path / "root")
+        DatasetFinder(tmp_path / "root").find()
     file = file.rename(file.with_name("train-0.parquet"))
     content = bytearray(file.read_bytes())
     content[100:600] = bytes(500)
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"train-0\.parquet: it is damaged"):
-        find_dataset(tmp_path / "root")
+        DatasetFinder(tmp_path / "root").find()
 
 
 def test_parquet_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"labels\.parquet: Parquet files need pyarrow: pip install .*\[parquet\]"):
-        find_dataset(tmp_path, labels="labels.parquet")
+        DatasetFinder(tmp_path, labels="labels.parquet").find()
 
 
 def encoded(label: int, number: int, folder: Path) -> bytes:
@@ -63,15 +64,15 @@ def test_a_table_in_parquet(tmp_path: Path) -> None:
     photos(tmp_path, *NAMES)
     numbers = [0] * 5 + [1] * 5
     write_parquet(tmp_path / "labels.parquet", {"id": [Path(name).stem for name in NAMES], "label": numbers})
-    found = find_dataset(tmp_path, labels="labels.parquet")
+    found = DatasetFinder(tmp_path, labels="labels.parquet").find()
     assert (found.classes, found.layout) == (["0", "1"], "labels.parquet, 20 % held out")
     assert sorted(labelled(found)) == NAMES
     hashes = [b"x"] * 10  # not images
     write_parquet(tmp_path / "labels.parquet", {"hash": hashes, "id": NAMES, "label": numbers})
-    assert sorted(labelled(find_dataset(tmp_path, labels="labels.parquet"))) == NAMES
+    assert sorted(labelled(DatasetFinder(tmp_path, labels="labels.parquet").find())) == NAMES
     write_parquet(tmp_path / "labels.parquet", {"id": ["a0", "a1"], "label": ["cat", None]})
     with pytest.raises(UserError, match="row 2: it has no label"):
-        find_dataset(tmp_path, labels="labels.parquet")
+        DatasetFinder(tmp_path, labels="labels.parquet").find()
 
 
 @pytest.mark.parametrize("images", [False, True])
@@ -82,13 +83,13 @@ def test_fastais_column_is_valid_in_parquet(tmp_path: Path, images: bool) -> Non
         column = {"image": [encoded(number % 2, number, tmp_path) for number in range(10)]}
     columns = {**column, "label": ["a", "b"] * 5, "is_valid": [number > 5 for number in range(10)]}
     write_parquet(tmp_path / "root" / "labels.parquet", columns)
-    found = find_dataset(tmp_path / "root", labels="labels.parquet")
+    found = DatasetFinder(tmp_path / "root", labels="labels.parquet").find()
     assert (len(found.train.paths), len(found.valid.paths)) == (6, 4)
     assert found.layout.startswith("labels.parquet, splits from its column ")
     columns["is_valid"] = ["maybe"] * 10
     write_parquet(tmp_path / "root" / "labels.parquet", columns)
     with pytest.raises(UserError, match=r"row 1: (its )?is_valid is 'maybe', expected "):
-        find_dataset(tmp_path / "root", labels="labels.parquet")
+        DatasetFinder(tmp_path / "root", labels="labels.parquet").find()
 
 
 def dataset(root: Path, scratch: Path, named: bool = True) -> Path:
@@ -109,7 +110,7 @@ def dataset(root: Path, scratch: Path, named: bool = True) -> Path:
 
 def test_photos_in_parquet_files_are_unpacked_once(tmp_path: Path) -> None:
     root = dataset(tmp_path / "root", tmp_path)
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     assert found.classes == ["cat", "dog"]
     assert found.test is not None
     assert [len(part.paths) for part in (found.train, found.valid, found.test)] == [12, 4, 4]
@@ -118,13 +119,13 @@ def test_photos_in_parquet_files_are_unpacked_once(tmp_path: Path) -> None:
     assert found.train.root == folder
     assert found.train.paths[0] == "train/0000001_p0_0.jpg"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert find_dataset(root) == found
+    assert DatasetFinder(root).find() == found
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     # Of another root with the cache elsewhere, too: names of photos are the same.
-    elsewhere = find_dataset(root, cache_dir=str(tmp_path / "cache"))
+    elsewhere = DatasetFinder(root, cache_dir=str(tmp_path / "cache")).find()
     assert (elsewhere.train.paths, elsewhere.valid.paths) == (found.train.paths, found.valid.paths)
     dataset(root, tmp_path, named=False)
-    assert find_dataset(root).classes == ["0", "1"]
+    assert DatasetFinder(root).find().classes == ["0", "1"]
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -146,22 +147,22 @@ def test_unlabelled_and_damaged_parquet(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for split, labels in (("train", [0, 0, 1, 1]), ("test", [-1, -1])):
         write_parquet(root / f"{split}.parquet", {"image": [image] * len(labels), "label": labels}, ["cat", "dog"])
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     assert found.test is None
     assert len(found.unlabelled.paths) == 2
     assert all((found.unlabelled.root / path).is_file() for path in found.unlabelled.paths)
     write_parquet(root / "train.parquet", {"image": [image], "label": [-1]}, ["cat", "dog"])
     with pytest.raises(UserError, match=r"train\.parquet: row 1: it has no label"):
-        find_dataset(root)
+        DatasetFinder(root).find()
     write_parquet(root / "train.parquet", {"image": [image, None], "label": [0, 1]}, ["cat", "dog"])
     with pytest.raises(UserError, match=r"train\.parquet: row 2: it has no image"):
-        find_dataset(root)
+        DatasetFinder(root).find()
     write_parquet(root / "train.parquet", {"id": ["a"], "label": [0]})
     with pytest.raises(UserError, match=r"train\.parquet: it has no column of images; its columns are id, label"):
-        find_dataset(root)
+        DatasetFinder(root).find()
     (root / "train.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"train\.parquet: it is not a Parquet file"):
-        find_dataset(root)
+        DatasetFinder(root).find()
     assert not list((root / "tmp").glob(".parquet-*.unpacking"))
 
 
@@ -177,10 +178,10 @@ def test_a_full_disk_leaves_nothing_half_unpacked(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(UserError, match=r"parquet-.*it cannot be written \(No space left"):
-        find_dataset(root)
+        DatasetFinder(root).find()
     monkeypatch.undo()
     assert not [path for path in (root / "tmp").iterdir() if path.is_dir()]
-    assert len(find_dataset(root).train.paths) == 12
+    assert len(DatasetFinder(root).find().train.paths) == 12
 
 
 def test_a_run_on_photos_in_parquet_files(run_command: Run, tmp_path: Path) -> None:
