@@ -36,8 +36,8 @@ from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
-from dogscats.reliability.learn import learn_likeness, measured
-from dogscats.reliability.measured import Reliability
+from dogscats.reliability.measured import Reliability, measured
+from dogscats.reliability.training_photos import fit_detector
 from dogscats.report import card, page
 from dogscats.report.explained_pictures import Pictures
 from dogscats.report.figures.accuracy_kept import accuracy_kept
@@ -350,7 +350,7 @@ class Run:
     def learn_likeness(self, model: Classifier, activations: Activations) -> None:
         """Keep the training photos, so that predictions say how unlike them a photo is."""
         if not self.settings["trainer"].get("fast_dev_run"):
-            model.likeness = learn_likeness(activations, self.stages, self.fabric, self.dir)
+            model.scorer = fit_detector(activations, self.stages, self.fabric, self.dir)
             self.weights = weights_digest(model.state_dict())
 
     def final_callbacks(self, model: Classifier, data: DogsCatsDataModule) -> list[Callback]:
