@@ -15,7 +15,7 @@ from dogscats.lesson.backbone import (
     resnet34,
     timm_backbone,
 )
-from dogscats.lesson.fold import fold_batchnorm
+from dogscats.lesson.activations import fold_batchnorm
 
 
 def photos(size: int = 64) -> torch.Tensor:
