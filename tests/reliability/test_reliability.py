@@ -302,7 +302,7 @@ def test_evaluation_reports_decisions(run_command: Run, trained: Path, tmp_path:
     assert row["keep"] == 0.8
     assert row["kept"] >= 48
     assert row["kept"] + row["unsure"] + row["none"] == 60
-    assert f"{row['kept']} photos get a class" in result.stdout
+    assert f"{row['kept']} photos are classified" in result.stdout
     assert "Keep      0.8 of the validation photos: a class needs a probability of " in result.stdout
     decisions = [row["decision"] for row in read_csv(tmp_path / "out" / "predictions.csv")]
     assert decisions.count("none") == row["none"]
