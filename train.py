@@ -130,7 +130,7 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     from dogscats.runs import finish
     from dogscats.runs.stages import make_loggers
 
-    finish.learn_likeness(run, model, activations)
+    finish.fit_detector(run, model, activations)
     callbacks, loggers, last = finish.final_callbacks(run, model, data), make_loggers(run, "final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached

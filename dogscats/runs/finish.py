@@ -12,8 +12,9 @@ from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
-from dogscats.reliability import learn
+from dogscats.reliability import training_photos
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
+from dogscats.reliability.measured import measured
 from dogscats.report import card, page
 from dogscats.report.explained_pictures import Pictures
 from dogscats.report.figures.accuracy_kept import accuracy_kept
@@ -24,10 +25,10 @@ from dogscats.runs.compose import build_callbacks, close, hyperparameters
 from dogscats.runs.run import Run
 
 
-def learn_likeness(run: Run, model: Classifier, activations: Activations) -> None:
+def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
     """Keep the training photos, so that predictions say how unlike them a photo is."""
     if not run.is_trial:
-        model.likeness = learn.learn_likeness(activations, run.stages, run.fabric, run.dir)
+        model.scorer = training_photos.fit_detector(activations, run.stages, run.fabric, run.dir)
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
 
 
@@ -43,7 +44,7 @@ def final_callbacks(run: Run, model: Classifier, data: DogsCatsDataModule) -> li
 def keep_predictions(run: Run, tta: TTA) -> None:
     """Write the predictions and metrics of the validation photos, before anything is drawn."""
     run.unreported.touch()
-    run.reliability = learn.measured(tta)
+    run.reliability = measured(tta)
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
     run.report.finish(_decided(run, tta.plain), tta.averaged and _decided(run, tta.averaged, averaged=True))
