@@ -153,13 +153,13 @@ def report(
     started: float,
 ) -> None:
     """Predict labelled photos and write metrics, plots and pictures."""
-    from dogscats.base.console import log_confusion_matrix, peak_rss_mb
+    from dogscats.base.console import peak_rss_mb
     from dogscats.data.loading.check import write_bad_images
     from dogscats.data.photos.split import split_of
     from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.tta import predict, tta_loaders
     from dogscats.predict.evaluation import log_evaluation
-    from dogscats.report.summary import write_confused_pairs
+    from dogscats.report.summary import log_confusion_matrix, write_confused_pairs
 
     data = predictor.data(cfg.data.root, cfg.data.batch_size, cfg.data.num_workers, **files_given(cfg))
     photos = data.labelled(cfg.split, predictor.classes)

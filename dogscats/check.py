@@ -1,6 +1,6 @@
 """The command `python -m dogscats.check <root>`."""
 
-from dogscats.data.loading.check import main
+from dogscats.suspects.search_folder import main
 
 if __name__ == "__main__":
     main()

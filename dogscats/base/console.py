@@ -15,16 +15,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm
 
-from dogscats.base.text import shown, text_table
-from dogscats.lesson.confusion import confused_pairs
-from dogscats.lesson.metrics import Predictions
+from dogscats.base.text import shown
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-MOST_CLASSES = 20
-"""With more classes, tables have no row or column for each class."""
 
 MOST_FILES = 10
 """Files of one folder below the run directory that are listed by name."""
@@ -95,16 +90,6 @@ def _bar_settings() -> dict[str, Any]:
         "dynamic_ncols": True,
         "disable": not shows_progress or getattr(rank_zero_only, "rank", 0) > 0,  # rank 0 shows the bar
     }
-
-
-def log_confusion_matrix(predictions: Predictions) -> None:
-    """Print counts by actual class (row) and predicted class (column); with many classes, the most confused pairs."""
-    classes = predictions.classes
-    if len(classes) <= MOST_CLASSES:
-        counted = zip(classes, predictions.confusion_matrix, strict=True)
-        log.info("\n%s", "\n".join(text_table([["actual \\ predicted", *classes], *([n, *row] for n, row in counted)])))
-    elif pairs := confused_pairs(predictions)[:MOST_CLASSES]:
-        log.info("\n%s", "\n".join(text_table([["most confused: actual", "predicted", "photos"], *pairs], left=2)))
 
 
 def log_written(run_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """User errors, reported as one message instead of a traceback."""
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -18,7 +19,9 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
-from dogscats.base.text import setting, shown_lines
+from dogscats.base.text import setting, shown, shown_lines
+
+log = logging.getLogger(__name__)
 
 ASKED = "DOGSCATS_HYDRA_FULL_ERROR"
 """Environment variable with the user's own HYDRA_FULL_ERROR, while `hydra_errors_exit` sets another."""
@@ -138,6 +141,16 @@ def user_message(error: BaseException) -> str | None:
         hint = f" Is it one of {', '.join(groups)}?" if "group" in str(error) else ""
         return f"Hydra: {' '.join(str(error).split())}.{hint} (HYDRA_FULL_ERROR=1 shows where.)"
     return None
+
+
+@contextmanager
+def optional(what: str, done: str = "drawn") -> Iterator[None]:
+    """Name a figure or file that cannot be made in the log, instead of failing: everything else goes on."""
+    try:
+        yield
+    except Exception as error:  # one's own function can raise anything
+        log.warning("%s could not be %s: %s", what, done, shown(user_message(error) or repr(error)))
+        log.debug("", exc_info=True)
 
 
 def _how_to_quote(error: OverrideParseException) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 from dogscats.base.errors import Failure, UserError, first_line
 from dogscats.base.text import shown
 
+WEIGHTS = "model.safetensors"
+"""Weights in a run directory, to be published."""
+
 CANNOT_WRITE = {
     getattr(errno, name)
     for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR")

@@ -1,11 +1,14 @@
-"""Functions that record how they were called, so that a checkpoint can call them again."""
+"""Functions that record how they were called in the config of what they return, to build it again from a checkpoint."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import dogscats
+from dogscats.base.errors import UserError
+from dogscats.base.trust import build, needs_trust
 
 
 class Recorded(Protocol):
@@ -35,3 +38,29 @@ def records_config(builder: Callable[P, T]) -> Callable[P, T]:
         return backbone
 
     return build
+
+
+def rebuild(kind: type[T], config: Mapping[str, Any], source: str | Path, trust: bool = False) -> T:
+    """Build an object again, with random weights, from the config recorded in a checkpoint.
+
+    Args:
+        kind: class of the object, such as `Backbone`.
+        config: plain containers with a `_target_`.
+        source: file name for the error message.
+        trust: allow any target.
+
+    Raises:
+        UserError: if the target is missing, needs trust, or gives something else.
+    """
+    if source == "checkpoint" and not trust and needs_trust(config):  # Classifier.load_from_checkpoint
+        raise UserError(
+            f"{source}: it names {', '.join(needs_trust(config))}; give the model itself: model=<{kind.__name__}>."
+        )
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise UserError(f"{source}: it has no model config; give the model itself: model=<{kind.__name__}>.")
+    random_weights = {"weights": "none"} if "weights" in config else {}
+    built = build(config, source, trust, **random_weights)
+    if not isinstance(built, kind):
+        raise UserError(f"{source}: {config['_target_']} gives a {type(built).__name__}, not a {kind.__name__}.")
+    built.config = dict(config)
+    return built

@@ -8,16 +8,13 @@ Targets that users name on the command line or in their own config files need no
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dogscats.base.errors import UserError, first_line
-
-if TYPE_CHECKING:  # torch is imported where a body is built: configs are checked before
-    from dogscats.lesson.backbone import Backbone
 
 TRUSTED = frozenset(
     {
@@ -166,33 +163,6 @@ def build(config: Mapping[str, Any], source: str | Path, trust: bool = False, **
         UserError: for a target that needs trust.
     """
     return instantiate(checked(config, source, trust), **arguments)
-
-
-def build_body(config: Mapping[str, Any], source: str | Path, trust: bool = False) -> "Backbone":
-    """Build a body with random weights from the config in a checkpoint.
-
-    Args:
-        config: plain containers with a `_target_`.
-        source: file name for the error message.
-        trust: allow any target.
-
-    Raises:
-        UserError: if the target is missing or needs trust.
-    """
-    from dogscats.lesson.backbone import Backbone
-
-    if source == "checkpoint" and not trust and needs_trust(config):  # Classifier.load_from_checkpoint
-        raise UserError(
-            f"{source}: it names {', '.join(needs_trust(config))}; give the model itself: model=<Backbone>."
-        )
-    if not isinstance(config, Mapping) or "_target_" not in config:
-        raise UserError(f"{source}: it has no model config; give the model itself: model=<Backbone>.")
-    random_weights = {"weights": "none"} if "weights" in config else {}
-    body = build(config, source, trust, **random_weights)
-    if not isinstance(body, Backbone):
-        raise UserError(f"{source}: {config['_target_']} gives a {type(body).__name__}, not a Backbone.")
-    body.config = dict(config)
-    return body
 
 
 def _interpolations(config: Any) -> Iterator[str]:

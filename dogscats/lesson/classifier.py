@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
 
 from dogscats.base.errors import ArgumentError
-from dogscats.base.trust import build_body
+from dogscats.base.record import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.data.loading.seed import stable_seed
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
@@ -71,7 +71,7 @@ class Classifier(LightningModule):
             raise ArgumentError("", f"optimizer={optimizer}: expected {' or '.join(OPTIMIZERS)}.")
         if class_weights is not None and len(class_weights) != len(self.classes):
             raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
-        body = model if isinstance(model, nn.Module) else build_body(model, source="checkpoint")
+        body = model if isinstance(model, nn.Module) else rebuild(Backbone, model, source="checkpoint")
         if not isinstance(heads, Heads):
             heads = Heads(body.num_features, len(self.classes), heads)
         self.body, self.likeness = body, None  # that of a trained classifier

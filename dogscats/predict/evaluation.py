@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
-from dogscats.base.console import MOST_CLASSES
 from dogscats.base.text import text_table
 from dogscats.lesson.metrics import METRICS
+from dogscats.report.summary import MOST_CLASSES
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from dogscats.base.console import MOST_CLASSES
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv
 from dogscats.base.text import shown
 from dogscats.data.pixels.images import EXTENSIONS, list_images, natural_key
 from dogscats.lesson.metrics import Predictions
 from dogscats.reliability.thresholds import words
+from dogscats.report.summary import MOST_CLASSES
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 
 from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
-from dogscats.base.trust import build, build_body, checked, load_config
+from dogscats.base.record import rebuild
+from dogscats.base.trust import build, checked, load_config
 from dogscats.data.loading.check import examine
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
@@ -20,6 +21,7 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.run_decisions import decisions_at, with_own_decisions
 from dogscats.data.photos.tables import table_at
 from dogscats.data.pixels import transforms
+from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.metrics import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
@@ -89,7 +91,7 @@ class Predictor:
                 config = load_config(config_file, trust)
                 data, seed = config.get("data"), config.get("seed", 0)
             data = data and with_own_decisions(data, run_dir)
-            body = build_body(saved["model"], file, trust)
+            body = rebuild(Backbone, saved["model"], file, trust)
             model = Classifier(body, saved["classes"], heads)
             model.load_state_dict(state)
             reliability = read_reliability(run_dir, state, keep)

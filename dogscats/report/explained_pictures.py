@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 
+from dogscats.base.errors import optional
 from dogscats.data.loading.dataset import PhotoBatches, PhotoDataset
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.metrics import Predictions
 from dogscats.report.figures.explanation import overlay
 from dogscats.report.figures.photo_rows import pictures
-from dogscats.report.figures.publish import optional
 from dogscats.report.gradcam import explain
 from dogscats.report.report_callback import Report
 

@@ -9,7 +9,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from dogscats.base.environment import command_of
-from dogscats.base.files import csv_rows, read_csv, write_text
+from dogscats.base.errors import optional
+from dogscats.base.files import WEIGHTS, csv_rows, read_csv, write_text
 from dogscats.base.install import command
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.lesson.lr_finder import SKIP, LRCurve
@@ -17,9 +18,7 @@ from dogscats.report.embedded import data_url, svg
 from dogscats.report.facts import SPLITS, Facts
 from dogscats.report.figures.curves import curves
 from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
-from dogscats.report.figures.publish import optional
 from dogscats.report.templates import template
-from dogscats.runs.directory import WEIGHTS
 from dogscats.suspects.suspect import CERTAIN, KINDS
 from dogscats.suspects.suspects_page import HEADINGS
 

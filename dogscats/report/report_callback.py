@@ -7,9 +7,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from dogscats.base.errors import optional
 from dogscats.lesson.metrics import Predictions
 from dogscats.lesson.tta import TTA
-from dogscats.report.figures.publish import optional, publish
+from dogscats.report.figures.publish import publish
 
 
 class Report(Callback):

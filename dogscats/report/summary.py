@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dogscats.base.console import log_confusion_matrix, log_written, peak_rss_mb
+from dogscats.base.console import log_written, peak_rss_mb
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.install import command
@@ -19,6 +19,10 @@ from dogscats.report import page
 from dogscats.report.history import column_heading
 
 log = logging.getLogger(__name__)
+
+
+MOST_CLASSES = 20
+"""With more classes, tables have no row or column for each class."""
 
 
 class RunReport:
@@ -159,6 +163,16 @@ def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict
 def write_confused_pairs(run_dir: Path, predictions: Predictions) -> None:
     """Write `confused_pairs.csv`: actual, predicted, photos; most confused first."""
     write_csv(run_dir / "confused_pairs.csv", ["actual", "predicted", "photos"], confused_pairs(predictions))
+
+
+def log_confusion_matrix(predictions: Predictions) -> None:
+    """Print counts by actual class (row) and predicted class (column); with many classes, the most confused pairs."""
+    classes = predictions.classes
+    if len(classes) <= MOST_CLASSES:
+        counted = zip(classes, predictions.confusion_matrix, strict=True)
+        log.info("\n%s", "\n".join(text_table([["actual \\ predicted", *classes], *([n, *row] for n, row in counted)])))
+    elif pairs := confused_pairs(predictions)[:MOST_CLASSES]:
+        log.info("\n%s", "\n".join(text_table([["most confused: actual", "predicted", "photos"], *pairs], left=2)))
 
 
 def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:

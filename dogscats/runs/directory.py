@@ -9,14 +9,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dogscats.base.errors import UserError
-from dogscats.base.files import atomic_path, check_exists, write_text
+from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
 from dogscats.base.text import home_expanded, setting, without_password
 
 PATHS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
 """Settings that name a file or folder."""
-
-WEIGHTS = "model.safetensors"
-"""Weights in a run directory, to be published."""
 
 
 class OutputFolder(Callback):

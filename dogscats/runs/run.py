@@ -18,8 +18,8 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
-from dogscats.base.errors import Failure, UserError
-from dogscats.base.files import read_csv, remove_unfinished
+from dogscats.base.errors import Failure, UserError, optional
+from dogscats.base.files import WEIGHTS, read_csv, remove_unfinished
 from dogscats.base.signals import stop_if_interrupted
 from dogscats.data.loading.check import write_bad_images
 from dogscats.data.loading.datamodule import DogsCatsDataModule
@@ -43,7 +43,7 @@ from dogscats.report.explained_pictures import Pictures
 from dogscats.report.figures.accuracy_kept import accuracy_kept
 from dogscats.report.figures.augmentation import augmentation
 from dogscats.report.figures.learning_rates import lr_schedule
-from dogscats.report.figures.publish import optional, publish
+from dogscats.report.figures.publish import publish
 from dogscats.report.history import History
 from dogscats.report.summary import RunReport, check_metric
 from dogscats.runs.checkpoint import (
@@ -55,7 +55,7 @@ from dogscats.runs.checkpoint import (
 )
 from dogscats.runs.compose import accepted, build_callbacks, build_loggers, build_lr_finder, close, use_own_modules
 from dogscats.runs.determinism import nondeterminism_named
-from dogscats.runs.directory import WEIGHTS, plain_config, save_config
+from dogscats.runs.directory import plain_config, save_config
 from dogscats.runs.hyperparameters import hyperparameters
 from dogscats.runs.memory import keep_freed_memory
 from dogscats.runs.progress import ResumeCheckpoint, RunProgress, read_progress, read_whole, run_lock

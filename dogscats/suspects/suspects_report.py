@@ -4,11 +4,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from dogscats.base.errors import optional
 from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
 from dogscats.data.photos.decisions import Decision
 from dogscats.report import page as run_page
-from dogscats.report.figures.publish import optional
 from dogscats.suspects.search import Labelled
 from dogscats.suspects.suspect import CERTAIN, Suspect, by_kind, write_suspects
 from dogscats.suspects.suspects_page import write_page

@@ -17,9 +17,10 @@ import dogscats.data.loading.check
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.base.text import shown
-from dogscats.data.loading.check import Findings, check_images, find_leaks, write_bad_images
+from dogscats.data.loading.check import Findings, check_images, write_bad_images
 from dogscats.data.photos.layouts import find_dataset
 from dogscats.data.pixels.shrink import Shrink
+from dogscats.suspects.search_folder import find_leaks
 
 
 def spoil(root: Path) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Figures are drawn once, saved as PNG and sent to every logger that supports figures."""
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
-from dogscats.base.errors import user_message
 from dogscats.base.files import atomic_path
-from dogscats.base.text import shown
-
-log = logging.getLogger(__name__)
 
 DPI = 100
 """Pixels per inch."""
@@ -23,16 +17,6 @@ DPI = 100
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure of `width` by `height` inches, outside pyplot's global state."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-@contextmanager
-def optional(what: str, done: str = "drawn") -> Iterator[None]:
-    """Name a figure or file that cannot be made in the log, instead of failing: everything else goes on."""
-    try:
-        yield
-    except Exception as error:  # one's own function can raise anything
-        log.warning("%s could not be %s: %s", what, done, shown(user_message(error) or repr(error)))
-        log.debug("", exc_info=True)
 
 
 def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str = "") -> None:
