@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STANDARD = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
-"""Callbacks of `conf/callbacks/evaluate.yaml`. Reports need labels, so that `predict=` has none."""
+STANDARD = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability", "reports.figures"}
+"""Callbacks of `conf/callbacks/evaluate.yaml`. Reports need labels; `predict=` draws none."""
 
 MOST_EXPLAINED = 100
 """Largest number of photos that `explain=true` draws."""

@@ -19,13 +19,12 @@ from dogscats.base.errors import UserError, first_line
 TRUSTED = frozenset(
     {
         *(
-            "dogscats.ConfusionMatrix",
             "dogscats.DogsCatsDataModule",
             "dogscats.History",
             "dogscats.LRFinder",
             "dogscats.LRTrace",
             "dogscats.Pictures",
-            "dogscats.Reliability",
+            "dogscats.Report",
             "dogscats.SGDR",
             "dogscats.SampleDataModule",
             "dogscats.TTA",
@@ -53,7 +52,9 @@ TRUSTED = frozenset(
 )
 """Allowlist for loaded configs: these targets neither run code chosen by the config nor send data elsewhere."""
 
-MOVED = {
+MOVED: dict[str, str | dict[str, str]] = {
+    "dogscats.callbacks.confusion_matrix.ConfusionMatrix": {"_target_": "dogscats.Report", "draw": "confusion_matrix"},
+    "dogscats.callbacks.reliability.Reliability": {"_target_": "dogscats.Report", "draw": "reliability"},
     **{
         f"dogscats.{module}.{name}": f"dogscats.{name}"
         for module, names in {
@@ -61,22 +62,20 @@ MOVED = {
                 *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
                 *("resnet34", "timm_backbone"),
             ),
-            "callbacks.confusion_matrix": ("ConfusionMatrix",),
             "callbacks.history": ("History",),
             "callbacks.lr_finder": ("LRFinder",),
             "callbacks.lr_schedule": ("SGDR",),
             "callbacks.lr_trace": ("LRTrace",),
             "callbacks.pictures": ("Pictures",),
-            "callbacks.reliability": ("Reliability",),
             "callbacks.tta": ("TTA",),
             "data": ("DogsCatsDataModule",),
             "data.sample": ("SampleDataModule",),
             "transforms": ("crops", "none", "side_on", "top_down"),
         }.items()
         for name in names
-    }
+    },
 }
-"""Moved classes and functions: name in the configs of earlier runs to current name."""
+"""Moved classes and functions: name in the configs of earlier runs to the current name, or to a whole node."""
 
 
 def targets(config: Any) -> Iterator[Any]:
@@ -93,7 +92,7 @@ def targets(config: Any) -> Iterator[Any]:
 
 def needs_trust(config: Any, named: Collection[str] = ()) -> list[str]:
     """List the targets in a plain config that are neither in `TRUSTED` nor in `named`."""
-    found = dict.fromkeys(MOVED.get(str(target), str(target)) for target in targets(config))
+    found = dict.fromkeys(map(str, targets(_with_current_names(config))))
     return [target for target in found if target not in TRUSTED and target not in named]
 
 
@@ -179,8 +178,8 @@ def _interpolations(config: Any) -> Iterator[str]:
 
 def _with_current_names(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {
-            key: MOVED.get(inner, inner) if key == "_target_" and isinstance(inner, str) else _with_current_names(inner)
-            for key, inner in value.items()
-        }
+        node = {key: _with_current_names(inner) for key, inner in value.items()}
+        target = node.get("_target_")
+        moved = MOVED.get(target, target) if isinstance(target, str) else target
+        return node | moved if isinstance(moved, dict) else node | {"_target_": moved} if "_target_" in node else node
     return [_with_current_names(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -11,7 +11,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from dogscats.base import environment
-from dogscats.base.files import cell, csv_rows, digest, read_json
+from dogscats.base.files import cell, csv_rows, digest, read_csv, read_json
 from dogscats.data.photos import photo_list as photos
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_decisions import FILE as DECISIONS
@@ -64,6 +64,10 @@ class Facts:
         self.final: dict[str, Any] = self.metrics["final"]
         self.stages: list[Stage] = make_stages(self.config["recipe"])
         self.starts: list[dict[str, Any]] = read_json(run_dir / environment.FILE) or []
+
+    def table(self, file: str) -> list[dict[str, str]]:
+        """Rows of a CSV file of the run; empty if the run has none."""
+        return read_csv(self.run_dir / file) if (self.run_dir / file).is_file() else []
 
     @property
     def model_name(self) -> str:

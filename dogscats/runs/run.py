@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
 from dogscats.base.errors import Failure, UserError, optional
-from dogscats.base.files import WEIGHTS, read_csv, remove_unfinished
+from dogscats.base.files import WEIGHTS, remove_unfinished
 from dogscats.base.signals import stop_if_interrupted
 from dogscats.data.loading.check import write_bad_images
 from dogscats.data.loading.datamodule import DogsCatsDataModule
@@ -39,12 +39,12 @@ from dogscats.reliability.kept import log_reliability, weights_digest, write_rel
 from dogscats.reliability.learn import learn_likeness, measured
 from dogscats.reliability.measured import Reliability
 from dogscats.report import card, page
-from dogscats.report.explained_pictures import Pictures
-from dogscats.report.figures.accuracy_kept import accuracy_kept
+from dogscats.report.facts import Facts
+from dogscats.report.figure_table import publish_figures
 from dogscats.report.figures.augmentation import augmentation
-from dogscats.report.figures.learning_rates import lr_schedule
 from dogscats.report.figures.publish import publish
 from dogscats.report.history import History
+from dogscats.report.report_callback import Pictures
 from dogscats.report.summary import RunReport, check_metric
 from dogscats.runs.checkpoint import (
     VerifiedCheckpointIO,
@@ -380,14 +380,10 @@ class Run:
 
     def finish(self, loggers: list[Logger]) -> float:
         """Draw the figures of the run, print its metrics, and return `optimized_metric`."""
-        figures = {"augmentation": self.augmentation}
-        if (self.out / "lr_trace.csv").exists():
-            figures["lr_schedule"] = lr_schedule(read_csv(self.out / "lr_trace.csv"), self.stages)
-        if self.reliability:
-            figures["accuracy_kept"] = accuracy_kept(self.reliability.summaries())
-        for name, figure in figures.items():
-            with optional(name):
-                publish(figure, self.out / f"{name}.png", loggers, name)
+        with optional("augmentation"):
+            publish(self.augmentation, self.out / "augmentation.png", loggers, "augmentation")
+        if self.fabric.is_global_zero:
+            publish_figures(Facts(self.out), loggers)
         self.report.write()
         if self.fabric.is_global_zero:
             self._write_documents()
