@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dogscats.lesson.classifier import Classifier
     from dogscats.lesson.lr_finder import LRFinder, find_lr
     from dogscats.lesson.lr_trace import LRTrace
-    from dogscats.lesson.metrics import Predictions, evaluation_metrics
+    from dogscats.lesson.metrics import evaluation_metrics
+    from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.sgdr import SGDR, LRSchedule
     from dogscats.lesson.tta import TTA
     from dogscats.predict.predictor import Predictor
@@ -45,7 +46,7 @@ _MODULES = {
     "LogFormatter": "base.text",
     "OutputFolder": "runs.directory",
     "Pictures": "report.report_callback",
-    "Predictions": "lesson.metrics",
+    "Predictions": "lesson.predictions",
     "Predictor": "predict.predictor",
     "Report": "report.report_callback",
     "SampleDataModule": "data.photos.sample",

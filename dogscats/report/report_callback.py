@@ -12,7 +12,7 @@ from dogscats.base.errors import ArgumentError, optional
 from dogscats.data.loading.dataset import PhotoBatches, PhotoDataset
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.report.figure_table import FIGURES, Drawn, by_name
 from dogscats.report.figures.explanation import overlay

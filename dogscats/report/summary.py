@@ -12,8 +12,8 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
-from dogscats.lesson.confusion import confused_pairs
-from dogscats.lesson.metrics import Predictions, epoch_columns, final_metrics
+from dogscats.lesson.metrics import epoch_columns, final_metrics
+from dogscats.lesson.predictions import Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
 from dogscats.report.history import column_heading

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dogscats.base.errors import UserError
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.report.facts import Facts
 from dogscats.report.figure_table import FIGURES, RunFigure
 from dogscats.report.report_callback import Report

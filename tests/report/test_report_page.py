@@ -17,7 +17,7 @@ from dogscats.base.files import read_csv, write_csv
 from dogscats.report.card import write_card
 from dogscats.report.facts import Facts
 from dogscats.report.page import FILE, MAX_JPEG_WIDTH, MAX_PNG_BYTES, MOST_ROWS, data_url, write_page
-from dogscats.suspects.suspect import Suspect, write_suspects
+from dogscats.suspects.search import Suspect, write_suspects
 
 TAG = "<img src=x onerror=alert(1)>"
 CLASSES = ["$5_$ & co", f"</td>{TAG}<script>", "=HYPERLINK(1)", "猫\x1b[31m"]
