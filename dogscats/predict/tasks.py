@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
+STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability", "reports.figures"}
 """Callbacks of `conf/callbacks/evaluate.yaml`: a task that has no use for them ignores them."""
 
 

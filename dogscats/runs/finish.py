@@ -6,7 +6,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base.errors import optional
-from dogscats.base.files import WEIGHTS, read_csv
+from dogscats.base.files import WEIGHTS
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
@@ -16,10 +16,10 @@ from dogscats.reliability import training_photos
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
 from dogscats.reliability.measured import measured
 from dogscats.report import card, page
-from dogscats.report.explained_pictures import Pictures
-from dogscats.report.figures.accuracy_kept import accuracy_kept
-from dogscats.report.figures.learning_rates import lr_schedule
+from dogscats.report.facts import Facts
+from dogscats.report.figure_table import publish_figures
 from dogscats.report.figures.publish import publish
+from dogscats.report.report_callback import Pictures
 from dogscats.runs.checkpoint import save_weights
 from dogscats.runs.compose import build_callbacks, close, hyperparameters
 from dogscats.runs.run import Run
@@ -64,14 +64,11 @@ def _decided(run: Run, predictions: Predictions, averaged: bool = False) -> Pred
 
 def finish_run(run: Run, model: Classifier, loggers: list[Logger]) -> float:
     """Draw the figures of the run, print its metrics, and return `optimized_metric`."""
-    trace = run.out / "lr_trace.csv"
-    if trace.exists():
-        run.figures["lr_schedule"] = lr_schedule(read_csv(trace), run.stages)
-    if run.reliability:
-        run.figures["accuracy_kept"] = accuracy_kept(run.reliability.summaries())
     for name, figure in run.figures.items():
         with optional(name):
             publish(figure, run.out / f"{name}.png", loggers, name)
+    if run.fabric.is_global_zero:
+        publish_figures(Facts(run.out), loggers)
     run.report.write()
     if run.fabric.is_global_zero:
         _publish(run, model)

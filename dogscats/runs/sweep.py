@@ -148,7 +148,11 @@ def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure
 def read_jobs(folder: Path, metric: str) -> list[Job]:
     """Read all jobs of a sweep, best first."""
     jobs = [Job.read(file, metric) for file in sorted((folder / RECORDS).glob("*.json")) if file.stem != "command"]
-    sign = 1 if "loss" in metric else -1
+    if all(math.isnan(job.metric) for job in jobs):
+        return sorted(jobs, key=lambda job: job.number)
+    from dogscats.lesson.metrics import larger_is_better
+
+    sign = -1 if larger_is_better(metric) else 1
     return sorted(jobs, key=lambda job: (*((1, 0.0) if math.isnan(job.metric) else (0, sign * job.metric)), job.number))
 
 

@@ -213,3 +213,19 @@ def test_former_names_in_a_config_of_the_users_own_are_understood() -> None:
     assert OmegaConf.to_container(config, resolve=True) == {
         "heads": 1, "name": "???", "callbacks": current, "again": current,
     }  # fmt: skip
+
+
+def test_the_synthetic_sample_under_its_old_name_is_trusted() -> None:
+    found = checked({"data": {"_target_": "dogscats.data.sample.SampleDataModule"}}, "config.yaml")
+    assert found == {"data": {"_target_": "dogscats.SampleDataModule"}}
+
+
+def test_a_callback_that_became_a_figure_is_a_report_of_it_and_what_a_report_draws_is_checked() -> None:
+    old = {"a": [{"_target_": "dogscats.callbacks.confusion_matrix.ConfusionMatrix"}]}
+    assert needs_trust(old) == []
+    assert checked(old, "file") == {"a": [{"_target_": "dogscats.Report", "draw": "confusion_matrix"}]}
+    draw = {"_target_": "os.system", "_partial_": True}
+    with pytest.raises(UserError, match=r"it names os\.system"):
+        checked({"_target_": "dogscats.Report", "draw": draw}, "file")
+    with pytest.raises(UserError, match=r"it names os\.system"):
+        checked({"_target_": "dogscats.callbacks.reliability.Reliability", "x": draw}, "file")
