@@ -23,7 +23,7 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.listing import list_images
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import resnet34
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 @dataclass

@@ -28,7 +28,7 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.listing import list_images
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, efficientnet_lite0, resnet34
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 LARGE, SMALL = (4000, 3000), (500, 375)
 

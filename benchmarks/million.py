@@ -29,7 +29,7 @@ from dogscats.data.photos.listing import left_out
 from dogscats.data.photos.run_photos import keep_photos
 from dogscats.lesson.activations import activation_key, precompute
 from dogscats.lesson.backbone import Backbone, resnet34
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 @dataclass

@@ -129,18 +129,18 @@ def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[obj
         writer.writerows(rows)
 
 
-FORMULA = ("=", "+", "-", "@")
-"""What begins a formula in a spreadsheet."""
+FORMULA_STARTS = ("=", "+", "-", "@")
+"""Characters that start a formula in a spreadsheet."""
 
 
 def cell(value: object) -> object:
     """Return a value as `write_csv` writes it."""
-    if type(value) is str and value.isprintable() and value[:1] not in FORMULA:
+    if type(value) is str and value.isprintable() and value[:1] not in FORMULA_STARTS:
         return value  # most are, in tables with a million rows
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
-    return f"'{text}" if text[:1] in FORMULA and text and not _is_number(text) else text
+    return f"'{text}" if text[:1] in FORMULA_STARTS and text and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

@@ -148,7 +148,7 @@ def test_a_held_lock_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("dogscats.base.locks.PATIENCE", 0.05)
+    monkeypatch.setattr("dogscats.base.locks.SECONDS_BEFORE_NOTICE", 0.05)
     holder = filelock.FileLock(tmp_path / "x.lock")
     with holder, pytest.raises(filelock.Timeout), locked(tmp_path / "x.lock", "the cache", timeout=0.1):
         pass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dogscats.base.install import how_to_install
+from dogscats.base.environment import how_to_install
 from dogscats.base.text import listed, shown
 from dogscats.data.pixels.images import image_size
 

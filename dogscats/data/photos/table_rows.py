@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, first_line
-from dogscats.base.install import how_to_install
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.split import IS_VALID
 

@@ -92,8 +92,8 @@ def test_a_run_interrupted_around_the_test_prediction_is_resumed(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    name = "add_test" if moment == "before" else "finish"
-    monkeypatch.setattr(f"dogscats.runs.run.Run.{name}", stop)
+    name = "keep_test_predictions" if moment == "before" else "finish_run"
+    monkeypatch.setattr(f"dogscats.runs.finish.{name}", stop)
     assert run_command("train.py", f"data.root={tested}", *HEAD).returncode != 0
     assert (tmp_path / "run" / "predictions_test.csv").exists() is (moment == "after")
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The training photos that a run keeps to say how unlike them a photo is."""
+"""The training photos of a run: a stranger detector is fitted to them, and similar ones are found among them."""
 
 import logging
 import shutil
@@ -14,24 +14,25 @@ from torch import nn
 
 from dogscats.base.errors import UserError, user_message
 from dogscats.base.text import shown
-from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.stage import GROUPS, Stage
-from dogscats.lesson.tta import TTA
-from dogscats.reliability.agreement import MOST_CLASSES, Agreement
-from dogscats.reliability.measured import Reliability, measure
-from dogscats.reliability.strangers import MOST_FITTED, Likeness, evenly_spaced
+from dogscats.reliability.signs import TrainingPhotos, evenly_spaced
+from dogscats.reliability.strangers import StrangerDetector
 
 log = logging.getLogger(__name__)
 
-MOST_PASSED = 4000
+MAX_PHOTOS_PASSED = 4000
 """Largest number of training photos, evenly spaced, that pass a body whose activations are not cached."""
 
 
-def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fabric, run_dir: Path) -> Likeness | None:
-    """Keep the training photos in the feature space of the final body.
+def fit_detector(
+    activations: Activations, stages: Sequence[Stage], fabric: Fabric, run_dir: Path
+) -> StrangerDetector | None:
+    """Fit the signs to the training photos in the feature space of the final body.
 
     The activations of a frozen body are cached; photos pass a trained one once.
 
@@ -46,7 +47,7 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
     """
     trained = any(stage.freeze_to < GROUPS.index("head") for stage in stages)
     cached = not trained and activations.views == 0 and any(stage.precompute for stage in stages)
-    folder, likeness, body = run_dir / ".features", None, activations.body
+    folder, detector, body = run_dir / ".features", None, activations.body
     try:
         if cached:
             features, photos = training_features(activations)
@@ -54,21 +55,25 @@ def learn_likeness(activations: Activations, stages: Sequence[Stage], fabric: Fa
             if trained and not stages[-1].precompute:
                 activations = copy(activations)
                 activations.body = WithEarly(body, activations.data.size)
-            features, photos = training_features(activations, MOST_PASSED, folder)
+            features, photos = training_features(activations, MAX_PHOTOS_PASSED, folder)
         if fabric.is_global_zero:
-            features, early = torch.split(features, [body.num_features, features.shape[1] - body.num_features], dim=1)
-            if early.shape[1]:
-                likeness = Likeness.of(features, photos.paths, early=early)
-            else:
-                depths = agreement(body, activations.data, features, photos.labels)
-                likeness = Likeness.of(features, photos.paths, depths)
+            data, parts = activations.data, [body.num_features, features.shape[1] - body.num_features]
+            features, early = torch.split(features, parts, dim=1)
+            training = TrainingPhotos(
+                features,
+                early if parts[1] else None,
+                photos.labels,
+                len(data.classes),
+                lambda: body.widths(data.size),
+            )
+            detector = StrangerDetector.fit(training, photos.paths)
     except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
         if fabric.world_size > 1 and not isinstance(error, UserError):
             raise
-        not_measured(error)
+        log_not_measured(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return fabric.broadcast(likeness)
+    return fabric.broadcast(detector)
 
 
 def training_features(
@@ -116,34 +121,30 @@ class WithEarly(Backbone):
         return torch.cat(self.body.forward_with_early(images), dim=1)
 
 
-def agreement(
-    body: Backbone, data: DogsCatsDataModule, features: torch.Tensor, labels: Sequence[int]
-) -> Agreement | None:
-    """Learn how the depths of the body agree on training photos, evenly spaced ones; `None` for too many classes."""
-    classes = len(data.classes)
-    if classes > MOST_CLASSES:
-        return None
-    some = evenly_spaced(len(labels), MOST_FITTED)
-    widths = body.widths(data.size)
-    return Agreement.of(features[some], torch.tensor(labels)[some], classes, widths)
+def similar_photos(model: Classifier, dataset: PhotoDataset, count: int) -> list[list[tuple[str, float]]]:
+    """List the most similar training photos of each photo, best first.
+
+    Args:
+        model: trained classifier, whose scorer has the training photos.
+        dataset: photos with the evaluation transform.
+        count: number of training photos for each; fewer if there are fewer.
+
+    Returns:
+        For each photo, paths of training photos below the root of the data, with their cosine similarity.
+
+    Raises:
+        UserError: if a photo cannot be read, or the run has not kept its training photos.
+    """
+    if not isinstance(model.scorer, StrangerDetector):
+        raise UserError("This run has not kept its training photos (strangers.npz), or this checkpoint is another one.")
+    with torch.inference_mode():
+        images = (dataset[index, 0][0][None].to(model.device) for index in range(len(dataset)))
+        features = [model.body(image) for image in images]
+        return model.scorer.similar(torch.cat(features), count) if features else []
 
 
-def measured(tta: TTA) -> Reliability | None:
-    """Measure on predicted validation photos; `None`, with the reason in the log, if there is nothing to measure."""
-    if tta.likeness is None:
-        return None
-    try:
-        if not tta.scores.isfinite().all():
-            raise UserError("features of validation photos give no finite distances")
-        tta.likeness.calibrate(tta.scores)
-        return measure(tta.likeness, tta.plain, tta.averaged)
-    except Exception as error:  # of odd predictions
-        not_measured(error)
-        return None
-
-
-def not_measured(error: Exception) -> None:
-    """Say in the log why a run has no calibration and calls no photo unsure or none."""
+def log_not_measured(error: Exception) -> None:
+    """Log why a run has no calibration and calls no photo unsure or none."""
     reason = shown(user_message(error) or repr(error))
     log.warning("No calibration, and no photo is called unsure or none: %s", reason)
     log.debug("", exc_info=True)

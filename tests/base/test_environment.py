@@ -17,8 +17,8 @@ import torch
 from conftest import REAL_DATA, REPOSITORY, TINY, draw_root, offline
 
 import dogscats.data.pixels.images
-from dogscats.base import install
-from dogscats.base.install import command, how_to_install
+from dogscats.base import environment
+from dogscats.base.environment import command, how_to_install
 from dogscats.data.pixels.images import _jpeg_decoder, read_image
 
 FAST = [*TINY, "recipe=head_only", "callbacks.lr_finder.before=none"]
@@ -97,7 +97,7 @@ def test_the_command_is_that_of_the_clone_or_of_the_wheel(tmp_path: Path, monkey
     assert command("train") == "python train.py"
     monkeypatch.chdir(tmp_path)
     assert command("evaluate") == f"python {shlex.quote(str(REPOSITORY.resolve() / 'evaluate.py'))}"
-    monkeypatch.setattr(install, "CLONE", tmp_path)
+    monkeypatch.setattr(environment, "CLONE", tmp_path)
     assert command("train") == "python -m dogscats.train"
 
 
@@ -108,7 +108,7 @@ def test_an_extra_is_installed_without_the_name_on_the_index(
     *command, clone = shlex.split(how_to_install(extra))
     assert command == ["pip", "install", "--editable"]
     assert clone == f"{REPOSITORY.resolve()}[{extra}]"
-    monkeypatch.setattr(install, "CLONE", tmp_path)  # from a wheel
+    monkeypatch.setattr(environment, "CLONE", tmp_path)  # from a wheel
     packages = {name.replace("_", "-") for name in shlex.split(how_to_install(extra))[2:]}
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
     assert packages == {name.replace("_", "-") for name in declared}
