@@ -14,9 +14,9 @@ from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
 from dogscats.base.record import rebuild
 from dogscats.base.trust import build, checked, load_config
-from dogscats.data.loading.check import examine
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.loading.photo_check import examine
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.run_photos import labels_at, with_own_decisions
 from dogscats.data.pixels import transforms

@@ -198,7 +198,7 @@ class Job:
 
     def write_bad_images(self, bad: Mapping[str, str]) -> None:
         """Write `bad_images.csv`, the unreadable photos that were skipped, if there are any."""
-        from dogscats.data.loading.check import write_bad_images
+        from dogscats.data.loading.photo_check import write_bad_images
 
         if bad:
             log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))

@@ -18,8 +18,8 @@ from dogscats.base.errors import Failure, UserError, optional
 from dogscats.base.files import remove_unfinished
 from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
-from dogscats.data.loading.check import write_bad_images
 from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
 from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with_own_decisions
 from dogscats.lesson.classifier import Classifier

@@ -13,11 +13,11 @@ import pytest
 from conftest import REPOSITORY, TINY, Run, draw_root
 from PIL import Image
 
-import dogscats.data.loading.check
+import dogscats.data.loading.photo_check
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.base.text import shown
-from dogscats.data.loading.check import Findings, check_images, write_bad_images
+from dogscats.data.loading.photo_check import Findings, check_images, write_bad_images
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.pixels.shrink import Shrink
 from dogscats.suspects.search_folder import find_leaks
@@ -91,13 +91,13 @@ def test_a_class_left_empty_is_an_error(root: Path) -> None:
 def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = spoil(root)
     decoded: list[str] = []
-    decode = dogscats.data.loading.check.decode
+    decode = dogscats.data.loading.photo_check.decode
 
     def counting(path: Path, least: int | None = None) -> object:
         decoded.append(path.name)
         return decode(path, least=least)
 
-    monkeypatch.setattr(dogscats.data.loading.check, "decode", counting)
+    monkeypatch.setattr(dogscats.data.loading.photo_check, "decode", counting)
     found = DatasetFinder(root).find()
     paths = [*found.train.paths, *found.valid.paths]
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
@@ -228,7 +228,7 @@ def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.Mon
         time.sleep(0.3)  # the others reach the lock
         return Findings({}, {}, {})
 
-    monkeypatch.setattr(dogscats.data.loading.check, "examine", counting)
+    monkeypatch.setattr(dogscats.data.loading.photo_check, "examine", counting)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: check_images(root, paths, root / "tmp"), range(3)))
     assert sorted(examined) == [0, 0, len(paths)]  # only the bad ones, of which there are none

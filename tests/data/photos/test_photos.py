@@ -15,7 +15,7 @@ from PIL import Image
 import dogscats.data.pixels.images
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
-from dogscats.data.loading.check import check_images
+from dogscats.data.loading.photo_check import check_images
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.listing import left_out, list_images
 from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, read_image

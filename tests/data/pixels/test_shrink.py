@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, Failure
-from dogscats.data.loading.check import captured_stderr, check_images
+from dogscats.data.loading.photo_check import captured_stderr, check_images
 from dogscats.data.photos.listing import left_out
 from dogscats.data.pixels import images, transforms
 from dogscats.data.pixels.images import UnreadableImageError, decode, decode_scaled, is_large, read_image
@@ -117,7 +117,7 @@ def test_copies_are_made_once_in_the_check(
         decoded.append(path.name)
         return decode(path, *rest, **options)  # type: ignore[arg-type]
 
-    for name in ("loading.check", "pixels.shrink"):
+    for name in ("loading.photo_check", "pixels.shrink"):
         monkeypatch.setattr(f"dogscats.data.{name}.decode", counting)
     caplog.set_level(logging.INFO)
     first = module(large_root, tmp_path)
