@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REAL_DATA, REPOSITORY, TINY, draw_root, offline
+from conftest import FAST, REAL_DATA, REPOSITORY, draw_root, offline
 
 import dogscats.data.pixels.images
 from dogscats.base import install
 from dogscats.base.install import command, how_to_install
 from dogscats.data.pixels.images import _jpeg_decoder, read_image
 
-FAST = [*TINY, "recipe=head_only", "callbacks.lr_finder.before=none"]
 UV = [sys.executable, "-m", "uv"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Run, draw_photo, draw_root
+from conftest import FAST, TINY, Run, draw_photo, draw_root
 from interrupted_runs import outcome
 from PIL import Image
 
@@ -18,9 +18,6 @@ from dogscats.data.loading.cache import fingerprint
 from dogscats.data.loading.check import check_images
 from dogscats.data.photos.layouts import find_dataset, left_out
 from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, list_images, read_image
-
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=2", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null"]
 
 
 def encoded(format_: str, size: tuple[int, int] = (48, 32)) -> bytes:
@@ -86,7 +83,8 @@ def test_what_is_left_out_is_named(run_command: Run, tmp_path: Path) -> None:
     "change", ["added", *(pytest.param(change, marks=pytest.mark.slow) for change in ("removed", "moved", "changed"))]
 )
 def test_a_run_is_not_resumed_with_other_photos(run_command: Run, root: Path, tmp_path: Path, change: str) -> None:
-    arguments = [f"data.root={root}", *FAST, "hydra.run.dir=run", "+callbacks.mine={_target_: mine.Epochs, word: hi}"]
+    mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
+    arguments = [f"data.root={root}", *FAST, "recipe.precompute.epochs=2", "hydra.run.dir=run", mine]
     assert run_command("train.py", *arguments, INTERRUPT="precompute 1").returncode == 143
     photo = root / "train" / "cats" / "cat.3.jpg"
     if change == "added":

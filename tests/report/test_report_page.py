@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, Run
+from conftest import FAST, HEAD, Run
 from PIL import Image
 
 from dogscats.base.files import read_csv, write_csv
@@ -247,13 +247,11 @@ def test_large_pictures_become_small_jpegs(tmp_path: Path) -> None:
     assert data_url(tmp_path / "small.png").startswith("data:image/png;base64,")
 
 
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-
-
+@pytest.mark.draws
 def test_a_run_ends_with_its_page_and_a_search_adds_suspects(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
-    run, settings = tmp_path / "my run", [f"data.root={shared_root}", *FAST, "callbacks.tta.n_aug=1"]
+    run, settings = tmp_path / "my run", [f"data.root={shared_root}", *HEAD]
     result = run_command("train.py", *settings, 'hydra.run.dir="my run"')
     assert result.returncode == 0, result.stderr
     assert f"Open {run / FILE} in a browser" in result.stdout
@@ -278,7 +276,7 @@ def test_a_run_ends_with_its_page_and_a_search_adds_suspects(
 def test_a_page_that_fails_costs_nothing_else_and_a_resumed_run_writes_it(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [f"data.root={shared_root}", *FAST, "callbacks.reports=null"]
+    arguments = [f"data.root={shared_root}", *FAST]
     monkeypatch.setattr("dogscats.report.page.write_page", lambda *_: 1 / 0)
     result = run_command("train.py", *arguments, "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Run
+from conftest import QUIET, TINY, Run
 from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
@@ -15,8 +15,7 @@ from dogscats.lesson.schedules import Position, sgdr
 from dogscats.runs.trainer import INSTEAD, NO_EFFECT, PREDICTING, check_trainer, trainer_factory
 
 PHOTOS = [
-    "~recipe.precompute", "~recipe.finetune", "recipe.augmented.cycles=2", "callbacks.reports=null",
-    "callbacks.lr_finder.before=none", "callbacks.tta.n_aug=0",
+    "~recipe.precompute", "~recipe.finetune", "recipe.augmented.cycles=2", "callbacks.tta.n_aug=0", *QUIET,
 ]  # fmt: skip
 """A stage of 2 epochs, each of 5 batches and a cycle of its own, on photos."""
 
