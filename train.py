@@ -23,9 +23,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dogscats.base.content import stable_seed
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
-from dogscats.data.loading.seed import stable_seed
 from dogscats.lesson.stage import Stage
 from dogscats.runs.resume import resume_hint
 from dogscats.runs.settings import check_settings

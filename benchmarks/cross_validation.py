@@ -23,8 +23,8 @@ from torch.optim.swa_utils import update_bn
 from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
 from dogscats.base.console import quiet_libraries
+from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError, user_errors_exit
-from dogscats.data.loading.cache import cache_folder
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.features import activation_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler

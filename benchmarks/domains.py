@@ -23,7 +23,7 @@ from benchmarks.ours import REPOSITORY
 from benchmarks.settings import from_command_line
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import read_json, write_json
-from dogscats.lesson.wilson import wilson_interval
+from dogscats.lesson.metrics import wilson_interval
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.settings import from_command_line
 from dogscats.base.console import peak_rss_mb
-from dogscats.data.loading.cache import fingerprint
+from dogscats.base.content import fingerprint
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos

@@ -18,8 +18,9 @@ import torch
 
 from benchmarks.settings import from_command_line
 from dogscats.base.console import peak_rss_mb
+from dogscats.base.content import cache_folder, fingerprint
 from dogscats.base.files import write_json
-from dogscats.data.loading.cache import cache_folder, fingerprint, seal_array
+from dogscats.data.loading.cached_array import seal_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.loading.features import activation_loader

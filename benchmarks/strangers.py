@@ -30,7 +30,7 @@ from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import read_json
 from dogscats.data.pixels.images import list_images
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.reliability.measured import Version
 from dogscats.reliability.thresholds import KEEP, choose_thresholds

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dogscats.lesson.classifier import Classifier
     from dogscats.lesson.lr_finder import LRFinder, find_lr
     from dogscats.lesson.lr_trace import LRTrace
-    from dogscats.lesson.metrics import Predictions, evaluation_metrics
+    from dogscats.lesson.metrics import evaluation_metrics
+    from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.sgdr import SGDR, LRSchedule
     from dogscats.lesson.tta import TTA
     from dogscats.predict.predictor import Predictor
@@ -49,7 +50,7 @@ _MODULES = {
     "LogFormatter": "base.text",
     "OutputFolder": "runs.directory",
     "Pictures": "report.explained_pictures",
-    "Predictions": "lesson.metrics",
+    "Predictions": "lesson.predictions",
     "Predictor": "predict.predictor",
     "Reliability": "report.reliability_callback",
     "Report": "report.report_callback",

@@ -1,4 +1,8 @@
-"""Samples of the content of files: a photo that replaces another is noticed. Unchanged files are read only once."""
+"""Hashes of files and keys, and the cache folder for results that they name.
+
+Fingerprints of files include samples of their content, so a photo that replaces another is noticed. Unchanged files are
+read only once.
+"""
 
 import hashlib
 import os
@@ -10,7 +14,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from dogscats.base.errors import Failure
+from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import atomic_path
 
 SAMPLE = 4096
@@ -26,12 +30,64 @@ KEY = struct.Struct("<Qqqq")
 RECORD = KEY.size + 8
 """Bytes of what is remembered of a version: its key, and a hash of its samples."""
 
+GROUP = 1000
+"""Number of files whose lines are hashed at once."""
+
 MOST_OTHERS = 10
 """How many times as many records of other files are kept as of the files of this process."""
 
 _known: dict[bytes, bytes] = {}
 _others: dict[bytes, bytes] = {}
 _loaded: set[Path] = set()
+
+
+def cache_folder(root: Path, configured: str | None = None) -> Path:
+    """Choose and create the folder for data derived from the photos in `root`.
+
+    In order: `configured`; `<root>/tmp`, as in the lesson; if `root` is read-only, a folder in the user's cache, named
+    after `root`. A folder without any write permission counts as read-only even for the root user.
+
+    Raises:
+        UserError: if the folder cannot be created.
+    """
+    if configured:
+        folder = Path(configured).expanduser()
+    elif os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
+        folder = root / "tmp"
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = f"{root.name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
+        folder = home / "dogscats" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the cache folder cannot be created ({error.strerror}). Choose another one with "
+            "activations.dir=<folder>."
+        ) from error
+    return folder
+
+
+def stable_seed(*key: object) -> int:
+    """Hash `key` to a 63-bit seed that is the same in every process and on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def fingerprint(root: Path, paths: Iterable[str]) -> str:
+    """Hash relative paths, sizes in bytes, modification times in ns and samples of the content: 32 hex digits.
+
+    For a missing file, such as the target of a broken link, only the path counts.
+    """
+    digest, paths = hashlib.blake2b(digest_size=16), list(paths)
+    for start in range(0, len(paths), GROUP):
+        group = paths[start : start + GROUP]
+        lines = (
+            f"{path}\0{version[0]}\0{version[1]}\0{version[2]}\n" if version else f"{path}\0\n"
+            for path, version in zip(group, file_versions(root, group), strict=True)
+        )
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def file_versions(root: Path, paths: Iterable[str]) -> Iterator[tuple[int, int, str] | None]:

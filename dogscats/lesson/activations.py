@@ -11,13 +11,13 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
+from dogscats.base.content import cache_folder, fingerprint
 from dogscats.base.errors import UserError
-from dogscats.data.loading.cache import cache_folder, fingerprint
+from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
 from dogscats.data.loading.features import activation_loader
 from dogscats.data.loading.samplers import SharedBatchSampler
-from dogscats.data.loading.shares import cached_array
 from dogscats.data.photos.decisions import before_decisions
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
 from dogscats.base.record import rebuild
 from dogscats.data.loading.dataset import Batch
-from dogscats.data.loading.seed import stable_seed
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage

@@ -17,8 +17,6 @@ from dogscats.base.errors import ArgumentError
 from dogscats.base.files import read_csv, write_csv
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.classifier import Classifier
-from dogscats.report.figures.learning_rates import lr_curve
-from dogscats.report.figures.publish import publish
 
 MIN_LR, MAX_LR = 1e-5, 10.0
 """Range of the last layer group's learning rate, as in fastai 0.7."""
@@ -94,11 +92,6 @@ class LRCurve:
         """Write a CSV file: iteration, lr, loss, smoothed_loss."""
         rows = zip(range(len(self.lrs)), self.lrs, self.losses, self.smoothed, strict=True)
         write_csv(path, ["iteration", "lr", "loss", "smoothed_loss"], rows)
-
-    def publish(self, path: Path, loggers: Sequence[Logger]) -> None:
-        """Draw the two plots to `path` and to the loggers, and log the points."""
-        publish(lr_curve(self, SKIP), path, loggers, "lr_finder/plots")
-        self.log(loggers)
 
     @classmethod
     def read(cls, path: Path) -> "LRCurve":

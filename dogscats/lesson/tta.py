@@ -9,13 +9,13 @@ from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
+from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch, PhotoDataset
-from dogscats.data.loading.seed import stable_seed
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 
 
 class TTA(Callback):

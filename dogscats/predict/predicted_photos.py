@@ -1,20 +1,49 @@
-"""Photos to predict, and what is written and printed about their predictions."""
+"""The task `predict=`: predict photos, explain the predictions, and write and print both."""
 
 import glob
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv
 from dogscats.base.text import shown
 from dogscats.data.pixels.images import EXTENSIONS, list_images, natural_key
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
+from dogscats.lesson.tta import TTA
+from dogscats.predict.tasks import Job
 from dogscats.reliability.thresholds import words
+from dogscats.report.figures.explanation import draw_explanation
+from dogscats.report.figures.publish import publish
+from dogscats.report.report_callback import Report
 from dogscats.report.summary import MOST_CLASSES
 
 log = logging.getLogger(__name__)
+
+MOST_EXPLAINED = 100
+"""Largest number of photos that `explain=true` draws."""
+
+
+def predict_photos(job: Job) -> None:
+    """Predict photos; write `predictions.csv` and, where they apply, `submission.csv` and `explained/`."""
+    job.log_device()
+    pattern, data = str(job.cfg.predict), job.cfg.data
+    paths = find_photos(pattern)
+    callbacks = [callback for callback in job.callbacks if not isinstance(callback, TTA | Report)]
+    log.info("\nPredicting %d photos, %d versions of each", len(paths), 1 + job.n_aug)
+    predictions, unreadable = job.predictor.predict(
+        paths, job.n_aug, data.batch_size, data.num_workers, job.make_trainer, callbacks
+    )
+    predictions.write(job.run_dir / "predictions.csv")
+    submitted = write_submission(predictions, job.run_dir / "submission.csv")
+    log_predictions(predictions, unreadable, submitted)
+    if not predictions.paths:
+        raise UserError(f"predict={pattern}: none of the photos can be read.")
+    if job.cfg.explain and job.fabric.is_global_zero:
+        explain_photos(job, predictions)
 
 
 def find_photos(pattern: str) -> list[Path]:
@@ -71,7 +100,7 @@ def log_predictions(predictions: Predictions, unreadable: Mapping[str, str], sub
         decided = Counter(predictions.decisions)
         unsure, none = words(predictions.classes)
         log.info(
-            "%6d of all get no class: %d unsure, %d none of the classes",
+            "%6d of all are not classified: %d unsure, %d none of the classes",
             *(decided[unsure] + decided[none], decided[unsure], decided[none]),
         )
         if len(predictions.paths) == 1:
@@ -84,3 +113,20 @@ def log_predictions(predictions: Predictions, unreadable: Mapping[str, str], sub
         log.warning("%6d cannot be read%s:", len(unreadable), " (not in submission.csv)" if submitted else "")
         for path, reason in unreadable.items():
             log.warning("  %s: %s", shown(path), reason)
+
+
+def explain_photos(job: Job, predictions: Predictions) -> None:
+    """Draw where in each photo its predicted class was seen, to `explained/`; of very many photos, the first ones."""
+    some, total = predictions.first(MOST_EXPLAINED), len(predictions.paths)
+    if total > MOST_EXPLAINED:
+        log.info("\nExplaining the first %d of %d photos; for others: predict=<file or glob>", MOST_EXPLAINED, total)
+    probabilities = some.probabilities.max(dim=1).values.tolist()
+    explanations = job.predictor.explain(some, job.fabric.device)
+    drawn = zip(some.paths, some.predicted_classes, probabilities, explanations, strict=True)
+    for number, (path, name, probability, explanation) in enumerate(
+        progress_bar(drawn, "Explaining", len(some.paths), "photo"), start=1
+    ):
+        # As part of a file name on any system; with characters of 4 bytes, below the 255 of file systems.
+        part = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:40]
+        file = job.run_dir / "explained" / f"{number:0{len(str(MOST_EXPLAINED))}}_{part}.jpg"
+        publish(draw_explanation(explanation, path, name, probability), file)

@@ -23,7 +23,7 @@ from dogscats.data.photos.tables import table_at
 from dogscats.data.pixels import transforms
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.reliability.kept import read_reliability
 from dogscats.reliability.measured import Reliability

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.reliability.calibration import (
     FEWEST_FITTED,
-    expected_calibration_error,
     fit_temperature,
     out_of_fold,
     with_temperature,
@@ -120,7 +119,7 @@ class Reliability:
             "keep": self.keep,
             "temperature": self.version(averaged).temperature,
             "log_loss": applied.log_loss,
-            "ece": expected_calibration_error(applied.probabilities, labels),
+            "ece": applied.ece,
             "unsure": int(unsure.sum()),
             "none": int(none.sum()),
             "kept": int(kept.sum()),
@@ -135,14 +134,14 @@ def measure(likeness: Likeness, plain: Predictions, averaged: Predictions | None
 
 def _version(predictions: Predictions) -> Version:
     probabilities, labels = predictions.probabilities, predictions.labels
-    before = {"log_loss": predictions.log_loss, "ece": expected_calibration_error(probabilities, labels)}
+    before = {"log_loss": predictions.log_loss, "ece": predictions.ece}
     calibration: dict[str, float | None] = {f"{name}_before": value for name, value in before.items()}
     calibration |= {f"{name}_after": None for name in before}
     temperature = 1.0
     right = predictions.predicted == labels
     if len(labels) >= FEWEST_FITTED and not right.all():  # without a mistake, the best temperature would be 0
         honest = replace(predictions, probabilities=out_of_fold(probabilities, labels))
-        after = {"log_loss": honest.log_loss, "ece": expected_calibration_error(honest.probabilities, labels)}
+        after = {"log_loss": honest.log_loss, "ece": honest.ece}
         calibration |= {f"{name}_after": value for name, value in after.items()}
         if all(after[name] < before[name] for name in before):  # or it does not help
             temperature = fit_temperature(probabilities, labels)

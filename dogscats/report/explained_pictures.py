@@ -11,7 +11,7 @@ from dogscats.base.errors import optional
 from dogscats.data.loading.dataset import PhotoBatches, PhotoDataset
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.report.figures.explanation import overlay
 from dogscats.report.figures.photo_rows import pictures
 from dogscats.report.gradcam import explain

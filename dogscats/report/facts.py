@@ -15,8 +15,8 @@ from dogscats.base.files import cell, csv_rows, digest, read_json
 from dogscats.data.photos import photo_list as photos
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_decisions import FILE as DECISIONS
+from dogscats.lesson.metrics import wilson_interval
 from dogscats.lesson.stage import Stage, make_stages
-from dogscats.lesson.wilson import wilson_interval
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
 

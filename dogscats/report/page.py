@@ -19,8 +19,7 @@ from dogscats.report.facts import SPLITS, Facts
 from dogscats.report.figures.curves import curves
 from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
 from dogscats.report.templates import template
-from dogscats.suspects.suspect import CERTAIN, KINDS
-from dogscats.suspects.suspects_page import HEADINGS
+from dogscats.suspects.search import CERTAIN, KINDS
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
         suspects=_suspects(suspects),
         suspects_page=suspects and suspects.absolute() / "suspects.html",
         commands=_commands(run_dir),
-        headings=HEADINGS,
+        headings=KINDS,
         config_text=escape(shown_lines((run_dir / "config.yaml").read_text(encoding="utf-8"))),
     )
     before, _, after = page.rpartition("{size}")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dogscats.base.errors import optional
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.report.figures.publish import publish
 

@@ -12,8 +12,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
-from dogscats.lesson.confusion import confused_pairs
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
 from dogscats.report.history import HEADINGS, METRICS

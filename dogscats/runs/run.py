@@ -31,8 +31,8 @@ from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.divergence import StopAtDivergence
 from dogscats.lesson.keep_best import KeepBest
 from dogscats.lesson.loss_scale import LossScale
-from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
@@ -42,7 +42,7 @@ from dogscats.report import card, page
 from dogscats.report.explained_pictures import Pictures
 from dogscats.report.figures.accuracy_kept import accuracy_kept
 from dogscats.report.figures.augmentation import augmentation
-from dogscats.report.figures.learning_rates import lr_schedule
+from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
 from dogscats.report.figures.publish import publish
 from dogscats.report.history import History
 from dogscats.report.summary import RunReport, check_metric
@@ -300,7 +300,8 @@ class Run:
         file = self.out / self.lr_file(stage.name)
         curve.write(file)
         with optional(file.stem):
-            curve.publish(file.with_suffix(".png"), loggers)
+            publish(lr_curve(curve, SKIP), file.with_suffix(".png"), loggers, "lr_finder/plots")
+            curve.log(loggers)
         if curve.has_minimum:
             log.info("LR finder: suggests lr=%.2g, a tenth of the rate at the lowest loss", curve.suggestion)
             self.report.add_suggestion(stage.name, curve.suggestion)

@@ -1,19 +1,31 @@
 """Search labelled photos for suspects: wrong labels, duplicates, outliers, and bad quality."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from dogscats.base.files import write_csv
 from dogscats.data.photos.layouts import Photos
 from dogscats.suspects.appearance import Appearance, look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities
 from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.quality import quality
-from dogscats.suspects.suspect import CERTAIN, Suspect
+
+KINDS = {
+    "label": "Wrong label?",
+    "duplicate": "Duplicates",
+    "leak": "Leaks",
+    "outlier": "Outliers",
+    "quality": "Quality",
+}
+"""Kinds of suspects, in the order in which they are listed, and their headings on pages."""
+
+CERTAIN = 0.5
+"""Score from which a suspect is likely."""
 
 LISTED = 200
 """Number of the worst suspects of each kind that are listed, however bad they are."""
@@ -26,6 +38,28 @@ FAR = 3.0
 
 AROUND = 10
 """Number of nearest neighbors that an outlier is far from."""
+
+
+class Suspect(NamedTuple):
+    """A photo to be looked at.
+
+    Attributes:
+        path: path of the photo, relative to the dataset's root.
+        label: class of the photo in the dataset.
+        suggested: class that it may belong to; empty if there is none.
+        kind: one of `KINDS`.
+        score: from 0 to 1; higher is worse.
+        twin: path of the photo that it is a duplicate of; empty if there is none.
+        reason: why it is suspected, in a few words.
+    """
+
+    path: str
+    label: str
+    suggested: str
+    kind: str
+    score: float
+    twin: str
+    reason: str
 
 
 class Labelled(NamedTuple):
@@ -56,6 +90,29 @@ def joined(photos: Mapping[str, Photos], classes: Sequence[str]) -> Labelled:
         list(chain.from_iterable([split] * len(part.paths) for split, part in photos.items())),
         classes,
     )
+
+
+def by_kind(suspects: Iterable[Suspect]) -> dict[str, list[Suspect]]:
+    """Group suspects by kind, in the order of `KINDS`; those of a kind keep their order.
+
+    Raises:
+        KeyError: for a kind that is not in `KINDS`.
+    """
+    groups: dict[str, list[Suspect]] = {kind: [] for kind in KINDS}
+    for suspect in suspects:
+        groups[suspect.kind].append(suspect)
+    return groups
+
+
+def write_suspects(file: Path, suspects: Iterable[Suspect]) -> None:
+    """Write `suspects.csv`: the fields of `Suspect`, kind by kind.
+
+    Args:
+        file: CSV file to write.
+        suspects: suspects, worst first within a kind.
+    """
+    rows = (suspect for group in by_kind(suspects).values() for suspect in group)
+    write_csv(file, Suspect._fields, (suspect._replace(score=round(float(suspect.score), 6)) for suspect in rows))
 
 
 def find_suspects(photos: Labelled, features: torch.Tensor, size: int) -> list[Suspect]:

@@ -9,14 +9,13 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from dogscats.base.console import progress_bar
+from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import digest
 from dogscats.base.text import shown, text_table
-from dogscats.data.loading.cache import cache_folder
 from dogscats.data.loading.check import check_images
 from dogscats.data.photos.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
-from dogscats.suspects.search import MOST_COMPARED, find_by_appearance, joined
-from dogscats.suspects.suspect import CERTAIN
+from dogscats.suspects.search import CERTAIN, MOST_COMPARED, find_by_appearance, joined
 
 log = logging.getLogger(__name__)
 

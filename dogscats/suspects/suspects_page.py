@@ -20,7 +20,7 @@ from dogscats.base.files import atomic_path, cell
 from dogscats.base.text import shown
 from dogscats.data.photos.decisions import Decision
 from dogscats.data.pixels.images import UnreadableImageError, read_image
-from dogscats.suspects.suspect import Suspect, by_kind
+from dogscats.suspects.search import KINDS, Suspect, by_kind
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,6 @@ SIDE = 200
 
 GROUP = 256
 """Photos that are read ahead of what is written."""
-
-HEADINGS = {
-    "label": "Wrong label?",
-    "duplicate": "Duplicates",
-    "leak": "Leaks",
-    "outlier": "Outliers",
-    "quality": "Quality",
-}
-"""Name of each kind on the page."""
 
 
 def write_page(
@@ -73,7 +64,7 @@ def write_page(
     numbers = {path: number for number, path in enumerate(paths)}
     suggested = [suspect.suggested for suspect in listed if suspect.suggested]
     content = {
-        "kinds": [{"kind": k, "heading": HEADINGS[k], "found": len(group)} for k, group in groups.items() if group],
+        "kinds": [{"kind": k, "heading": KINDS[k], "found": len(group)} for k, group in groups.items() if group],
         "classes": [_named(name) for name in dict.fromkeys([*classes, *suggested])],
         "photos": [_named(path) for path in paths],
         "suspects": [

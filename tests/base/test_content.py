@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from dogscats.base import content
-from dogscats.base.content import file_versions, load_samples, save_samples
-from dogscats.data.loading.cache import fingerprint
+from dogscats.base.content import file_versions, fingerprint, load_samples, save_samples
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from conftest import FAST, QUIET, TINY, Run, command_runner
 from dogscats import Predictor
 from dogscats.base.errors import UserError
 from dogscats.base.locks import locked
-from dogscats.data.loading.cache import read_array, seal_array
+from dogscats.data.loading.cached_array import read_array, seal_array
 from dogscats.lesson.lr_finder import LRCurve
 from dogscats.runs.checkpoint import read_checkpoint
 

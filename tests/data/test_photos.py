@@ -13,8 +13,8 @@ from interrupted_runs import outcome
 from PIL import Image
 
 import dogscats.data.pixels.images
+from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
-from dogscats.data.loading.cache import fingerprint
 from dogscats.data.loading.check import check_images
 from dogscats.data.photos.layouts import find_dataset, left_out
 from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, list_images, read_image

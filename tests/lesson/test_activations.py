@@ -1,5 +1,3 @@
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -174,14 +172,3 @@ def test_every_epoch_draws_one_of_the_views() -> None:
     for view in range(3):
         assert (epochs == view).float().mean().item() == pytest.approx(1 / 3, abs=0.04)
     assert (epochs.std(dim=0) > 0).all()
-
-
-def test_a_cache_of_an_older_version_is_reused(
-    tiny_body: Backbone, root: Path, tmp_path: Path, builds: list[Backbone]
-) -> None:
-    compute(tiny_body, module(root), tmp_path)
-    (file,) = tmp_path.glob("activations-*.npy")
-    checksum = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-    file.with_suffix(".json").write_text(json.dumps({"blake2b": checksum}))
-    compute(tiny_body, module(root), tmp_path)
-    assert len(builds) == 1

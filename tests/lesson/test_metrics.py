@@ -6,9 +6,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dogscats.lesson.metrics import Predictions, evaluation_metrics, roc_auc
-from dogscats.lesson.wilson import wilson_interval
-from dogscats.reliability.calibration import calibration_bins, expected_calibration_error
+from dogscats.lesson.metrics import evaluation_metrics, roc_auc, wilson_interval
+from dogscats.lesson.predictions import Predictions, calibration_bins
 from dogscats.report.figures.reliability_diagram import reliability
 
 
@@ -67,7 +66,7 @@ def test_calibration_error_equals_that_of_torchmetrics() -> None:
     torch.manual_seed(0)
     probabilities = (2 * torch.randn(500, 3)).softmax(1)
     labels = torch.randint(3, (500,))
-    found = expected_calibration_error(probabilities, labels)
+    found = Predictions(["x"] * len(labels), ["a", "b", "c"], labels, probabilities).ece
     expected = multiclass_calibration_error(probabilities, labels, 3, n_bins=15, norm="l1").item()
     assert found == pytest.approx(expected, abs=1e-6)
     assert found > 0.1

@@ -12,11 +12,11 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 
 from dogscats import DogsCatsDataModule
+from dogscats.base.content import stable_seed
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.seed import stable_seed
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.report.confusion_matrix_callback import ConfusionMatrix
 from dogscats.report.explained_pictures import Pictures

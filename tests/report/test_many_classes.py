@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.report.figures.confusion_matrix import MOST_PAIRS, confusion_matrix
 from dogscats.report.figures.photo_rows import SIDE, choose_photos, thumbnail
 from dogscats.report.summary import RunReport

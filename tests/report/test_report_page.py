@@ -18,7 +18,7 @@ from dogscats.report.card import write_card
 from dogscats.report.embedded import KEPT, WIDTH, data_url
 from dogscats.report.facts import Facts
 from dogscats.report.page import FILE, MOST_ROWS, write_page
-from dogscats.suspects.suspect import Suspect, write_suspects
+from dogscats.suspects.search import Suspect, write_suspects
 
 TAG = "<img src=x onerror=alert(1)>"
 CLASSES = ["$5_$ & co", f"</td>{TAG}<script>", "=HYPERLINK(1)", "猫\x1b[31m"]

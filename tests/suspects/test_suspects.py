@@ -14,10 +14,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 from dogscats.base.errors import UserError
 from dogscats.base.files import read_csv
 from dogscats.data.photos.layouts import Photos
+from dogscats.predict.suspects_of_run import frozen_checkpoint
 from dogscats.suspects import search
 from dogscats.suspects.appearance import look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
-from dogscats.suspects.frozen_checkpoint import frozen_checkpoint
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
 from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.quality import quality

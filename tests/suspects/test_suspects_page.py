@@ -18,7 +18,7 @@ from PIL import Image
 
 from dogscats.base.files import cell, read_csv
 from dogscats.data.photos.decisions import Decision
-from dogscats.suspects.suspect import KINDS, Suspect, write_suspects
+from dogscats.suspects.search import KINDS, Suspect, write_suspects
 from dogscats.suspects.suspects_page import SIDE, write_page
 
 TAG = "<img src=x onerror=alert(1)>"
@@ -113,7 +113,9 @@ def test_an_unreadable_photo_is_named(page: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_at_most_so_many_of_a_kind(photos: Path, tmp_path: Path) -> None:
-    suspects = [Suspect("a.jpg", "$5", "", kind, 1 - n / 500, "", str(n)) for kind in KINDS[::-1] for n in range(250)]
+    suspects = [
+        Suspect("a.jpg", "$5", "", kind, 1 - n / 500, "", str(n)) for kind in reversed(KINDS) for n in range(250)
+    ]
     write_page(tmp_path / "page.html", "Many", photos, suspects, CLASSES)
     data, pictures = embedded(tmp_path / "page.html")
     assert [each["kind"] for each in data["suspects"]] == [kind for kind in KINDS for _ in range(200)]

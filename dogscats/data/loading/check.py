@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dogscats.base.console import progress_bar
-from dogscats.base.content import load_samples, save_samples
+from dogscats.base.content import fingerprint, load_samples, save_samples
 from dogscats.base.errors import Failure
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.text import shown
-from dogscats.data.loading.cache import fingerprint
 from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.pixels.shrink import Shrink, planned
 

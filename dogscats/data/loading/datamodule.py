@@ -12,14 +12,13 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.signals import handle_signals_in_worker
 from dogscats.base.text import listed, shown
-from dogscats.data.loading.cache import cache_folder
 from dogscats.data.loading.check import check_images
 from dogscats.data.loading.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
-from dogscats.data.loading.seed import stable_seed
 from dogscats.data.loading.workers import TIMEOUT, default_num_workers, fitting_workers
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions, summary

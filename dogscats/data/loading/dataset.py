@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import v2
 
+from dogscats.base.content import stable_seed
 from dogscats.base.errors import UserError
 from dogscats.base.signals import signals_blocked
 from dogscats.base.text import shown
-from dogscats.data.loading.seed import stable_seed
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import UnreadableImageError, read_image, stack_images
 

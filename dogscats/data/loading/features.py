@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dogscats.base.content import stable_seed
 from dogscats.data.loading.dataset import Batch
 from dogscats.data.loading.samplers import SharedBatchSampler
-from dogscats.data.loading.seed import stable_seed
 from dogscats.data.photos.layouts import Photos
 
 

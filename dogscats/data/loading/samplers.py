@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DistributedSampler, Sampler
 
-from dogscats.data.loading.seed import stable_seed
+from dogscats.base.content import stable_seed
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

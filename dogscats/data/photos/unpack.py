@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import progress_bar
+from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
 from dogscats.base.files import CANNOT_WRITE, cannot_write
 from dogscats.base.locks import locked
 from dogscats.base.text import listed
-from dogscats.data.loading.cache import cache_folder
 from dogscats.data.photos.parquet import image_column, label_names, label_text, open_parquet, read_batches
 from dogscats.data.photos.split import spellings, split_in, split_of
 from dogscats.data.photos.tables import Table, find_columns, read_table

@@ -26,9 +26,9 @@ from torch import nn
 from torchvision.transforms import v2
 
 from dogscats.base.console import progress_bar
+from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.base.files import CANNOT_WRITE, cannot_write
-from dogscats.data.loading.cache import fingerprint
 from dogscats.data.pixels import images
 from dogscats.data.pixels.fit import Square
 from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large

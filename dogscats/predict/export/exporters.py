@@ -14,8 +14,21 @@ from dogscats.predict.export.reference import Reference, draw_photos, torch_pred
 from dogscats.predict.export.space import export_space
 from dogscats.predict.export.torch_files import export_torch
 from dogscats.predict.predictor import Predictor
+from dogscats.predict.tasks import Job
 
 log = logging.getLogger(__name__)
+
+
+def export_run(job: Job) -> None:
+    """Write the files of `export=` and compare them with PyTorch, on photos of the split if available."""
+    root, dataset = job.cfg.data.root or job.predictor.trained_on.get("root"), None
+    what = f"random photos, as there is no folder data.root={root}"
+    if root is not None and Path(root).expanduser().is_dir():
+        data = job.data()
+        photos = data.labelled(job.cfg.split, job.predictor.classes)
+        dataset = PhotoDataset(photos, data.evaluation, data.seed)
+        what = f"photos of {job.cfg.split}"
+    log.info("(checked on %d %s)", export_files(job.cfg.export, job.predictor, job.run_dir, dataset), what)
 
 
 def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDataset | None) -> int:

@@ -2,8 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from dogscats.lesson.confusion import confused_pairs
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions, confused_pairs
 from dogscats.report.figures.drawable_text import as_name, drawable, shortened
 from dogscats.report.figures.publish import new_figure
 

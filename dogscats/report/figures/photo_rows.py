@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dogscats.data.pixels.images import read_image
-from dogscats.lesson.metrics import Predictions
+from dogscats.lesson.predictions import Predictions
 from dogscats.report.figures.drawable_text import as_name, drawable, shortened
 from dogscats.report.figures.explanation import caption
 from dogscats.report.figures.publish import new_figure

@@ -2,8 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from dogscats.lesson.metrics import Predictions
-from dogscats.reliability.calibration import BINS, calibration_bins, expected_calibration_error
+from dogscats.lesson.predictions import BINS, Predictions, calibration_bins
 from dogscats.report.figures.publish import new_figure
 
 
@@ -21,9 +20,8 @@ def reliability(predictions: Predictions) -> Figure:
     axes.bar(left, accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.4, edgecolor="white")
     axes.plot(confidence, accuracy, "o", color="tab:blue", markersize=5, clip_on=False, label="photos of a bin")
     axes.plot([0, 1], [0, 1], "--", color="gray", label="perfectly calibrated")
-    ece = expected_calibration_error(predictions.probabilities, predictions.labels)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    axes.set_title(f"Reliability of {len(predictions.labels)} photos, ECE {ece:.4f}")
+    axes.set_title(f"Reliability of {len(predictions.labels)} photos, ECE {predictions.ece:.4f}")
     axes.legend(loc="upper left")
     histogram.bar(left, counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
     histogram.set_yscale("log")

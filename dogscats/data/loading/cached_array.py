@@ -1,5 +1,6 @@
-"""An array that all ranks compute together, each a share of its batches, and that is cached in a file."""
+"""Arrays cached in files with checksums; all ranks compute one together, each a share of its batches."""
 
+import hashlib
 import logging
 import math
 import os
@@ -17,16 +18,18 @@ from torch import distributed
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, user_message
-from dogscats.base.files import atomic_path, remove_unfinished
+from dogscats.base.files import atomic_path, digest, read_json, remove_unfinished, write_json
 from dogscats.base.locks import locked
-from dogscats.data.loading.cache import read_array, seal_array
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-APPEARS = 90
+VISIBLE_WITHIN = 90
 """Seconds for which a network file system may hide a new file of another machine: NFS's `acdirmax`, and more."""
+
+PART_BYTES = 1 << 20
+"""Bytes of an array that are verified at once: a whole number of values, and little enough for the CPU's cache."""
 
 
 class Ranks:
@@ -123,8 +126,38 @@ def cached_array(
                     if rows is not None and outputs:
                         outputs[0].write(rows.tobytes())
             ranks.each(opened.close)
-        ranks.each(lambda: _appears(file.with_suffix(".json")))
+        ranks.each(lambda: _wait_for(file.with_suffix(".json")))
         return _read(ranks, file, shape)
+
+
+def seal_array(file: Path) -> None:
+    """Write the checksum of an array, `<file>.json`; without it, `read_array` does not use the array."""
+    write_json(file.with_suffix(".json"), {"sha256": digest(file)})
+
+
+def read_array(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """Memory-map a float32 array; `None` if it is missing, fails its checksum, or is not what is expected."""
+    try:
+        expected: dict[str, str] = read_json(file.with_suffix(".json"))
+        if not file.is_file():
+            return None
+        # Copy-on-write: torch requires writable memory, but the file must not change.
+        array = np.load(file, mmap_mode="c")
+        good = array.shape == shape and array.dtype == np.float32 and _is_whole(file, array.offset, expected["sha256"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
+        return None
+    return torch.from_numpy(array) if good else None
+
+
+def _is_whole(file: Path, offset: int, expected: str) -> bool:
+    """Return whether the checksum holds and all values are finite. A part at a time is in memory."""
+    checksum, finite = hashlib.sha256(), True
+    with file.open("rb") as content:
+        checksum.update(content.read(offset))
+        while part := content.read(PART_BYTES):
+            checksum.update(part)
+            finite = finite and bool(np.isfinite(np.frombuffer(part, np.float32)).all())
+    return finite and checksum.hexdigest() == expected
 
 
 def _read(ranks: Ranks, file: Path, shape: tuple[int, int]) -> torch.Tensor | None:
@@ -170,8 +203,8 @@ def _array_file(file: Path, shape: tuple[int, int]) -> Iterator[BinaryIO]:
     seal_array(file)
 
 
-def _appears(file: Path) -> None:
+def _wait_for(file: Path) -> None:
     """Wait until a file that another machine has written can be seen in this one."""
-    waiting = time.monotonic() + APPEARS
+    waiting = time.monotonic() + VISIBLE_WITHIN
     while not file.exists() and time.monotonic() < waiting:
         time.sleep(0.1)

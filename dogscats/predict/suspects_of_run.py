@@ -1,0 +1,96 @@
+"""The task `suspects=true`: search the labelled photos of a run for suspects, by its own network."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dogscats.base.environment import command_of
+from dogscats.base.errors import optional
+from dogscats.base.install import command
+from dogscats.base.text import shown, text_table
+from dogscats.base.trust import load_config
+from dogscats.data.photos.decisions import Decision
+from dogscats.lesson.activations import Activations
+from dogscats.lesson.stage import GROUPS, make_stages
+from dogscats.predict.predictor import Predictor
+from dogscats.predict.tasks import Job
+from dogscats.report import page as run_page
+from dogscats.suspects.search import CERTAIN, Labelled, Suspect, by_kind, find_suspects, joined, write_suspects
+from dogscats.suspects.suspects_page import write_page
+
+log = logging.getLogger(__name__)
+
+
+def search_run(job: Job) -> None:
+    """Search labelled photos; write `suspects.csv` and `suspects.html`, and show the worst on the page of the run."""
+    job.log_device()
+    cfg, run = job.cfg, None if job.cfg.run is None else Path(job.cfg.run).expanduser()
+    if run is not None:
+        frozen = frozen_checkpoint(run, cfg.trust)
+        if frozen is None:
+            log.warning("The network was trained on these labels from the start, and may repeat wrong ones.")
+        else:
+            job = replace(job, predictor=Predictor.load(frozen, cfg.trust))
+    predictor = job.predictor
+    data = job.data(**{"cache_dir": predictor.trained_on.get("cache_dir")} if cfg.data.root is None else {})
+    photos, bad = {}, dict[str, str]()
+    for split in ("train", "valid") if cfg.split is None else (cfg.split,):
+        photos[split] = job.labelled(data, split)
+        bad |= data.bad
+    job.write_bad_images(bad)
+    activations = Activations(predictor.model, data, job.fabric, data.cache_dir)
+    features = [activations.features(part, f"activations of {split}") for split, part in photos.items()]
+    if job.fabric.is_global_zero:
+        labelled = joined(photos, predictor.classes)
+        suspects = find_suspects(labelled, torch.cat(features), predictor.size)
+        decisions = data.decisions.rows if data.decisions else ()
+        report_suspects(suspects, labelled, job.run_dir, decisions, command_of(run) if run else None)
+        if run is not None and cfg.data.root is None and (run / run_page.FILE).is_file():
+            with optional(run_page.FILE, "updated"):
+                log.info("%s also lists the worst", shown(run_page.write_page(run, job.run_dir)))
+
+
+def frozen_checkpoint(run: Path, trust: bool = False) -> Path | None:
+    """Return a checkpoint of a run from before its body was trained: a trained one knows wrong labels by heart.
+
+    Args:
+        run: run directory.
+        trust: allow code from outside dogscats that its config names.
+
+    Returns:
+        The checkpoint; `None` if the first one that was saved has a trained body.
+    """
+    checkpoints = run / "checkpoints"
+    saved = None
+    for stage in make_stages(load_config(run / "config.yaml", trust)["recipe"]):
+        if stage.freeze_to < GROUPS.index("head"):
+            return saved
+        if stage.save and (file := checkpoints / f"{stage.save}.ckpt").is_file():
+            saved = file
+    return saved or checkpoints / "last.ckpt"
+
+
+def report_suspects(
+    suspects: list[Suspect], labelled: Labelled, folder: Path, decisions: Sequence[Decision], trained_by: str | None
+) -> None:
+    """Write `suspects.csv` and `suspects.html`, a page to decide about them, and print their numbers.
+
+    Args:
+        suspects: what was found.
+        labelled: the photos searched.
+        folder: folder of the two files.
+        decisions: decisions that the photos were found with.
+        trained_by: command that trained the run; `None` if unknown.
+    """
+    write_suspects(folder / "suspects.csv", suspects)
+    page = folder / "suspects.html"
+    write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes, decisions)
+    rows = [[f"suspects among {len(labelled.paths)} photos", "likely", "listed"]]
+    for kind, found in by_kind(suspects).items():
+        rows.append([kind, str(sum(suspect.score > CERTAIN for suspect in found)), str(len(found))])
+    log.info("\n%s", "\n".join(text_table(rows, left=1)))
+    log.info("\nOpen %s in a browser, decide, and save decisions.csv. Then:", shown(page))
+    log.info("%s data.decisions=<file>", shown(trained_by or command("train")))

@@ -1,0 +1,205 @@
+"""What evaluate.py does with a run: a table of tasks, with the settings that fit each of them.
+
+Nothing here imports torch, which takes seconds: wrong settings are refused before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from dogscats.base.errors import UserError
+from dogscats.base.rules import SHARE, SWITCH, Rule, or_none
+from dogscats.base.text import names_as_text, shown
+from dogscats.predict.export import FORMATS
+from dogscats.runs.directory import checkpoint_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from pytorch_lightning import Callback, Trainer
+
+    from dogscats.data.loading.datamodule import DogsCatsDataModule
+    from dogscats.data.photos.layouts import Photos
+    from dogscats.predict.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
+"""Callbacks of `conf/callbacks/evaluate.yaml`: a task that has no use for them ignores them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that evaluate.py can do.
+
+    Attributes:
+        function: ``module:name`` of the function that does it, given a `Job`; imported once the settings are checked.
+        accepts: which of the settings in `ONLY_WITH_SOME` have an effect.
+        split: default of `split`; `None` for all labelled photos.
+        uses_trainer: whether it predicts with a Trainer; otherwise callbacks have no effect.
+        has_labels: whether the labels of the photos are known, which reports need.
+    """
+
+    function: str
+    accepts: Collection[str] = ()
+    split: str | None = "valid"
+    uses_trainer: bool = False
+    has_labels: bool = True
+
+    def run(self, job: Job) -> None:
+        """Do it."""
+        resolve_name(self.function)(job)
+
+    def check_callbacks(self, callbacks: Mapping[str, Callback]) -> None:
+        """Refuse callbacks that cannot take effect.
+
+        Args:
+            callbacks: callbacks by their dotted keys.
+
+        Raises:
+            UserError: with the key of the first such callback.
+        """
+        from dogscats.report.report_callback import Report
+
+        for key, callback in callbacks.items():
+            unused = not self.uses_trainer or (not self.has_labels and isinstance(callback, Report))
+            if unused and key.removeprefix("callbacks.") not in STANDARD_CALLBACKS:
+                raise UserError(f"{key}: this has no effect with {_tasks('or')}. Remove it.")
+
+
+EVALUATION = Task("dogscats.predict.evaluation:evaluate_photos", accepts=["keep"], uses_trainer=True)
+"""The task if none of `TASKS` is chosen."""
+
+TASKS: dict[str, Task] = {
+    "predict": Task(
+        "dogscats.predict.predicted_photos:predict_photos",
+        accepts=["keep", "explain"],
+        uses_trainer=True,
+        has_labels=False,
+    ),
+    "export": Task("dogscats.predict.export.exporters:export_run", accepts=["keep"]),
+    "suspects": Task("dogscats.predict.suspects_of_run:search_run", split=None),
+}
+"""Further tasks, by the setting that chooses each."""
+
+RULES: dict[str, Rule] = {
+    "predict": (lambda value: value != "", "a file, a folder or a glob"),
+    "export": (lambda value: value in (None, *FORMATS), " or ".join(FORMATS)),
+    "suspects": SWITCH,
+    "keep": or_none(SHARE),
+    "explain": SWITCH,
+    "split": (lambda value: value != "", "the name of a folder in data.root, such as valid"),
+}
+"""What is expected of each setting of the tasks."""
+
+ONLY_WITH_SOME = {
+    "keep": "keep=: this has no effect with suspects=true. Remove it.",
+    "explain": "explain=true: this needs predict=<file, folder or glob>. An evaluation explains its worst photos "
+    "already, in most_wrong.png and most_uncertain.png.",
+}
+"""Settings that fit some tasks only, and what is said about them with any other task."""
+
+
+def chosen_task(cfg: DictConfig) -> Task:
+    """Check the settings, and return the task that they choose.
+
+    Raises:
+        UserError: for a setting that can only be wrong, with the key, the value and what is expected.
+    """
+    names_as_text(cfg)
+    if (cfg.run is None) == (cfg.ckpt is None):
+        raise UserError(
+            "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
+            f"not {'neither' if cfg.run is None else 'both'}."
+        )
+    for key, (good, expected) in RULES.items():
+        if not good(cfg[key]):
+            raise UserError(f"{key}={cfg[key]}: expected {expected}.")
+    tasks = [task for key, task in TASKS.items() if cfg[key] not in (None, False)]
+    if len(tasks) > 1:
+        raise UserError(f"{_tasks('and')} are separate runs: give one of them.")
+    (task,) = tasks or [EVALUATION]
+    for key, message in ONLY_WITH_SOME.items():
+        if cfg[key] not in (None, False) and key not in task.accepts:
+            raise UserError(message)
+    if cfg.split is None:
+        cfg.split = task.split
+    checkpoint_of(cfg.run or cfg.ckpt)
+    return task
+
+
+def _tasks(word: str) -> str:
+    *names, last = (f"{key}=" for key in TASKS)
+    return f"{', '.join(names)} {word} {last}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a task works with.
+
+    Attributes:
+        cfg: settings of evaluate.py.
+        predictor: the run, ready to predict.
+        run_dir: directory to write to; a temporary one on all ranks but the first.
+        fabric: device and ranks.
+        make_trainer: function that makes Trainers.
+        callbacks: callbacks of the prediction.
+        started: `time.perf_counter()` at the start, in seconds.
+    """
+
+    cfg: DictConfig
+    predictor: Predictor
+    run_dir: Path
+    fabric: Fabric
+    make_trainer: Callable[..., Trainer]
+    callbacks: list[Callback]
+    started: float
+
+    @cached_property
+    def n_aug(self) -> int:
+        """Number of augmented versions per photo, as set by the callback `TTA`."""
+        from dogscats.lesson.tta import TTA
+
+        return next((callback.n_aug for callback in self.callbacks if isinstance(callback, TTA)), 0)
+
+    def log_device(self) -> None:
+        """Print where the network runs."""
+        from dogscats.base.console import device_name
+
+        device = device_name(self.fabric.device, self.fabric.world_size)
+        log.info("Device    %s, %s", device, self.make_trainer().precision)
+
+    def data(self, **more: Any) -> DogsCatsDataModule:
+        """Make the data module of labelled photos, with the table and the decisions that were given.
+
+        Args:
+            more: further arguments of `Predictor.data`, which replace those of the settings.
+        """
+        given = {key: value for key in ("labels", "decisions") if (value := self.cfg.data[key]) is not None}
+        if given.get("decisions") == "none":
+            given["decisions"] = None
+        settings = {key: self.cfg.data[key] for key in ("root", "batch_size", "num_workers")}
+        return self.predictor.data(**settings | given | more)
+
+    def labelled(self, data: DogsCatsDataModule, split: str) -> Photos:
+        """Return the photos of a split, and print what they are."""
+        photos = data.labelled(split, self.predictor.classes)
+        log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), split)
+        if data.decided:
+            log.info("Decisions %s", data.decided)
+        return photos
+
+    def write_bad_images(self, bad: Mapping[str, str]) -> None:
+        """Write `bad_images.csv`, the unreadable photos that were skipped, if there are any."""
+        from dogscats.data.loading.check import write_bad_images
+
+        if bad:
+            log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))
+            write_bad_images(self.run_dir / "bad_images.csv", bad)
