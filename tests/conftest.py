@@ -179,6 +179,12 @@ def process_runner(folder: Path) -> Run:
 
 
 @pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All figures are saved as empty pictures."""
+    monkeypatch.setattr(Figure, "savefig", save_blank)
+
+
+@pytest.fixture
 def run_command(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
     """Runs a script in the test's own folder, in this process; its pictures are empty unless the test is marked."""
     return command_runner(tmp_path, draws=request.node.get_closest_marker("draws") is not None)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from conftest import FAST, TINY, Run, draw_photo, draw_root
 from interrupted_runs import outcome
-from PIL import Image
+from PIL import Image, features
 
 import dogscats.data.pixels.images
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.data.loading.check import check_images
 from dogscats.data.photos.layouts import find_dataset, left_out
-from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, _formats, list_images, read_image
+from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, list_images, read_image
 
 
 def encoded(format_: str, size: tuple[int, int] = (48, 32)) -> bytes:
@@ -33,7 +33,8 @@ def test_photos_are_found_by_content(tmp_path: Path) -> None:
         **{"b.avif": "AVIF", "c.png_": "PNG", "d.tiff": "TIFF", "e.scan": "TIFF", "f.bmp": "BMP", "g.jp2": "JPEG2000"},
         "h.webp ": "WEBP",
     }
-    photos = {name: format_ for name, format_ in photos.items() if format_ in _formats()}  # Pillow 11.3 brought AVIF
+    if not features.check("avif"):  # came with Pillow 11.3
+        del photos["b.avif"]
     for name, format_ in photos.items():
         (tmp_path / name).write_bytes(encoded(format_))
     others = ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/a.jpg", ".@__thumb/a.jpg"]

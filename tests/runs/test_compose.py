@@ -98,7 +98,6 @@ def test_a_callback_of_the_users_own_module_in_the_working_directory(
     assert "hi: precompute 2\n" in result.stdout
 
 
-@pytest.mark.draws
 def test_a_report_is_one_function(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     report = "+callbacks.reports.mine={_target_: dogscats.Report, draw: {_target_: mine.histogram, _partial_: true}}"
     result = run_command(
@@ -109,7 +108,7 @@ def test_a_report_is_one_function(run_command: Run, shared_root: Path, tmp_path:
     assert (tmp_path / "run" / "histogram.png").exists()
     assert (tmp_path / "run" / "confusion_matrix.png").exists()
     tags = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "final")).Reload().Tags()["images"]
-    assert {"histogram", "confusion_matrix", "reliability", "accuracy_kept", "augmentation", "lr_schedule"} == set(tags)
+    assert {"histogram", "confusion_matrix"} <= set(tags)
 
 
 @pytest.mark.parametrize(
