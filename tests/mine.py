@@ -57,23 +57,18 @@ class Older(DogsCatsDataModule):
 class Epochs(Callback):
     """Counts epochs, and keeps the count when a stage is resumed.
 
-    The environment variable INTERRUPT, a stage and a number of epochs, ends the command after these as SIGTERM does,
-    without a signal, which the process that runs the tests would get.
+    The environment variable INTERRUPT, a stage and a number of epochs, ends the command as SIGTERM would at the end of
+    the last of these, before it is saved; without a signal, which the process that runs the tests would get.
     """
 
     def __init__(self, word: str) -> None:
-        self.word, self.count, self.interrupted = word, 0, False
+        self.word, self.count = word, 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.count += 1
         print(f"{self.word}: {pl_module.stage} {self.count}")
-        self.interrupted = os.environ.get("INTERRUPT") == f"{pl_module.stage} {self.count}"
-
-    def on_train_batch_start(self, *_: object) -> None:
-        if self.interrupted:
+        if os.environ.get("INTERRUPT") == f"{pl_module.stage} {self.count}":
             raise Interrupted(signal.SIGTERM)
-
-    on_fit_end = on_train_batch_start
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count}
