@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -14,14 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REAL_DATA, REPOSITORY, TINY, draw_root, offline
+from conftest import FAST, REAL_DATA, REPOSITORY, draw_root, offline
 
 import dogscats.data.pixels.images
 from dogscats.base import environment
 from dogscats.base.environment import command, how_to_install
-from dogscats.data.pixels.images import _jpeg_decoder, read_image
+from dogscats.data.pixels.images import read_image
 
-FAST = [*TINY, "recipe=head_only", "callbacks.lr_finder.before=none"]
 UV = [sys.executable, "-m", "uv"]
 
 
@@ -133,7 +133,7 @@ def test_all_decoders_give_the_same_pixels(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decoder = _jpeg_decoder()
+        decoder = runpy.run_path(dogscats.data.pixels.images.__file__)["decode_jpeg"]
         assert decoder is not None
         monkeypatch.setattr(dogscats.data.pixels.images, "decode_jpeg", decoder)
         torchvisions = [read_image(file) for file in files]

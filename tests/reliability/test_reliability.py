@@ -254,8 +254,7 @@ def test_a_run_keeps_files_and_decides_about_its_validation_photos(trained: Path
     assert (saved["photos"], saved["keep"]) == (60, 0.95)
     assert saved["plain"]["kept"] >= 0.95
     assert set(saved["tta"]) == set(saved["plain"])
-    with Image.open(trained / "accuracy_kept.png") as picture:
-        assert picture.width > 100
+    assert (trained / "accuracy_kept.png").exists()
     rows = read_csv(trained / "predictions_valid.csv")
     assert list(rows[0]) == ["path", "label", "predicted", "decision", "unlike", "prob_cats", "prob_dogs"]
     kept = [row for row in rows if row["decision"] in ("cats", "dogs")]

@@ -11,7 +11,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run
+from conftest import FAST, QUIET, TINY, Run, command_runner
 
 from dogscats import Predictor
 from dogscats.base.errors import UserError
@@ -19,9 +19,6 @@ from dogscats.base.locks import locked
 from dogscats.data.loading.cached_array import read_array, seal_array
 from dogscats.lesson.lr_finder import LRCurve
 from dogscats.runs.checkpoint import read_checkpoint
-
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null"]
 
 WRONG = [
     *("seed=-1", "seed=two", "heads=0", "heads=10000000", "activations.views=-1", "trainer.devices=two"),
@@ -50,13 +47,8 @@ def test_wrong_settings_are_refused_first(run_command: Run, shared_root: Path, t
 
 
 @pytest.fixture(scope="module")
-def trained(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import command_runner
-
-    folder = tmp_path_factory.mktemp("trained")
-    result = command_runner(folder)("train.py", f"data.root={shared_root}", *FAST, "hydra.run.dir=run")
-    assert result.returncode == 0, result.stderr
-    return folder / "run" / "checkpoints" / "last.ckpt"
+def trained(finished: Path) -> Path:
+    return finished / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.fault("checkpoint of odd content or size: refused in one message, without filling the memory")
@@ -220,11 +212,9 @@ def test_a_test_set_without_a_class_is_evaluated(
 @pytest.fixture(scope="module")
 def run_dir(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interrupted run, with a finished stage and the state of another."""
-    from conftest import command_runner
-
     folder = tmp_path_factory.mktemp("interrupted")
     mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
-    settings = [*TINY, "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none", "callbacks.reports=null", mine]
+    settings = [*TINY, *QUIET, "recipe.precompute.epochs=1", "recipe.finetune.cycles=1", "callbacks.tta.n_aug=0", mine]
     command = ["train.py", f"data.root={shared_root}", *settings, "hydra.run.dir=run"]
     assert command_runner(folder)(*command, INTERRUPT="augmented 2").returncode == 143
     return folder / "run"

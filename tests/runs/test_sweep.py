@@ -5,11 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Run
+from conftest import FAST, Run
 from filelock import FileLock
 from PIL import Image
-
-FAST = [*TINY, "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null"]
 
 
 def sweep_rows(folder: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Run
+from conftest import QUIET, TINY, Run
 from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
@@ -16,8 +16,7 @@ from dogscats.runs.trainer import trainer_factory
 from dogscats.runs.trainer_settings import ACCEPTED_VALUES, PREDICTION_ARGUMENTS, REFUSED_ARGUMENTS, check_trainer
 
 PHOTOS = [
-    "~recipe.precompute", "~recipe.finetune", "recipe.augmented.cycles=2", "callbacks.reports=null",
-    "callbacks.lr_finder.before=none", "callbacks.tta.n_aug=0",
+    "~recipe.precompute", "~recipe.finetune", "recipe.augmented.cycles=2", "callbacks.tta.n_aug=0", *QUIET,
 ]  # fmt: skip
 """A stage of 2 epochs, each of 5 batches and a cycle of its own, on photos."""
 

@@ -139,19 +139,15 @@ def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     ]
 
 
-def run_check(root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "default", "-m", "dogscats.check", os.fspath(root)],
-        capture_output=True, text=True, check=False, cwd=REPOSITORY,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_command_on_a_good_dataset(root: Path) -> None:
     draw_root(root, train=20, valid=0, classes=("cats",))
     (root / "test1").mkdir()
     (root / "test1/1.jpg").write_bytes((root / "train/cats/cat.0.jpg").read_bytes())
-    result = run_check(root)
+    result = subprocess.run(
+        [sys.executable, "-W", "default", "-m", "dogscats.check", os.fspath(root)],
+        capture_output=True, text=True, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()[:4]]
     assert rows == [
@@ -170,12 +166,12 @@ def test_the_command_on_a_good_dataset(root: Path) -> None:
     assert not [line for line in lines if "DeprecationWarning" in line or "FutureWarning" in line]
 
 
-def test_the_command_on_a_bad_dataset(root: Path) -> None:
+def test_the_command_on_a_bad_dataset(run_command: Run, root: Path) -> None:
     bad = spoil(root)
     (root / "valid/cats/duplicate.jpg").write_bytes((root / "train/cats/cat.3.jpg").read_bytes())
     (root / "test1").mkdir()
     (root / "test1/1.jpg").write_text("text")
-    result = run_check(root)
+    result = run_command("dogscats/check.py", os.fspath(root))
     assert result.returncode == 1
     assert "Photos cannot be read: 7" in result.stdout
     for path, reason in {**bad, "test1/1.jpg": "not a picture"}.items():
@@ -186,10 +182,10 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_altered_copies_across_splits_are_leaks(root: Path) -> None:
+def test_altered_copies_across_splits_are_leaks(run_command: Run, root: Path) -> None:
     with Image.open(root / "train/cats/cat.3.jpg") as picture:
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "valid/cats/again.jpg")
-    result = run_check(root)
+    result = run_command("dogscats/check.py", os.fspath(root))
     assert result.returncode == 1
     assert "Photos in two splits, altered: 1\n  train/cats/cat.3.jpg = valid/cats/again.jpg" in result.stdout
     assert "Remove one photo of each pair" in result.stdout

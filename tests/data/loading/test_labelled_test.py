@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Run, draw_photo, draw_root
+from conftest import FAST, QUIET, TINY, Run, draw_photo, draw_root
 
 from dogscats.base.files import read_csv
 
-FAST = [*TINY, "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none", "hydra.run.dir=run"]
-HEAD = [*FAST, "recipe=head_only", "callbacks.reports=null"]
+RUN = [*FAST, "hydra.run.dir=run"]
 FINAL = ("acc", "loss", "balanced_acc", "macro_f1")
 
 
@@ -34,7 +33,7 @@ def table(file: Path) -> list[dict[str, str]]:
 
 
 def test_test_metrics_with_and_without_tta(run_command: Run, tested: Path, tmp_path: Path) -> None:
-    result = run_command("train.py", f"data.root={tested}", *HEAD, "+callbacks.tta={_target_: dogscats.TTA, n_aug: 2}")
+    result = run_command("train.py", f"data.root={tested}", *RUN, "+callbacks.tta={_target_: dogscats.TTA, n_aug: 2}")
     assert result.returncode == 0, result.stderr
     assert "layout: train/ + valid/ + Testing/" in result.stdout
     found, rows = final(tmp_path / "run"), table(tmp_path / "run" / "predictions_test.csv")
@@ -64,13 +63,13 @@ def test_a_test_split_changes_nothing_else(run_command: Run, tested: Path, tmp_p
     for photo in (tested / "Testing" / "cats").iterdir():
         photo.unlink()
     (tested / "Testing" / "dogs" / "bad.jpg").write_bytes(b"no photo")
-    refused = run_command("train.py", f"data.root={tested}", *HEAD)
+    refused = run_command("train.py", f"data.root={tested}", *RUN)
     assert refused.returncode == 1
     assert "Testing/dogs/bad.jpg" in refused.stderr
-    with_test = run_command("train.py", f"data.root={tested}", *HEAD, "data.on_bad_image=skip")
+    with_test = run_command("train.py", f"data.root={tested}", *RUN, "data.on_bad_image=skip")
     assert with_test.returncode == 0, with_test.stderr
     (tested / "Testing").rename(tmp_path / "elsewhere")
-    without = run_command("train.py", f"data.root={tested}", *HEAD, "hydra.run.dir=without")
+    without = run_command("train.py", f"data.root={tested}", *FAST, "hydra.run.dir=without")
     assert without.returncode == 0, without.stderr
     found, expected = final(tmp_path / "run"), final(tmp_path / "without")
     assert found["n_test"] == 4
@@ -79,7 +78,7 @@ def test_a_test_split_changes_nothing_else(run_command: Run, tested: Path, tmp_p
 
 
 def test_nothing_is_chosen_by_test_metrics(run_command: Run, tested: Path) -> None:
-    result = run_command("train.py", f"data.root={tested}", *HEAD, "optimized_metric=final.test_acc")
+    result = run_command("train.py", f"data.root={tested}", *RUN, "optimized_metric=final.test_acc")
     assert result.returncode == 1
     assert "optimized_metric=final.test_acc: what is chosen by its test metrics has no unbiased" in result.stderr
     assert "final.valid_acc" in result.stderr
@@ -94,7 +93,7 @@ def test_a_run_interrupted_around_the_test_prediction_is_resumed(
 
     name = "keep_test_predictions" if moment == "before" else "finish_run"
     monkeypatch.setattr(f"dogscats.runs.finish.{name}", stop)
-    assert run_command("train.py", f"data.root={tested}", *HEAD).returncode != 0
+    assert run_command("train.py", f"data.root={tested}", *RUN).returncode != 0
     assert (tmp_path / "run" / "predictions_test.csv").exists() is (moment == "after")
     monkeypatch.undo()
     resumed = run_command("train.py", "resume=run")
@@ -106,9 +105,9 @@ def test_a_run_interrupted_around_the_test_prediction_is_resumed(
 @pytest.mark.slow
 def test_a_run_begun_without_a_test_split_is_resumed_with_one(run_command: Run, tmp_path: Path, tested: Path) -> None:
     (tested / "Testing").rename(tmp_path / "Testing")
-    arguments = [*FAST, "callbacks.reports=null", "callbacks.tta.n_aug=0", "~recipe.finetune"]
-    mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
-    assert run_command("train.py", f"data.root={tested}", *arguments, mine, INTERRUPT="augmented 1").returncode == 143
+    arguments = [f"data.root={tested}", *TINY, *QUIET, "recipe.precompute.epochs=1", "callbacks.tta.n_aug=0"]
+    arguments += ["~recipe.finetune", "+callbacks.mine={_target_: mine.Epochs, word: hi}", "hydra.run.dir=run"]
+    assert run_command("train.py", *arguments, INTERRUPT="augmented 1").returncode == 143
     (tmp_path / "Testing").rename(tested / "Testing")
     resumed = run_command("train.py", "resume=run", "trust=true")
     assert resumed.returncode == 0, resumed.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Run, draw_photo, draw_root
+from conftest import FAST, QUIET, TINY, Run, draw_photo, draw_root
 from interrupted_runs import outcome, run
 from lightning_fabric import Fabric
 
@@ -20,9 +20,6 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.lesson import activations
 from dogscats.lesson.activations import Activations
 from dogscats.runs.compose import accepted
-
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null"]
 
 HEADER = "path,decision,label"
 SOME = [HEADER, "train/dogs/dog.9.jpg,drop,", "valid/cats/cat.1.jpg,DROP,", "train/cats/cat.3.jpg, Relabel ,dogs"]
@@ -341,7 +338,7 @@ def test_a_resumed_run_goes_on_with_its_own_copy(run_command: Run, shared_root: 
     file = decisions(tmp_path, *SOME)
     mine = "+callbacks.mine={_target_: mine.Epochs, word: hi}"
     recipe = ["recipe.precompute.epochs=2", "~recipe.finetune", "recipe.augmented.cycles=1"]
-    settings = [f"data.root={shared_root}", *TINY, *recipe, "callbacks.lr_finder.before=none", "callbacks.reports=null"]
+    settings = [f"data.root={shared_root}", *TINY, *recipe, *QUIET]
     settings += ["data.decisions=decisions.csv", mine]
     straight = run_command("train.py", *settings, "hydra.run.dir=straight")
     assert straight.returncode == 0, straight.stderr

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Run, draw_photo
+from conftest import FAST, Run, draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError
@@ -111,10 +111,7 @@ def test_groups_in_two_given_splits_are_named(run_command: Run, tmp_path: Path) 
         for number in numbers:
             for label, name in enumerate(("cats", "dogs")):
                 draw_photo(tmp_path / "photos" / split / name / f"p{number}_{split}.jpg", label, number)
-    arguments = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-    result = run_command(
-        "train.py", "data.root=photos", "data.group='(p[0-9]+)_'", *arguments, "callbacks.reports=null"
-    )
+        result = run_command("train.py", "data.root=photos", "data.group='(p[0-9]+)_'", *FAST)
     assert result.returncode == 0, result.stderr
     for split, number in (("valid", 3), ("test", 0)):
         folder = "val" if split == "valid" else "test"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, draw_photo
-from named import FAST, NAMES, labelled, photos
+from conftest import FAST, Run, draw_photo
+from named import NAMES, labelled, photos
 from PIL import Image
 
 from dogscats import DogsCatsDataModule
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_nothing_half_unpacked(tmp_path: Path, monkeypatch: p
 
 def test_a_run_on_photos_in_parquet_files(run_command: Run, tmp_path: Path) -> None:
     root = dataset(tmp_path / "root", tmp_path)
-    result = run_command("train.py", f"data.root={root}", *FAST)
+    result = run_command("train.py", f"data.root={root}", *FAST, "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr
     assert (
         "12 training and 4 validation photos of cat, dog; layout: data/*.parquet, splits from the names of the"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Run, draw_photo
-from named import FAST, NAMES, labelled, photos, table
+from conftest import FAST, Run, draw_photo
+from named import NAMES, labelled, photos, table
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
@@ -178,7 +178,7 @@ def test_a_run_on_a_table_is_evaluated_on_the_same_photos(run_command: Run, tmp_
         for label, name in enumerate("ab"):
             draw_photo(root / "train" / f"{name}{number}.jpg", label, number)
     table(root, "id,label", *(f"{name}{number},{label}" for number in range(10) for label, name in enumerate("ab")))
-    result = run_command("train.py", f"data.root={root}", "data.labels=labels.csv", *FAST)
+    result = run_command("train.py", f"data.root={root}", "data.labels=labels.csv", *FAST, "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr
     assert "16 training and 4 validation photos of 0, 1; layout: labels.csv, 20 % held out" in result.stdout
     evaluated = run_command("evaluate.py", "run=run", "split=val", "hydra.run.dir=evaluated")
@@ -206,7 +206,12 @@ def test_a_run_is_not_resumed_with_other_labels(run_command: Run, tmp_path: Path
             draw_photo(root / name / f"{number}.jpg", label, number)
             lines.append(f"{name}/{number}.jpg,{name}")
     table(root, *lines)
-    arguments = [*FAST, "recipe.precompute.epochs=2", "+callbacks.mine={_target_: mine.Epochs, word: hi}"]
+    arguments = [
+        *FAST,
+        "hydra.run.dir=run",
+        "recipe.precompute.epochs=2",
+        "+callbacks.mine={_target_: mine.Epochs, word: hi}",
+    ]
     for run_dir, labels in (("a", "null"), ("b", "labels.csv")):
         settings = [f"data.root={root}", *arguments, f"data.labels={labels}", f"hydra.run.dir={run_dir}"]
         assert run_command("train.py", *settings, INTERRUPT="precompute 1").returncode == 143

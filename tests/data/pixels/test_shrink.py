@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run, draw_photo, draw_root
+from conftest import FAST, TINY, Run, draw_photo, draw_root
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -97,8 +97,7 @@ def test_a_bad_setting_is_refused(shrink: object) -> None:
 
 @pytest.mark.slow
 def test_a_data_module_without_the_argument_gets_none(run_command: Run, root: Path, tmp_path: Path) -> None:
-    settings = [f"data.root={root}", "data._target_=mine.Older", *TINY, "recipe=head_only"]
-    settings += ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
+    settings = [f"data.root={root}", "data._target_=mine.Older", *FAST]
     refused = run_command("train.py", *settings, "data.shrink=true")
     assert refused.returncode == 1
     assert "shrink" in refused.stderr
