@@ -44,9 +44,9 @@ def evaluate(cfg: DictConfig) -> None:
     from dogscats.base.console import log_written, peak_rss_mb, set_progress
     from dogscats.predict.predictor import Predictor
     from dogscats.runs.compose import build_callbacks, use_own_modules
-    from dogscats.runs.determinism import nondeterminism_named
     from dogscats.runs.ranks import distributed
-    from dogscats.runs.trainer import check_trainer, trainer_factory
+    from dogscats.runs.trainer import nondeterminism_named, trainer_factory
+    from dogscats.runs.trainer_settings import check_trainer
 
     started = time.perf_counter()
     use_own_modules()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dogscats.base.text import LogFormatter
     from dogscats.data.loading.datamodule import DogsCatsDataModule
-    from dogscats.data.photos.sample import SampleDataModule
+    from dogscats.data.loading.sample_data import SampleDataModule
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
     from dogscats.lesson.backbone import (
         Backbone,
@@ -28,11 +28,8 @@ if TYPE_CHECKING:
     from dogscats.lesson.sgdr import SGDR, LRSchedule
     from dogscats.lesson.tta import TTA
     from dogscats.predict.predictor import Predictor
-    from dogscats.report.confusion_matrix_callback import ConfusionMatrix
-    from dogscats.report.explained_pictures import Pictures
     from dogscats.report.history import History
-    from dogscats.report.reliability_callback import Reliability
-    from dogscats.report.report_callback import Report
+    from dogscats.report.report_callback import Pictures, Report
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
@@ -41,7 +38,6 @@ _MODULES = {
     "TTA": "lesson.tta",
     "Backbone": "lesson.backbone",
     "Classifier": "lesson.classifier",
-    "ConfusionMatrix": "report.confusion_matrix_callback",
     "DogsCatsDataModule": "data.loading.datamodule",
     "History": "report.history",
     "LRFinder": "lesson.lr_finder",
@@ -49,12 +45,11 @@ _MODULES = {
     "LRTrace": "lesson.lr_trace",
     "LogFormatter": "base.text",
     "OutputFolder": "runs.directory",
-    "Pictures": "report.explained_pictures",
+    "Pictures": "report.report_callback",
     "Predictions": "lesson.predictions",
     "Predictor": "predict.predictor",
-    "Reliability": "report.reliability_callback",
     "Report": "report.report_callback",
-    "SampleDataModule": "data.photos.sample",
+    "SampleDataModule": "data.loading.sample_data",
     "SweepReport": "runs.sweep",
     "crops": "data.pixels.transforms",
     "efficientnet_lite0": "lesson.backbone",

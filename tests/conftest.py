@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -36,6 +37,15 @@ REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 TINY = ["model=timm", "model.name=test_resnet", "model.weights=none", "data.size=32", "data.batch_size=5"]
 """Settings that train a tiny network on tiny photos."""
+
+QUIET = ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
+"""Settings that leave out the LR finder and the pictures of the final prediction."""
+
+HEAD = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
+"""Settings that train the head of a tiny network for one epoch."""
+
+FAST = [*HEAD, "callbacks.reports=null"]
+"""Settings of the quickest run: without pictures of the photos, too."""
 
 
 def draw_photo(path: Path, label: int, number: int, size: tuple[int, int] = (60, 48)) -> None:
@@ -99,8 +109,19 @@ def offline(folder: Path) -> dict[str, str]:
     }
 
 
-def command_runner(folder: Path) -> Run:
-    """Runs a script of the repository in this process as `python <script>` would: a process takes seconds to start."""
+def save_blank(figure: Figure, file: str | os.PathLike[str] | io.StringIO, **settings: object) -> None:
+    """Stands in for `Figure.savefig`: saves an empty picture."""
+    if isinstance(file, io.StringIO):
+        file.write('<svg width="1" height="1"></svg>')
+    else:
+        Image.new("RGB", (1, 1)).save(file, "PNG")
+
+
+def command_runner(folder: Path, draws: bool = False) -> Run:
+    """Runs a script of the repository in this process as `python <script>` would: a process takes seconds to start.
+
+    Its figures are composed, but saved as empty pictures unless it `draws`: rendering them takes half of a short run.
+    """
 
     def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [str(REPOSITORY / script), *arguments]
@@ -116,6 +137,7 @@ def command_runner(folder: Path) -> Run:
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
             warnings.catch_warnings(),
+            contextlib.nullcontext() if draws else mock.patch.object(Figure, "savefig", save_blank),
         ):
             try:
                 runpy.run_path(command[0], run_name="__main__")
@@ -157,15 +179,30 @@ def process_runner(folder: Path) -> Run:
 
 
 @pytest.fixture
-def run_command(tmp_path: Path) -> Run:
-    """Runs a script in the test's own folder, in this process."""
-    return command_runner(tmp_path)
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All figures are saved as empty pictures."""
+    monkeypatch.setattr(Figure, "savefig", save_blank)
+
+
+@pytest.fixture
+def run_command(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
+    """Runs a script in the test's own folder, in this process; its pictures are empty unless the test is marked."""
+    return command_runner(tmp_path, draws=request.node.get_closest_marker("draws") is not None)
 
 
 @pytest.fixture
 def run_process(tmp_path: Path) -> Run:
     """Runs a script in the test's own folder, in a process of its own."""
     return process_runner(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the quickest run, which no test may change."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    result = command_runner(run_dir.parent)("train.py", f"data.root={shared_root}", *FAST, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    return run_dir
 
 
 @pytest.fixture(scope="session")

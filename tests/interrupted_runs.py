@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import REPOSITORY, TINY, command_runner
+from conftest import QUIET, REPOSITORY, TINY, command_runner
 
 SCRIPT = REPOSITORY / "train.py"
 
@@ -18,8 +18,7 @@ RECIPE = [
     "recipe.precompute.epochs=3",
     "recipe.finetune.cycles=2",
     "recipe.finetune.save=null",
-    "callbacks.lr_finder.before=none",
-    "callbacks.reports=null",
+    *QUIET,
 ]
 
 

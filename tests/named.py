@@ -2,12 +2,7 @@
 
 from pathlib import Path
 
-from conftest import TINY
-
 from dogscats.data.photos.layouts import Found
-
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null", "hydra.run.dir=run"]
 
 
 def photos(root: Path, *names: str) -> Path:

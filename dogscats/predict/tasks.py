@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dogscats.base.errors import UserError
-from dogscats.base.rules import SHARE, SWITCH, Rule, or_none
-from dogscats.base.text import names_as_text, shown
+from dogscats.base.rules import SHARE, SWITCH, Rule, normalize, or_none
+from dogscats.base.text import shown
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
+STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability", "reports.figures"}
 """Callbacks of `conf/callbacks/evaluate.yaml`: a task that has no use for them ignores them."""
 
 
@@ -112,7 +112,7 @@ def chosen_task(cfg: DictConfig) -> Task:
     Raises:
         UserError: for a setting that can only be wrong, with the key, the value and what is expected.
     """
-    names_as_text(cfg)
+    normalize(cfg)
     if (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
@@ -198,7 +198,7 @@ class Job:
 
     def write_bad_images(self, bad: Mapping[str, str]) -> None:
         """Write `bad_images.csv`, the unreadable photos that were skipped, if there are any."""
-        from dogscats.data.loading.check import write_bad_images
+        from dogscats.data.loading.photo_check import write_bad_images
 
         if bad:
             log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, Run, command_runner
+import yaml
+from conftest import FAST, Run, command_runner
+from omegaconf import OmegaConf
 
 from dogscats import Classifier, Predictor
 from dogscats.base.errors import UserError
-from dogscats.base.trust import TRUSTED, checked, needs_trust
+from dogscats.base.trust import TRUSTED, checked, needs_trust, use_current_names
+from dogscats.report.facts import Facts
+from dogscats.runs.checkpoint import digest_file
 
-QUICK = [
-    "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
-]  # fmt: skip
 OWN = [
     "model._target_=mine.network", "~model.name", "~model.weights", "data._target_=mine.Data",
     "augment._target_=mine.augmentation", "~augment.max_zoom", "~augment.degrees", "~augment.lighting",
@@ -24,34 +25,32 @@ OWN = [
 
 
 @pytest.fixture(scope="module")
-def runs(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs `plain` and `own`, whose backbone, augmentation and data module are the user's."""
-    folder = tmp_path_factory.mktemp("runs")
-    run = command_runner(folder)
-    for name, more in (("plain", []), ("own", OWN)):
-        result = run("train.py", f"data.root={shared_root}", *TINY, *QUICK, *more, f"hydra.run.dir={name}")
-        assert result.returncode == 0, result.stderr
-    return folder
+def own(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run whose backbone, augmentation and data module are the user's."""
+    folder = tmp_path_factory.mktemp("own")
+    result = command_runner(folder)("train.py", f"data.root={shared_root}", *FAST, *OWN, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
 
 
-def edited_config(runs: Path, run_dir: Path, old: str, new: str) -> Path:
-    config = (runs / "plain" / "config.yaml").read_text()
+def edited_config(finished: Path, run_dir: Path, old: str, new: str) -> Path:
+    config = (finished / "config.yaml").read_text()
     assert old in config
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(config.replace(old, new, 1))
     return run_dir
 
 
-def edited_checkpoint(runs: Path, file: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    checkpoint = torch.load(runs / "plain" / "checkpoints" / "last.ckpt", weights_only=True)
+def edited_checkpoint(finished: Path, file: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     change(checkpoint["hyper_parameters"])
     torch.save(checkpoint, file)
     return file
 
 
 @pytest.mark.slow
-def test_what_a_run_was_trained_with_evaluates_it_once_trusted(runs: Path, run_command: Run, tmp_path: Path) -> None:
-    for source in (f"run={runs / 'own'}", f"ckpt={runs / 'own' / 'checkpoints' / 'last.ckpt'}"):
+def test_what_a_run_was_trained_with_evaluates_it_once_trusted(own: Path, run_command: Run, tmp_path: Path) -> None:
+    for source in (f"run={own}", f"ckpt={own / 'checkpoints' / 'last.ckpt'}"):
         result = run_command("evaluate.py", source)
         assert result.returncode == 1
         for name in ("mine.network", "mine.augmentation", "mine.Data", "trust=true"):
@@ -61,24 +60,24 @@ def test_what_a_run_was_trained_with_evaluates_it_once_trusted(runs: Path, run_c
         assert result.returncode == 0, result.stderr
         assert "own data module" not in result.stdout  # evaluation lists the photos of one split by itself
         found = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
-        trained = json.loads((runs / "own" / "metrics.json").read_text())["final"]
+        trained = json.loads((own / "metrics.json").read_text())["final"]
         assert found["accuracy"] == trained["valid_acc"]
         assert found["log_loss"] == pytest.approx(trained["valid_loss"], rel=1e-5)
-    data = Predictor.load(runs / "own", trust=True).data()
+    data = Predictor.load(own, trust=True).data()
     assert type(data).__name__ == "Data"
     assert "strength" not in str(data.augmentation)
     assert "0.7, 1.3" in str(data.augmentation)
 
 
-def test_what_the_user_names_for_a_new_run_needs_no_trust(runs: Path, run_command: Run, shared_root: Path) -> None:
-    load = f"load={runs / 'own' / 'checkpoints' / 'last.ckpt'}"
-    result = run_command("train.py", f"data.root={shared_root}", *TINY, *QUICK, *OWN, load)
+def test_what_the_user_names_for_a_new_run_needs_no_trust(own: Path, run_command: Run, shared_root: Path) -> None:
+    load = f"load={own / 'checkpoints' / 'last.ckpt'}"
+    result = run_command("train.py", f"data.root={shared_root}", *FAST, *OWN, load)
     assert result.returncode == 0, result.stderr
-    result = run_command("train.py", f"data.root={shared_root}", *TINY, *QUICK, load)
+    result = run_command("train.py", f"data.root={shared_root}", *FAST, load)
     assert result.returncode == 1
     assert "mine.network" in result.stderr
     assert "trust=true" in result.stderr
-    result = run_command("train.py", f"data.root={shared_root}", *TINY, *QUICK, load, "trust=true")
+    result = run_command("train.py", f"data.root={shared_root}", *FAST, load, "trust=true")
     assert result.returncode == 1
     assert "it was saved with model={'_target_': 'mine.network'}" in result.stderr
 
@@ -89,7 +88,7 @@ def test_what_the_user_names_for_a_new_run_needs_no_trust(runs: Path, run_comman
 )
 @pytest.mark.parametrize("where", ["model", "data", "augment", "callbacks.sgdr", "trainer", "logger.tensorboard"])
 def test_a_config_that_names_code_is_refused(
-    runs: Path, run_command: Run, tmp_path: Path, where: str, target: str
+    finished: Path, run_command: Run, tmp_path: Path, where: str, target: str
 ) -> None:
     names = {
         "model": "dogscats.timm_backbone",
@@ -99,7 +98,7 @@ def test_a_config_that_names_code_is_refused(
         "trainer": "pytorch_lightning.Trainer",
         "logger.tensorboard": "pytorch_lightning.loggers.TensorBoardLogger",
     }
-    run_dir = edited_config(runs, tmp_path / "run", f"_target_: {names[where]}", f"_target_: {target}")
+    run_dir = edited_config(finished, tmp_path / "run", f"_target_: {names[where]}", f"_target_: {target}")
     result = run_command("train.py", f"resume={run_dir}")
     assert result.returncode == 1
     assert f"it names {target}" in result.stderr
@@ -109,15 +108,15 @@ def test_a_config_that_names_code_is_refused(
 
 @pytest.mark.fault("config or checkpoint that names code: refused, nothing executed")
 def test_a_checkpoint_that_names_code_is_refused_wherever_it_is_loaded(
-    runs: Path, run_command: Run, shared_root: Path, tmp_path: Path
+    finished: Path, run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
     evil = edited_checkpoint(
-        runs, tmp_path / "evil.ckpt", lambda saved: saved["model"].update(_target_="torch.hub.load")
+        finished, tmp_path / "evil.ckpt", lambda saved: saved["model"].update(_target_="torch.hub.load")
     )
     for command in (
         ["evaluate.py", f"ckpt={evil}"],
         ["evaluate.py", f"ckpt={evil}", "export=onnx"],
-        ["train.py", f"data.root={shared_root}", *TINY, *QUICK, f"load={evil}"],
+        ["train.py", f"data.root={shared_root}", *FAST, f"load={evil}"],
     ):
         result = run_command(*command)
         assert result.returncode == 1
@@ -138,16 +137,18 @@ def test_a_checkpoint_that_names_code_is_refused_wherever_it_is_loaded(
     ],
     ids=["in a list", "data", "nested"],
 )
-def test_targets_are_found_at_any_depth(runs: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_targets_are_found_at_any_depth(
+    finished: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
     with pytest.raises(UserError, match=r"it names os\.system"):
-        Predictor.load(edited_checkpoint(runs, tmp_path / "evil.ckpt", change))
+        Predictor.load(edited_checkpoint(finished, tmp_path / "evil.ckpt", change))
 
 
 def test_interpolations_of_a_loaded_config_are_not_resolved(
-    runs: Path, run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hidden-word")
-    run_dir = edited_config(runs, tmp_path / "run", "seed: 0", "seed: ${oc.env:SECRET}")
+    run_dir = edited_config(finished, tmp_path / "run", "seed: 0", "seed: ${oc.env:SECRET}")
     for trust in ([], ["trust=true"]):
         result = run_command("train.py", f"resume={run_dir}", *trust)
         assert result.returncode == 1
@@ -170,19 +171,58 @@ def test_the_list_names_nothing_that_runs_what_a_config_chooses() -> None:
 
 
 @pytest.mark.slow
-def test_a_config_from_before_the_modules_moved_is_resumed(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
-    """`data/config_0_1_0.yaml` is one: its callbacks have no `_target_`, and it has no loggers."""
-    old = (REPOSITORY / "tests" / "data" / "config_0_1_0.yaml").read_text().replace("ROOT", str(shared_root))
+def test_a_run_from_before_the_modules_moved_is_resumed_evaluated_and_loaded(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    """`config_c914319.yaml` is the config of a run of that commit."""
+    config = (Path(__file__).parent / "config_c914319.yaml").read_text().replace("ROOT", str(shared_root))
     run_dir = tmp_path / "old"
     (run_dir / "checkpoints").mkdir(parents=True)
-    (run_dir / "config.yaml").write_text(old.replace("cycles: 3", "cycles: 1").replace("n_aug: 4", "n_aug: 0"))
+    (run_dir / "config.yaml").write_text(config)
     result = run_command("train.py", f"resume={run_dir}")
     assert result.returncode == 0, result.stderr
     assert list(json.loads((run_dir / "metrics.json").read_text())["stages"]) == ["precompute", "augmented", "finetune"]
     assert (run_dir / "lr_trace.csv").exists()
     assert (run_dir / "tensorboard" / "finetune").is_dir()
+    assert Facts(run_dir).config["model"]["_target_"] == "dogscats.timm_backbone"
+
+    # Its checkpoints have the same names as its config.
+    last, old = run_dir / "checkpoints" / "last.ckpt", yaml.safe_load(config)
+    checkpoint = torch.load(last, weights_only=True)
+    assert old["data"]["_target_"] == "dogscats.data.DogsCatsDataModule"
+    checkpoint["hyper_parameters"] |= {key: old[key] for key in ("model", "augment", "data")}
+    torch.save(checkpoint, last)
+    digest_file(last).unlink()
+    result = run_command("evaluate.py", f"run={run_dir}", "callbacks.tta.n_aug=0")
+    assert result.returncode == 0, result.stderr
+    assert f"Data      {shared_root}: 10 photos of valid" in result.stdout
+    for names in ([], ["model._target_=dogscats.backbone.timm_backbone"]):
+        new = run_command("train.py", f"data.root={shared_root}", *FAST, f"load={last}", *names)
+        assert new.returncode == 0, new.stderr
+
+
+def test_former_names_in_a_config_of_the_users_own_are_understood() -> None:
+    pictures = {"_target_": "dogscats.callbacks.pictures.Pictures", "count": 2}
+    own = {"_target_": "mine.Pictures", "count": "${heads}"}
+    config = OmegaConf.create({"heads": 1, "name": "???", "callbacks": [pictures, own], "again": "${callbacks}"})
+    use_current_names(config)
+    current = [{"_target_": "dogscats.Pictures", "count": 2}, {"_target_": "mine.Pictures", "count": 1}]
+    assert OmegaConf.to_container(config, resolve=True) == {
+        "heads": 1, "name": "???", "callbacks": current, "again": current,
+    }  # fmt: skip
 
 
 def test_the_synthetic_sample_under_its_old_name_is_trusted() -> None:
-    found = checked({"data": {"_target_": "dogscats.sample.SampleDataModule"}}, "config.yaml")
+    found = checked({"data": {"_target_": "dogscats.data.sample.SampleDataModule"}}, "config.yaml")
     assert found == {"data": {"_target_": "dogscats.SampleDataModule"}}
+
+
+def test_a_callback_that_became_a_figure_is_a_report_of_it_and_what_a_report_draws_is_checked() -> None:
+    old = {"a": [{"_target_": "dogscats.callbacks.confusion_matrix.ConfusionMatrix"}]}
+    assert needs_trust(old) == []
+    assert checked(old, "file") == {"a": [{"_target_": "dogscats.Report", "draw": "confusion_matrix"}]}
+    draw = {"_target_": "os.system", "_partial_": True}
+    with pytest.raises(UserError, match=r"it names os\.system"):
+        checked({"_target_": "dogscats.Report", "draw": draw}, "file")
+    with pytest.raises(UserError, match=r"it names os\.system"):
+        checked({"_target_": "dogscats.callbacks.reliability.Reliability", "x": draw}, "file")

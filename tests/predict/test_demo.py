@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 import torch
 from browser import chromium
-from conftest import REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
+from conftest import FAST, REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
 from interrupted_runs import run
 from PIL import Image
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
-from dogscats.base.install import how_to_install
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.predict.demo import server
@@ -270,7 +270,7 @@ def test_the_uploads_are_removed_although_the_process_is_stuck(tmp_path: Path) -
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     root = draw_root(folder / "photos", classes=CLASSES)
-    run(root, folder / "run", "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null")
+    run(root, folder / "run", *FAST)
     return folder / "run"
 
 

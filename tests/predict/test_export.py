@@ -20,10 +20,11 @@ from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.arguments import FITS
 from dogscats.data.photos.layouts import Photos
+from dogscats.data.photos.listing import image_names
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.fit import fitted
-from dogscats.data.pixels.images import UnreadableImageError, image_names, is_large, read_image
-from dogscats.data.pixels.shrink import Shrink, needed_side, resized
+from dogscats.data.pixels.images import UnreadableImageError, is_large, read_image
+from dogscats.data.pixels.shrink import Shrink, resized
+from dogscats.data.pixels.transforms import fitted, needed_side
 from dogscats.lesson.backbone import Backbone
 from dogscats.predict.export.export import export_files
 from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help
@@ -129,7 +130,7 @@ def dataset_of(folder: Path, fit: str = "crop", shrink: Shrink | None = None) ->
     return PhotoDataset(Photos(folder, paths, labels, shrink=shrink), fitted(transforms.none(SIZE), SIZE, fit), 0)
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", [pytest.param(fit, marks=pytest.mark.slow if fit != "crop" else ()) for fit in FITS])
 def test_files_predict_photos_of_all_shapes_as_pytorch_does(fit: str, odd_photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     ort = pytest.importorskip("onnxruntime")
@@ -275,26 +276,13 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
 
 def run_script(python: str, folder: Path, photos: list[Path]) -> dict[str, list[float]]:
     """Run predict_onnx.py and read what it prints."""
-    result = subprocess.run(
-        [python, str(folder / SCRIPT), *map(str, photos)], capture_output=True, text=True, check=False
-    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}  # it sets that
+    command = [python, str(folder / SCRIPT), *map(str, photos)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     assert all([cell.split()[0] for cell in line[1:]] == ["cats", "dogs", "owls"] for line in lines)
     return {line[0]: [float(cell.split()[1]) for cell in line[1:]] for line in lines}
-
-
-def test_onnxruntime_sends_nothing(odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it may send telemetry, it keeps a file of its session."""
-    pytest.importorskip("onnxscript")
-    for name in ("CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    export_files("onnx", predictor_of(), tmp_path, dataset_of(odd_photos))
-    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")  # the script sets its own
-    run_script(sys.executable, tmp_path, [odd_photos / "gray.jpg"])
-    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def check_script(python: str, folder: Path, odd_photos: Path) -> None:
@@ -307,9 +295,17 @@ def check_script(python: str, folder: Path, odd_photos: Path) -> None:
     np.testing.assert_allclose(list(printed.values()), expected.probabilities, atol=0.01)
 
 
-def test_the_script_predicts_what_the_predictor_does(odd_photos: Path, tmp_path: Path) -> None:
+def test_the_script_predicts_what_the_predictor_does_and_onnxruntime_sends_nothing(
+    odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where onnxruntime may send telemetry, it keeps a file of its session."""
     pytest.importorskip("onnxscript")
+    for name in ("CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     check_script(sys.executable, tmp_path, odd_photos)
+    assert list((tmp_path / "temporary").iterdir()) == []
     (bad := tmp_path / "bad.jpg").write_text("no photo")
     command = [sys.executable, str(tmp_path / SCRIPT), str(bad), str(tmp_path / "gone.jpg"), str(odd_photos / "0.jpg")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY, Run
+from conftest import FAST, Run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_report_page import CLASSES, TAG, draw_run
@@ -18,8 +18,7 @@ from dogscats import Predictor
 from dogscats.base.errors import UserError
 from dogscats.base.files import digest, read_csv
 from dogscats.report.card import MOST_CLASSES, base_model, markdown, write_card
-from dogscats.runs.checkpoint import digest_file, read_checkpoint, write_checkpoint
-from dogscats.runs.safetensors_file import published
+from dogscats.runs.checkpoint import digest_file, published, read_checkpoint, write_checkpoint
 
 WEIGHTS = "model.safetensors"
 
@@ -100,15 +99,15 @@ def test_the_base_model_is_named_if_it_is_known(model: dict[str, Any], expected:
 
 
 @pytest.fixture(scope="module")
-def run(uninterrupted: Path) -> Path:
-    return uninterrupted
+def run(finished: Path) -> Path:
+    return finished
 
 
 def test_the_weights_are_those_of_the_last_checkpoint(run: Path) -> None:
     last, weights = read_checkpoint(run / "checkpoints" / "last.ckpt"), read_checkpoint(run / WEIGHTS)
     assert weights["state_dict"].keys() == last["state_dict"].keys()
     assert all(torch.equal(weights["state_dict"][key], value) for key, value in last["state_dict"].items())
-    assert weights["stage"] == last["stage"] == "finetune"
+    assert weights["stage"] == last["stage"] == "precompute"
     assert digest(run / WEIGHTS) in digest_file(run / WEIGHTS).read_text()
     assert stat.S_IMODE((run / WEIGHTS).stat().st_mode) == stat.S_IMODE((run / "metrics.json").stat().st_mode)
 
@@ -153,8 +152,7 @@ def test_published_weights_are_evaluated_and_trained_on(
     assert unknown.returncode == 1
     assert "the run's data folder is unknown. Set data.root=" in unknown.stderr
     trained = run_command(
-        "train.py", f"load={WEIGHTS}", f"data.root={shared_root}", *TINY, "recipe=head_only",
-        "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none", "callbacks.reports=null",
+        "train.py", f"load={WEIGHTS}", f"data.root={shared_root}", *FAST,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REAL_DATA, TINY, Run, draw_root
+from conftest import QUIET, REAL_DATA, TINY, Run, draw_root
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 IN_THE_LOOP = ["recipe.precompute.precompute=false", "recipe.precompute.freeze_to=1"]
-QUIET = ["callbacks.lr_finder.before=none", "callbacks.reports=null"]
 
 
 CLASSWISE = ("valid_balanced_acc", "valid_macro_f1")

@@ -13,12 +13,12 @@ import pytest
 from conftest import REPOSITORY, TINY, Run, draw_root
 from PIL import Image
 
-import dogscats.data.loading.check
+import dogscats.data.loading.photo_check
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.base.text import shown
-from dogscats.data.loading.check import Findings, check_images, write_bad_images
-from dogscats.data.photos.layouts import find_dataset
+from dogscats.data.loading.photo_check import Findings, check_images, write_bad_images
+from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.pixels.shrink import Shrink
 from dogscats.suspects.search_folder import find_leaks
 
@@ -91,14 +91,14 @@ def test_a_class_left_empty_is_an_error(root: Path) -> None:
 def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = spoil(root)
     decoded: list[str] = []
-    decode = dogscats.data.loading.check.decode
+    decode = dogscats.data.loading.photo_check.decode
 
     def counting(path: Path, least: int | None = None) -> object:
         decoded.append(path.name)
         return decode(path, least=least)
 
-    monkeypatch.setattr(dogscats.data.loading.check, "decode", counting)
-    found = find_dataset(root)
+    monkeypatch.setattr(dogscats.data.loading.photo_check, "decode", counting)
+    found = DatasetFinder(root).find()
     paths = [*found.train.paths, *found.valid.paths]
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     assert len(decoded) == len(paths) - 1  # all but the one whose name is enough
@@ -122,7 +122,7 @@ def test_bad_images_csv(tmp_path: Path) -> None:
 
 
 def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     train, valid = found.train, found.valid
     assert find_leaks(train, valid) == []
     # A duplicate in the other class, one by a link, and a file of the same size that is another photo.
@@ -131,7 +131,7 @@ def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     changed = bytearray((root / "train/dogs/dog.5.jpg").read_bytes())
     changed[-3] ^= 1
     (root / "valid/dogs/similar.jpg").write_bytes(changed)
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     train, valid = found.train, found.valid
     assert find_leaks(train, valid) == [
         ("train/dogs/dog.3.jpg", "valid/cats/duplicate.jpg"),
@@ -139,19 +139,15 @@ def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     ]
 
 
-def run_check(root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "default", "-m", "dogscats.check", os.fspath(root)],
-        capture_output=True, text=True, check=False, cwd=REPOSITORY,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_command_on_a_good_dataset(root: Path) -> None:
     draw_root(root, train=20, valid=0, classes=("cats",))
     (root / "test1").mkdir()
     (root / "test1/1.jpg").write_bytes((root / "train/cats/cat.0.jpg").read_bytes())
-    result = run_check(root)
+    result = subprocess.run(
+        [sys.executable, "-W", "default", "-m", "dogscats.check", os.fspath(root)],
+        capture_output=True, text=True, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()[:4]]
     assert rows == [
@@ -170,12 +166,12 @@ def test_the_command_on_a_good_dataset(root: Path) -> None:
     assert not [line for line in lines if "DeprecationWarning" in line or "FutureWarning" in line]
 
 
-def test_the_command_on_a_bad_dataset(root: Path) -> None:
+def test_the_command_on_a_bad_dataset(run_command: Run, root: Path) -> None:
     bad = spoil(root)
     (root / "valid/cats/duplicate.jpg").write_bytes((root / "train/cats/cat.3.jpg").read_bytes())
     (root / "test1").mkdir()
     (root / "test1/1.jpg").write_text("text")
-    result = run_check(root)
+    result = run_command("dogscats/check.py", os.fspath(root))
     assert result.returncode == 1
     assert "Unreadable photos: 7" in result.stdout
     for path, reason in {**bad, "test1/1.jpg": "not a picture"}.items():
@@ -186,10 +182,10 @@ def test_the_command_on_a_bad_dataset(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_altered_copies_across_splits_are_leaks(root: Path) -> None:
+def test_altered_copies_across_splits_are_leaks(run_command: Run, root: Path) -> None:
     with Image.open(root / "train/cats/cat.3.jpg") as picture:
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "valid/cats/again.jpg")
-    result = run_check(root)
+    result = run_command("dogscats/check.py", os.fspath(root))
     assert result.returncode == 1
     assert "Photos in two splits, altered: 1\n  train/cats/cat.3.jpg = valid/cats/again.jpg" in result.stdout
     assert "Remove one photo of each pair" in result.stdout
@@ -219,7 +215,7 @@ def test_a_run_that_skips_lists_them(run_command: Run, root: Path, tmp_path: Pat
 @pytest.mark.fault("the ranks of torchrun check the same photos at once: decoded once")
 def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that waits for the lock finds the result of the other."""
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     paths = [*found.train.paths, *found.valid.paths]
     examined: list[int] = []
 
@@ -228,7 +224,7 @@ def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.Mon
         time.sleep(0.3)  # the others reach the lock
         return Findings({}, {}, {})
 
-    monkeypatch.setattr(dogscats.data.loading.check, "examine", counting)
+    monkeypatch.setattr(dogscats.data.loading.photo_check, "examine", counting)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: check_images(root, paths, root / "tmp"), range(3)))
     assert sorted(examined) == [0, 0, len(paths)]  # only the bad ones, of which there are none

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run, draw_root
+from conftest import FAST, TINY, Run, draw_root
 from PIL import Image, ImageEnhance, ImageFilter
 
 from dogscats.base.errors import UserError
@@ -21,9 +21,6 @@ from dogscats.suspects.duplicates import candidates_by_features, candidates_by_t
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
 from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.search import Labelled, find_suspects
-
-FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]
-FAST += ["callbacks.reports=null", "hydra.run.dir=run"]
 
 
 def clusters(count: int, classes: int, size: int = 40, spread: float = 1.0, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -242,7 +239,7 @@ def test_search_decide_and_train_again(run_command: Run, tmp_path: Path) -> None
     root = draw_root(tmp_path / "photos")
     shutil.copy(root / "train/cats/cat.0.jpg", root / "train/dogs/copy.jpg")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
-    assert run_command("train.py", f"data.root={root}", *FAST).returncode == 0
+    assert run_command("train.py", f"data.root={root}", *FAST, "hydra.run.dir=run").returncode == 0
     result = run_command("evaluate.py", "run=run", "suspects=true", "hydra.run.dir=suspects")
     assert result.returncode == 0, result.stderr
     assert "Reusing activations of train" in result.stdout
@@ -258,8 +255,7 @@ def test_search_decide_and_train_again(run_command: Run, tmp_path: Path) -> None
     assert "train/dogs/copy.jpg" in page
     assert "suspects.html in a browser" in result.stdout
     (tmp_path / "decisions.csv").write_text("path,decision,label\ntrain/dogs/copy.jpg,drop,\n")
-    again = [argument for argument in FAST if not argument.startswith("hydra.run.dir")]
-    result = run_command("train.py", f"data.root={root}", "data.decisions=decisions.csv", *again, "hydra.run.dir=b")
+    result = run_command("train.py", f"data.root={root}", "data.decisions=decisions.csv", *FAST, "hydra.run.dir=b")
     assert result.returncode == 0, result.stderr
     assert "1 photo dropped (train 1)" in result.stdout
     assert "Reusing activations of train" in result.stdout

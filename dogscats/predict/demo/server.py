@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, user_errors_exit
-from dogscats.base.install import how_to_install
 from dogscats.base.rules import SWITCH, Rule, whole
 from dogscats.base.signals import Interrupt, interruptible
 from dogscats.base.text import listed, shown

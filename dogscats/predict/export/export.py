@@ -16,6 +16,7 @@ from dogscats.predict.export.exporters import EXPORTERS, load_exporter
 from dogscats.predict.export.reference import Reference, draw_photos, torch_predict
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
+from dogscats.reliability.strangers import StrangerDetector
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +73,18 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
 
 
 class Exported(nn.Module):
-    """Images `(B, 3, size, size)` uint8 to calibrated probabilities `(B, C)` and, with likeness, `unlike` `(B,)`."""
+    """Images `(B, 3, size, size)` uint8 to calibrated probabilities `(B, C)` and, with a scorer, `unlike` `(B,)`."""
 
     def __init__(self, model: Classifier, temperature: float):
         super().__init__()
-        self.body, self.heads, self.likeness, self.temperature = model.body, model.heads, model.likeness, temperature
+        self.body, self.heads, self.scorer, self.temperature = model.body, model.heads, model.scorer, temperature
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Compute the outputs."""
-        if self.likeness is None:
+        if not isinstance(self.scorer, StrangerDetector):
             return self.probabilities(self.heads.each(self.body(images)))
-        features, early = self.likeness.features(self.body, images)
-        logits = self.heads.each(features)
-        return self.probabilities(logits), self.likeness.unlike(self.likeness(features, logits, early))
+        computed = self.scorer.compute(self.body, self.heads, images)
+        return self.probabilities(computed.logits), self.scorer.unlike(self.scorer.scores(computed))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Compute calibrated probabilities `(B, C)` of the logits of each head `(heads, B, C)`."""

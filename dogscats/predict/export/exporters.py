@@ -11,8 +11,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
-from dogscats.base.install import how_to_install
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,7 +29,7 @@ def export_onnx(
 
     `model.onnx` maps `images` `(N, 3, size, size)`, RGB, uint8, to `probabilities` `(N, C)`; `photo.onnx` maps `photo`
     `(H, W, 3)`, RGB, uint8, to `probabilities` `(C,)`. Both include normalisation, softmax and temperature,
-    and `photo.onnx` the evaluation transform. A network with likeness has a second output, `unlike`,
+    and `photo.onnx` the evaluation transform. A network with a scorer has a second output, `unlike`,
     `(N,)` or `()`.
 
     Args:
@@ -69,7 +69,7 @@ def _exported(network: nn.Module, size: int) -> Any:
     for layer in network.modules():
         if hasattr(layer, "fused_attn"):  # of timm's; ONNX has no fused attention for all of its shapes
             layer.fused_attn = False  # type: ignore[assignment]
-    outputs = ["probabilities", "unlike"] if getattr(network, "likeness", None) is not None else ["probabilities"]
+    outputs = ["probabilities", "unlike"] if getattr(network, "scorer", None) is not None else ["probabilities"]
     options: dict[str, Any] = {"input_names": ["images"], "output_names": outputs, "verbose": False}
     options["opset_version"] = OPSET
     if torch.__version__ >= "2.9":
@@ -94,7 +94,7 @@ def with_preprocessing(network: Any, metadata: Mapping[str, str]) -> Any:
     """Put the evaluation transform before an exported network, and take the batch away from its outputs.
 
     Args:
-        network: `onnx.ModelProto` from `images` to `probabilities`, and to `unlike` if it has likeness.
+        network: `onnx.ModelProto` from `images` to `probabilities`, and to `unlike` if it has a scorer.
         metadata: as in `export_onnx`.
     """
     import onnx

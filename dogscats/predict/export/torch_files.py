@@ -16,7 +16,7 @@ from dogscats.predict.export.reference import Difference, Reference, torch_predi
 
 
 class PhotoClassifier(nn.Module):
-    """Preprocessing and network: a photo `(H, W, 3)` uint8 to probabilities `(C,)` and, with likeness, `unlike`."""
+    """Preprocessing and network: a photo `(H, W, 3)` uint8 to probabilities `(C,)` and, with a scorer, `unlike`."""
 
     def __init__(self, preprocessing: Preprocessing, network: nn.Module):
         super().__init__()

@@ -1,0 +1,212 @@
+"""Decode every photo of a dataset once, to find those that are unreadable or odd."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dogscats.base.console import progress_bar
+from dogscats.base.content import fingerprint, load_samples, save_samples
+from dogscats.base.errors import Failure, UserError
+from dogscats.base.files import read_json, write_csv, write_json
+from dogscats.base.locks import locked
+from dogscats.base.text import shown
+from dogscats.data.photos.layouts import Photos, leave_out
+from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
+from dogscats.data.pixels.shrink import Shrink, completed, planned
+
+log = logging.getLogger(__name__)
+
+GROUP_SIZE = 256
+"""Photos that are decoded before reading what the JPEG library has printed."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found when photos were decoded.
+
+    Attributes:
+        bad: the reason for each unreadable photo.
+        odd: warning of the JPEG library about each photo that it could still decode.
+        sizes: width and height of each readable photo of at least `LARGE` pixels.
+    """
+
+    bad: dict[str, str]
+    odd: dict[str, str]
+    sizes: dict[str, tuple[int, int]]
+
+
+def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> Findings:
+    """Decode every photo once.
+
+    Args:
+        root: folder that `paths` are relative to.
+        paths: paths of the photos.
+        shrink: how large photos are decoded; their copies are made in passing, unless they cannot be written. `None`
+            to decode all in full.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    keeps = shrink is not None and shrink.folder is not None
+
+    def reason(path: str) -> str | None:
+        nonlocal keeps
+        try:
+            path.encode()
+            photo = decode(root / path, least=shrink.side if shrink else None)
+            if photo.doubtful:
+                read_image(root / path)  # the JPEG library prints what it finds odd
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8; rename it"
+        except UnreadableImageError as error:
+            return str(error)
+        if photo.size[0] * photo.size[1] >= LARGE:
+            sizes[path] = photo.size
+        if shrink and keeps and is_large(photo.size, shrink.side):
+            try:
+                shrink.keep(root, path, photo.pixels)
+            except Failure:
+                keeps = False  # the disk is full, or read-only
+        return None
+
+    bad: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    if not paths:
+        return Findings(bad, odd, {})
+    # Threads suffice: the decoders release the GIL. The limit bounds memory: each may hold one large image.
+    with (
+        captured_stderr() as printed,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
+        progress_bar(paths, "Checking photos", len(paths), "photo") as bar,
+    ):
+        for start in range(0, len(paths), GROUP_SIZE):
+            group = paths[start : start + GROUP_SIZE]
+            for path, why in zip(group, pool.map(reason, group), strict=True):
+                bar.update()
+                if why is not None:
+                    bad[path] = why
+            if printed():  # to find out by which photo, decode them again, one by one
+                for path in group:
+                    if reason(path) is None and (text := printed()):
+                        odd[path] = text
+    return Findings(bad, odd, dict(sorted(sizes.items())))  # threads end in any order
+
+
+@contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Capture what libraries print directly to the error output; Python's own still appears.
+
+    Yields:
+        Function that returns the last line since its last call.
+    """
+    with tempfile.TemporaryFile() as file, os.fdopen(os.dup(2), "w", buffering=1) as terminal:
+        before = sys.stderr
+
+        def printed() -> str:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").split("\n")
+            file.seek(0)
+            file.truncate()
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+        if before is sys.__stderr__:
+            sys.stderr = terminal
+        os.dup2(file.fileno(), 2)
+        try:
+            yield printed
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = before
+
+
+def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shrink | None = None) -> Findings:
+    """Decode every photo. If the same files were checked before, decode only the bad ones.
+
+    Args:
+        root: folder that `paths` are relative to.
+        paths: paths of the photos.
+        cache_dir: folder for the cached result, `checked-<fingerprint>.json`.
+        shrink: how large photos are decoded, as in `examine`.
+    """
+    paths = sorted(paths)
+    load_samples(samples := cache_dir / "checked-samples.bin")
+    remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
+    save_samples(samples)
+    if (before := _remembered(remembered)) is not None:
+        return _check(root, paths, remembered, before, shrink)
+    # One of all ranks and runs that need the same photos decodes them; the others wait.
+    with locked(remembered.with_suffix(".lock"), f"{remembered}"):
+        return _check(root, paths, remembered, _remembered(remembered), shrink)
+
+
+def _check(
+    root: Path, paths: Sequence[str], remembered: Path, before: Findings | None, shrink: Shrink | None
+) -> Findings:
+    if before is None and shrink:
+        shrink = planned(shrink, root, paths)
+    found = examine(root, paths if before is None else list(before.bad), shrink)
+    if before is None:
+        for path, text in found.odd.items():
+            log.warning("%s: %s (the photo is still used)", shown(root / path), text)
+    elif found.bad == before.bad:
+        return before
+    if before is not None:
+        found = Findings(found.bad, before.odd | found.odd, before.sizes | found.sizes)
+    with suppress(Failure):  # a read-only cache
+        write_json(remembered, {"photos": len(paths), "bad": found.bad, "odd": found.odd, "sizes": found.sizes})
+    return found
+
+
+def _remembered(file: Path) -> Findings | None:
+    try:
+        content = read_json(file)
+        sizes = {str(path): (int(width), int(height)) for path, (width, height) in content["sizes"].items()}
+        findings = Findings(dict(content["bad"]), dict(content["odd"]), sizes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, damaged, or of an older version
+        return None
+    return findings
+
+
+def write_bad_images(path: Path, bad: Mapping[str, str]) -> None:
+    """Write a CSV file of the unreadable photos: `path,reason`. The photos are left untouched."""
+    write_csv(path, ["path", "reason"], bad.items())
+
+
+def bad_listed(root: Path, bad: Mapping[str, str]) -> str:
+    """List unreadable photos for a message, one in a line, each with its reason."""
+    return "\n".join(f"  {shown(root / path)}: {reason}" for path, reason in bad.items())
+
+
+def usable_photos(
+    splits: Sequence[Photos], cache_dir: Path, shrink: Shrink | None, dropped: Container[str], skip: bool
+) -> tuple[list[Photos], dict[str, str]]:
+    """Decode the photos of all splits, unless they were checked before, and leave out unreadable ones.
+
+    Args:
+        splits: photos of each split, all with the same root.
+        cache_dir: folder for the cached result.
+        shrink: how large photos are read.
+        dropped: paths of photos that will not be used: unreadable ones among them are no error.
+        skip: whether to leave out unreadable photos.
+
+    Returns:
+        The readable photos of each split; and the reason for each unreadable one that is not dropped.
+
+    Raises:
+        UserError: if photos are unreadable, unless they are skipped.
+    """
+    root = splits[0].root
+    found = check_images(root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
+    bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
+    if bad and not skip:
+        raise UserError(
+            f"{len(bad)} photos cannot be read. Remove or replace them, or leave them out with "
+            f"data.on_bad_image=skip:\n{bad_listed(root, bad)}"
+        )
+    if shrink:
+        shrink = completed(shrink, root, found.sizes)
+    return [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits], bad
