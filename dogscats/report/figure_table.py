@@ -9,16 +9,12 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger
 
 from dogscats.base.errors import optional
-from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.report.facts import Facts
-from dogscats.report.figures.accuracy_kept import accuracy_kept
-from dogscats.report.figures.augmentation import augmentation
 from dogscats.report.figures.confusion_matrix import confusion_matrix
-from dogscats.report.figures.curves import curve
-from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
-from dogscats.report.figures.photo_rows import pictures
+from dogscats.report.figures.curves import curve, lr_finder, lr_schedule
+from dogscats.report.figures.photo_figures import augmentation, pictures
 from dogscats.report.figures.publish import publish
-from dogscats.report.figures.reliability_diagram import reliability
+from dogscats.report.figures.reliability_figures import accuracy_kept, reliability
 
 Drawn = Figure | Mapping[str, Figure] | None
 """A figure, figures by name, or `None` if there is nothing to draw."""
@@ -60,11 +56,6 @@ class RunFigure:
     folded: bool = False
     formats: tuple[str, ...] = ("png",)
     has_node: bool = False
-
-
-def lr_finder(run: Facts) -> dict[str, Figure]:
-    """Draw the LR finder's curve before each stage that had one; figures by the name of its CSV file."""
-    return {file.stem: lr_curve(LRCurve.read(file), SKIP) for file in sorted(run.run_dir.glob("lr_finder*.csv"))}
 
 
 LOSSES = {"training": "train_loss", "validation": "valid_loss"}

@@ -16,9 +16,8 @@ from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.install import command
 from dogscats.base.text import setting, shown, shown_lines
-from dogscats.report.facts import SPLITS, Facts
+from dogscats.report.facts import SPLITS, Facts, template
 from dogscats.report.figure_table import FIGURES, RunFigure, by_name
-from dogscats.report.templates import template
 from dogscats.suspects.search import CERTAIN, KINDS
 
 FILE = "report.html"

@@ -15,8 +15,7 @@ from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.report.figure_table import FIGURES, Drawn, by_name
-from dogscats.report.figures.explanation import overlay
-from dogscats.report.figures.photo_rows import pictures
+from dogscats.report.figures.photo_figures import overlay, pictures
 from dogscats.report.figures.publish import publish
 from dogscats.report.gradcam import explain
 

@@ -41,8 +41,8 @@ from dogscats.reliability.measured import Reliability
 from dogscats.report import card, page
 from dogscats.report.facts import Facts
 from dogscats.report.figure_table import publish_figures
-from dogscats.report.figures.augmentation import augmentation
-from dogscats.report.figures.learning_rates import lr_curve
+from dogscats.report.figures.curves import lr_curve
+from dogscats.report.figures.photo_figures import augmentation
 from dogscats.report.figures.publish import publish
 from dogscats.report.history import History
 from dogscats.report.report_callback import Pictures

@@ -62,7 +62,7 @@ def test_a_run_and_an_evaluation_with_odd_names(
 def test_a_picture_that_fails_is_named_and_costs_nothing_else(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dogscats.report.figures.photo_rows.draw_photos", lambda *_: 1 / 0)
+    monkeypatch.setattr("dogscats.report.figures.photo_figures.draw_photos", lambda *_: 1 / 0)
     result = run_command("train.py", f"data.root={shared_root}", *FAST, "hydra.run.dir=run")
     assert result.returncode == 0
     assert "pictures could not be drawn: ZeroDivisionError" in result.stdout
