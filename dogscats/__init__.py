@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dogscats.base.text import LogFormatter
     from dogscats.data.loading.datamodule import DogsCatsDataModule
-    from dogscats.data.photos.sample import SampleDataModule
+    from dogscats.data.loading.sample_data import SampleDataModule
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
     from dogscats.lesson.backbone import (
         Backbone,
@@ -49,7 +49,7 @@ _MODULES = {
     "Predictions": "lesson.predictions",
     "Predictor": "predict.predictor",
     "Report": "report.report_callback",
-    "SampleDataModule": "data.photos.sample",
+    "SampleDataModule": "data.loading.sample_data",
     "SweepReport": "runs.sweep",
     "crops": "data.pixels.transforms",
     "efficientnet_lite0": "lesson.backbone",

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
-from copy import copy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dogscats.base.content import cache_folder, fingerprint
@@ -16,13 +17,12 @@ from dogscats.base.errors import UserError
 from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
-from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import SharedBatchSampler
 from dogscats.data.photos.decisions import before_decisions
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.fold import fold_batchnorm
 
 
 def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
@@ -91,6 +91,21 @@ def _features(body: Backbone, loader: DataLoader[Batch], device: torch.device) -
     frozen = fold_batchnorm(body).to(device)
     for batch in loader:
         yield frozen(batch.inputs.to(device, non_blocking=True)).float().cpu().numpy()
+
+
+def fold_batchnorm(body: Backbone) -> nn.Module:
+    """Copy a body for inference, with each BatchNorm folded into the preceding convolution where possible.
+
+    Features equal those of `body` in eval mode up to rounding. A network that torch.fx cannot trace, or that uses
+    another BatchNorm than torch's, is copied unchanged.
+    """
+    # Imported here because it is slow and most runs do not need it.
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        return fuse(deepcopy(body).eval(), inplace=True)
+    except Exception:  # tracing runs arbitrary network code
+        return deepcopy(body).eval()
 
 
 class Activations:

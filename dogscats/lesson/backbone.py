@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError
-from dogscats.base.install import how_to_install
 from dogscats.base.record import records_config
 from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
 

@@ -1,7 +1,7 @@
 """The classifier: a pretrained body and one or more heads."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as nnf
@@ -18,7 +18,38 @@ from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.metrics import epoch_metrics
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
-from dogscats.reliability.strangers import Likeness
+
+
+class Scorer(Protocol):
+    """Computes `S` scores per photo in the pass that predicts it; the classifier does not know what they mean.
+
+    Attributes:
+        num_scores: number of scores per photo, `S`.
+    """
+
+    num_scores: int
+
+    def __call__(
+        self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute log-probabilities `(B, C)`, as `Classifier.forward` does, and scores `(B, S)`."""
+
+    def unlike(self, scores: torch.Tensor) -> torch.Tensor:
+        """Sum scores `(N, S)` up to one number per photo `(N,)`, for `Predictions.unlike`."""
+
+
+class BatchPredictions(NamedTuple):
+    """What `Classifier.predict_step` returns.
+
+    Attributes:
+        indices: indices of the photos `(B,)`.
+        probabilities: class probabilities `(B, C)`.
+        scores: scores of the plain version of the photos `(B, S)`; `(B, 0)` without a scorer, and for others.
+    """
+
+    indices: torch.Tensor
+    probabilities: torch.Tensor
+    scores: torch.Tensor
 
 
 class Classifier(LightningModule):
@@ -41,13 +72,16 @@ class Classifier(LightningModule):
         weight_decay: weight decay of the optimizer.
         class_weights: weight of each class in the training loss; `None` for equal weights.
 
+    Attributes:
+        scorer: scores photos in the pass that predicts them; `None`, or that of a trained classifier.
+
     Raises:
         UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that names
             code from outside dogscats.
     """
 
     loss_weights: torch.Tensor | None
-    likeness: Likeness | None
+    scorer: Scorer | None
 
     def __init__(
         self,
@@ -74,7 +108,7 @@ class Classifier(LightningModule):
         body = model if isinstance(model, nn.Module) else rebuild(Backbone, model, source="checkpoint")
         if not isinstance(heads, Heads):
             heads = Heads(body.num_features, len(self.classes), heads)
-        self.body, self.likeness = body, None  # that of a trained classifier
+        self.body, self.scorer = body, None
         self.heads, self.lrs, self.seed, self.stage = heads, list(lrs), seed, stage
         self.optimizer, self.weight_decay, self.class_weights = optimizer, weight_decay, class_weights
         weights = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
@@ -141,7 +175,7 @@ class Classifier(LightningModule):
         arguments: Any = (stage.lr_ratios, seed, stage.name, stage.optimizer, stage.weight_decay, self.class_weights)
         classifier = Classifier(body, self.classes, self.heads, *arguments)
         classifier.freeze_to(stage.freeze_to, stage.train_batchnorm)
-        classifier.likeness = self.likeness
+        classifier.scorer = self.scorer
         return classifier
 
     @classmethod
@@ -195,15 +229,12 @@ class Classifier(LightningModule):
         """Update the test loss and metrics."""
         self._evaluate(batch, "test_loss", self.test_metrics)
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> tuple[torch.Tensor, ...]:
-        """Return photo indices `(B,)`, class probabilities `(B, C)`; for plain photos the scores of `likeness`, too."""
-        if self.likeness is None or dataloader_idx > 0:
-            return batch.indices, self(batch.inputs).exp()
-        features, early = self.likeness.features(self.body, batch.inputs)
-        logits = self.heads.each(features)
-        with torch.autocast(self.device.type, enabled=False):  # half precision would make distances coarse
-            scores = self.likeness(features, logits, early)
-        return batch.indices, self.heads.mean(logits).exp(), scores
+    def predict_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> BatchPredictions:
+        """Predict a batch; photos of the first loader, the plain ones, are also scored."""
+        if self.scorer is None or dataloader_idx > 0:
+            return BatchPredictions(batch.indices, self(batch.inputs).exp(), torch.empty(len(batch.indices), 0))
+        log_probabilities, scores = self.scorer(self.body, self.heads, batch.inputs)
+        return BatchPredictions(batch.indices, log_probabilities.exp(), scores)
 
     def _evaluate(self, batch: Batch, loss: str, metrics: MetricCollection) -> None:
         log_probabilities = self(batch.inputs)

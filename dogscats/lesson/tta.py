@@ -49,8 +49,8 @@ class TTA(Callback):
         self.photos: Photos = loaders[0].dataset.photos
         self.classes = pl_module.classes
         self.probabilities = torch.zeros(len(loaders), len(self.photos.paths), len(self.classes))
-        self.likeness = pl_module.likeness
-        self.scores = torch.zeros(len(self.photos.paths), 2)
+        self.scorer = pl_module.scorer
+        self.scores = torch.zeros(len(self.photos.paths), self.scorer.num_scores if self.scorer else 0)
 
     def on_predict_batch_end(
         self,
@@ -61,11 +61,11 @@ class TTA(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Store the probabilities of a batch by photo index, and the scores of its likeness if it is plain."""
-        indices, probabilities, *scores = outputs
-        self.probabilities[dataloader_idx, indices.cpu()] = probabilities.float().cpu()
-        if scores and dataloader_idx == 0:
-            self.scores[indices.cpu()] = scores[0].float().cpu()
+        """Store the probabilities of a batch by photo index, and the scores of plain photos."""
+        indices = outputs.indices.cpu()
+        self.probabilities[dataloader_idx, indices] = outputs.probabilities.float().cpu()
+        if dataloader_idx == 0:
+            self.scores[indices] = outputs.scores.float().cpu()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the predictions of all ranks.
@@ -77,7 +77,8 @@ class TTA(Callback):
         """
         shares = self.probabilities.to(pl_module.device)
         self.probabilities = trainer.strategy.reduce(shares, reduce_op="sum").cpu()
-        self.scores = trainer.strategy.reduce(self.scores.to(pl_module.device), reduce_op="sum").cpu()
+        if self.scorer:
+            self.scores = trainer.strategy.reduce(self.scores.to(pl_module.device), reduce_op="sum").cpu()
         predicted = (self.probabilities.sum(dim=2) != 0).all(dim=0)
         if not predicted.all():
             if trainer.limit_predict_batches == 1.0 and isinstance(trainer.limit_predict_batches, float):
@@ -107,7 +108,7 @@ class TTA(Callback):
 
     def _predictions(self, probabilities: torch.Tensor) -> Predictions:
         labels = torch.tensor(self.photos.labels, dtype=torch.long)
-        unlike = self.likeness.unlike(self.scores) if self.likeness else None
+        unlike = self.scorer.unlike(self.scores) if self.scorer else None
         return Predictions(self.photos.paths, self.classes, labels, probabilities, self.photos.root, unlike)
 
 

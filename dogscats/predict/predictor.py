@@ -18,8 +18,7 @@ from dogscats.data.loading.check import examine
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
-from dogscats.data.photos.run_decisions import decisions_at, with_own_decisions
-from dogscats.data.photos.tables import table_at
+from dogscats.data.photos.run_photos import labels_at, with_own_decisions
 from dogscats.data.pixels import transforms
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
@@ -27,7 +26,7 @@ from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.reliability.kept import read_reliability
 from dogscats.reliability.measured import Reliability
-from dogscats.reliability.similar import similar_photos
+from dogscats.reliability.training_photos import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.directory import checkpoint_of
@@ -62,7 +61,7 @@ class Predictor:
     ):
         self.model, self.classes, self.size = model.eval(), model.classes, size
         self.augment, self.seed, self.trained_on = augment, seed, dict(trained_on or {})
-        self.reliability, model.likeness = reliability, reliability.likeness if reliability else None
+        self.reliability, model.scorer = reliability, reliability.detector if reliability else None
 
     @classmethod
     def load(cls, source: str | Path, trust: bool = False, keep: float | None = None) -> "Predictor":
@@ -129,8 +128,7 @@ class Predictor:
             "limit": None,
             "download": False,
             "cache_dir": None,
-            "labels": table_at(root, self.trained_on.get("root"), self.trained_on.get("labels")),
-            "decisions": decisions_at(root, self.trained_on),
+            **labels_at(root, self.trained_on),
         } | more
         config = checked({"_target_": "dogscats.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
         if "_target_" in self.trained_on:  # a custom data module may have other arguments
@@ -181,7 +179,7 @@ class Predictor:
         return self.reliability.applied(best, n_aug > 0) if self.reliability else best, unreadable
 
     def similar(self, paths: Sequence[str | Path], count: int = 3) -> list[list[tuple[str, float]]]:
-        """List `count` similar training photos of each photo, with similarities; see `dogscats.reliability.similar`."""
+        """List `count` similar training photos of each photo, with similarities; see `similar_photos`."""
         data = self.data(Path(), num_workers=0)
         photos = Photos(Path(), [Path(path).as_posix() for path in paths], [], shrink=data.shrinking)
         return similar_photos(self.model, PhotoDataset(photos, data.evaluation, self.seed), count)

@@ -1,17 +1,19 @@
 """Whether the depths of a network agree on the class of a photo, as they do for photos of a known class.
 
-A ridge regression tells the class by the features of each depth alone. What they say about a training photo is computed
-as if it had been left out, which has a closed form (Hastie, Tibshirani and Friedman, "The Elements of Statistical
-Learning", 2nd edition, equation 7.64), so that it is what they say about unseen photos. A stranger is farther from what
-is usual for its nearest class than from what is usual for all photos: Ren et al., "A Simple Fix to Mahalanobis Distance
-for Improving Near-OOD Detection", https://arxiv.org/abs/2106.09022.
+A ridge regression predicts the class from the features of each depth alone. Its answer to a training photo is computed
+as if the photo had been left out, as answers to unseen photos are. That has a closed form: Hastie, Tibshirani and
+Friedman, "The Elements of Statistical Learning", 2nd edition, equation 7.64. A stranger is farther from what is usual
+for its nearest class than from what is usual for all photos: Ren et al., "A Simple Fix to Mahalanobis Distance for
+Improving Near-OOD Detection", https://arxiv.org/abs/2106.09022.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as nnf
-from torch import nn
+
+from dogscats.reliability.signs import MAX_PHOTOS_FITTED, ForwardPass, Sign, TrainingPhotos, evenly_spaced
 
 PENALTY = 0.1
 """Penalty of the ridge regressions, relative to the mean squared length of the photos."""
@@ -19,15 +21,17 @@ PENALTY = 0.1
 SHRINKAGE = 0.2
 """What is added to the variances, relative to the mean variance within the classes."""
 
-MOST_CLASSES, MOST_ANSWERS = 256, 512
+MAX_CLASSES, MAX_ANSWERS = 256, 512
 """Largest number of classes, and of answers of all depths together: more would take too many megabytes."""
 
 ARRAYS = ("weight", "bias", "centers", "within", "center", "overall")
-"""Names of the arrays of an `Agreement`."""
+"""Names of the arrays of a `Disagreement`."""
 
 
-class Agreement(nn.Module):
+class Disagreement(Sign):
     """What the depths of a network say about the training photos, and how unusual it is for others.
+
+    Depths disagree on photos of an unknown class that resembles the known ones.
 
     The answers of all depths, one for each class, are one vector of `A` numbers. Its covariances within the classes and
     overall are kept as factors of their inverses.
@@ -42,6 +46,7 @@ class Agreement(nn.Module):
         overall: factor of the inverse covariance of all photos `(A, A)`.
     """
 
+    ordinary = 0.95
     weight: torch.Tensor
     bias: torch.Tensor
     centers: torch.Tensor
@@ -56,16 +61,24 @@ class Agreement(nn.Module):
             self.register_buffer(name, arrays[name].float(), persistent=False)
 
     @classmethod
-    def of(cls, features: torch.Tensor, labels: torch.Tensor, classes: int, widths: Sequence[int]) -> "Agreement":
+    def fit(cls, photos: TrainingPhotos) -> Self | None:
+        """Learn from evenly spaced training photos; `None` for more than `MAX_CLASSES` classes."""
+        if photos.num_classes > MAX_CLASSES:
+            return None
+        some = evenly_spaced(len(photos.labels), MAX_PHOTOS_FITTED)
+        return cls.of(photos.features[some], torch.tensor(photos.labels)[some], photos.num_classes, photos.widths())
+
+    @classmethod
+    def of(cls, features: torch.Tensor, labels: torch.Tensor, classes: int, widths: Sequence[int]) -> Self:
         """Learn from training photos.
 
         Args:
             features: features `(N, F)`.
-            labels: number of the class of each photo `(N,)`; classes may lack photos.
-            classes: number of classes `C`, at most `MOST_CLASSES`.
+            labels: class index of each photo `(N,)`; classes may lack photos.
+            classes: number of classes `C`, at most `MAX_CLASSES`.
             widths: number of features of each depth. They count as one depth if the answers would be too many.
         """
-        if classes * len(widths) > MOST_ANSWERS:
+        if classes * len(widths) > MAX_ANSWERS:
             widths = [features.shape[1]]
         targets = 2 * nnf.one_hot(labels, classes).float() - 1
         solutions, biases, left_out = zip(
@@ -94,15 +107,30 @@ class Agreement(nn.Module):
             overall=overall,
         )
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Compute how unusual the answers to photos are `(B,)`, of their features `(B, F)`; larger for strangers."""
-        blocks, weights = (torch.split(values, self.widths, axis) for values, axis in ((features, 1), (self.weight, 0)))
+    def score(self, computed: ForwardPass) -> torch.Tensor:
+        """Compute how unusual the answers to photos are `(B,)`; larger for strangers."""
+        sources = ((computed.features, 1), (self.weight, 0))
+        blocks, weights = (torch.split(values, self.widths, axis) for values, axis in sources)
         answers = [nnf.normalize(block.float(), dim=1) @ weight for block, weight in zip(blocks, weights, strict=True)]
         said = torch.cat(answers, dim=1) + self.bias
         inside, outside = said @ self.within, said @ self.overall - self.center
         squares = inside.square().sum(dim=1, keepdim=True) + self.centers.square().sum(dim=1)
         nearest = (squares - 2 * inside @ self.centers.T).amin(dim=1)
         return nearest - outside.square().sum(dim=1)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Return the arguments of the class."""
+        large = ("weight", "within", "overall")
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        saved = {name: values.half() if name in large else values.float() for name, values in arrays.items()}
+        return {"widths": torch.tensor(self.widths), **saved}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self | None:
+        """Restore it if its widths are in the file."""
+        if "widths" not in arrays:
+            return None
+        return cls(arrays["widths"].tolist(), **{name: arrays[name] for name in ARRAYS})
 
 
 def _regress(features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -21,25 +21,16 @@ from dogscats.base.files import atomic_path, digest, read_json, write_json
 from dogscats.base.rules import SHARE
 from dogscats.base.text import shown, text_table
 from dogscats.base.weights import check_stored
-from dogscats.reliability.agreement import ARRAYS, Agreement
 from dogscats.reliability.measured import LABELS, Reliability, Version
-from dogscats.reliability.strangers import Likeness
+from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Thresholds
 
 log = logging.getLogger(__name__)
 
 STRANGERS, RELIABILITY = "strangers.npz", "reliability.json"
 
-HALF = ("directions", "points", "weight", "within", "overall")
-"""Arrays that are saved as float16, the large ones."""
-
 EDITABLE = ("temperature", "unsure_below", "none_above")
 """Numbers of each version in `reliability.json` that predictions use."""
-
-DISTANCE = ("mean", "deviation", "directions", "scales", "points")
-"""Arrays of a `Likeness` that its distance needs; those of the early features have the prefix `early_`."""
-
-KEPT = (*DISTANCE, "median", "spread")
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -60,17 +51,8 @@ def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> 
         weights: digest of the weights, with which alone the files are used.
     """
     (run_dir / RELIABILITY).unlink(missing_ok=True)  # never with another file's features
-    arrays: dict[str, Any] = {}
-    likeness = reliability.likeness
-    kept = {name: getattr(likeness, name) for name in KEPT}
-    if likeness.early is not None:
-        kept |= {f"early_{name}": getattr(likeness.early, name) for name in DISTANCE}
-    if likeness.agreement is not None:
-        kept |= {name: getattr(likeness.agreement, name) for name in ARRAYS}
-        arrays["widths"] = np.array(likeness.agreement.widths)
-    for name, values in kept.items():
-        arrays[name] = (values.half() if name.removeprefix("early_") in HALF else values.float()).cpu().numpy()
-    arrays["paths"] = np.frombuffer(json.dumps(likeness.paths).encode(), np.uint8)
+    arrays: dict[str, Any] = {name: values.cpu().numpy() for name, values in reliability.detector.arrays().items()}
+    arrays["paths"] = np.frombuffer(json.dumps(reliability.detector.paths).encode(), np.uint8)
     arrays["unlike"] = reliability.plain.unlike.float().numpy()
     for name in LABELS:
         if (version := getattr(reliability, name)) is not None:
@@ -110,7 +92,7 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
             raise UserError(f"keep={keep}: {reason}.")
         log.info("No calibration, and no photo is called unsure or none: %s", reason)
         return None
-    if "strangers" in saved and saved["strangers"] != digest(file):  # runs of before have none
+    if saved.get("strangers") != digest(file):
         raise UserError(
             f"{shown(file)}: it is damaged, or of another run than {RELIABILITY} beside it. Restore both, or remove "
             "them."
@@ -120,16 +102,9 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "paths"}
             paths = json.loads(archive["paths"].tobytes())
-        agreement, early = None, None
-        if "widths" in arrays:
-            agreement = Agreement(arrays["widths"].tolist(), **{name: arrays[name] for name in ARRAYS})
-        if "early_points" in arrays:
-            distance: dict[str, Any] = {name: arrays[f"early_{name}"] for name in DISTANCE}
-            early = Likeness(**distance, paths=())
-        kept: dict[str, Any] = {name: arrays[name] for name in KEPT}
-        likeness = Likeness(**kept, paths=paths, agreement=agreement, early=early)
+        detector = StrangerDetector.restore(arrays, paths)
         versions = {name: _version(saved[name], name, arrays) for name in LABELS if name in saved}
-        reliability = Reliability(likeness, **versions, keep=float(saved["keep"]))
+        reliability = Reliability(detector, **versions, keep=float(saved["keep"]))
         return reliability if keep is None else at_share(reliability, keep)
     except UserError:
         raise

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
+from dogscats.base.errors import UserError
 from dogscats.lesson.predictions import Predictions
+from dogscats.lesson.tta import TTA
 from dogscats.reliability.calibration import (
     FEWEST_FITTED,
     fit_temperature,
     out_of_fold,
     with_temperature,
 )
-from dogscats.reliability.strangers import Likeness
+from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import KEEP, Thresholds, accuracy_kept, choose_thresholds, words
+from dogscats.reliability.training_photos import log_not_measured
 
 LABELS = {"plain": "plain", "tta": "test-time augmentation"}
 """Names of the versions of predictions, in files and for people."""
@@ -65,16 +68,16 @@ class Version:
 
 @dataclass(frozen=True)
 class Reliability:
-    """The likeness to the training photos, and what was measured with it.
+    """The stranger detector of a run, and what was measured on its validation photos.
 
     Attributes:
-        likeness: training photos.
+        detector: scores how unlike the training photos a photo is.
         plain: for predictions of the plain photo.
         tta: for predictions with test-time augmentation; `None` if the run has none.
         keep: share of the validation photos that get a class.
     """
 
-    likeness: Likeness
+    detector: StrangerDetector
     plain: Version
     tta: Version | None = None
     keep: float = KEEP
@@ -127,9 +130,23 @@ class Reliability:
         }
 
 
-def measure(likeness: Likeness, plain: Predictions, averaged: Predictions | None) -> Reliability:
+def measured(tta: TTA) -> Reliability | None:
+    """Measure on predicted validation photos; `None`, with the reason in the log, if there is nothing to measure."""
+    if not isinstance(tta.scorer, StrangerDetector):
+        return None
+    try:
+        if not tta.scores.isfinite().all():
+            raise UserError("features of validation photos give no finite distances")
+        tta.scorer.calibrate(tta.scores)
+        return measure(tta.scorer, tta.plain, tta.averaged)
+    except Exception as error:  # of odd predictions
+        log_not_measured(error)
+        return None
+
+
+def measure(detector: StrangerDetector, plain: Predictions, averaged: Predictions | None) -> Reliability:
     """Fit temperatures and choose thresholds on labelled validation photos, in both versions."""
-    return Reliability(likeness, _version(plain), _version(averaged) if averaged else None)
+    return Reliability(detector, _version(plain), _version(averaged) if averaged else None)
 
 
 def _version(predictions: Predictions) -> Version:

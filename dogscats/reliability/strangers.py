@@ -1,208 +1,148 @@
-"""How unlike the training photos a photo is.
+"""How unlike the training photos a photo is: several signs of a stranger, combined into one number from 0 to 1."""
 
-Two signs of a stranger are combined. Photos of another kind are far from their nearest training photos (Sun et al.,
-"Out-of-Distribution Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), and about photos of an
-unknown class that resembles the known ones, the depths of the network do not agree as usual
-(`dogscats.reliability.agreement`). After all layers were trained, the depths agree on anything; then the distance of
-the early features, which change least, is the second sign. `benchmarks/strangers.py` measures them.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as nnf
 from torch import nn
 
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
-from dogscats.reliability.agreement import Agreement
+from dogscats.lesson.heads import Heads
+from dogscats.reliability.agreement import Disagreement
+from dogscats.reliability.signs import (
+    MAX_PHOTOS_KEPT,
+    Distance,
+    EarlyDistance,
+    Energy,
+    ForwardPass,
+    Sign,
+    TrainingPhotos,
+    evenly_spaced,
+)
 
-MOST_KEPT = 20_000
-"""Largest number of training photos that are kept, evenly spaced: enough for 10 MB."""
-
-MOST_FITTED = 5_000
-"""Number of photos for the principal components and the agreement."""
-
-DIMENSIONS = 128
-"""Largest number of principal components."""
-
-NEIGHBORS = 10
-"""Number of nearest training photos."""
-
-ORDINARY_DISTANCE, ORDINARY_DISAGREEMENT = 0.98, 0.95
-"""Quantiles of the validation photos up to which a value is ordinary.
-
-The distance of photos of another kind is so large that it needs less room than the disagreement.
-"""
-
-ROWS = 4096
-"""Rows of features that are in memory at once."""
+SIGNS: tuple[tuple[type[Sign], ...], ...] = (
+    (Distance,),  # for photos of another kind
+    (EarlyDistance, Disagreement, Energy),  # for photos of an unknown class that resembles the known ones
+)
+"""The signs of a stranger. Of each row, the first that applies is used."""
 
 
-class Likeness(nn.Module):
-    """Training photos in feature space, and how unlike them others are.
-
-    Features are divided by their norm and standardized, since those of several depths differ in scale. Points are their
-    principal components, divided by the square root of their deviation, so that the largest do not outweigh all. What
-    the components leave out of a new photo is part of its distance, too.
+class StrangerDetector(nn.Module):
+    """Scores how unlike the training photos other photos are; the `Scorer` of a trained classifier.
 
     Args:
-        mean: mean of each feature `(F,)`.
-        deviation: standard deviation of each feature `(F,)`, infinite for one that does not vary.
-        directions: principal directions `(F, D)`.
-        scales: what each component is divided by, and then the length of the rest `(D + 1,)`.
-        points: principal components of the training photos `(N, D)`.
-        paths: path of each of these photos, below the root of the data.
-        agreement: agreement of the depths; `None` for very many classes, of which the energy stands for it (Liu et al.,
-            "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759).
-        early: training photos in the space of the early features of a trained body; `None` for a frozen one.
-        median: median of both signs for the validation photos `(2,)`; see `calibrate`.
-        spread: from there to the largest ordinary one `(2,)`.
+        signs: the `S` signs, fitted; the first is a `Distance`.
+        paths: paths of the training photos that the distance keeps, below the root of the data.
+        median: median of each sign for the validation photos `(S,)`; see `calibrate`.
+        spread: from there to the largest ordinary value `(S,)`.
     """
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
-    directions: torch.Tensor
-    scales: torch.Tensor
-    points: torch.Tensor
-    lengths: torch.Tensor
     median: torch.Tensor
     spread: torch.Tensor
 
     def __init__(
         self,
-        mean: torch.Tensor,
-        deviation: torch.Tensor,
-        directions: torch.Tensor,
-        scales: torch.Tensor,
-        points: torch.Tensor,
+        signs: Sequence[Sign],
         paths: Sequence[str],
-        agreement: Agreement | None = None,
-        early: "Likeness | None" = None,
         median: torch.Tensor | None = None,
         spread: torch.Tensor | None = None,
     ):
         super().__init__()
-        self.paths, self.agreement, self.early = list(paths), agreement, early
-        arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
-        arrays |= {"median": torch.zeros(2) if median is None else median}
-        arrays |= {"spread": torch.ones(2) if spread is None else spread}
-        arrays |= {"lengths": points.float().square().sum(dim=1)}
+        self.signs, self.paths, self.num_scores = nn.ModuleList(signs), list(paths), len(signs)
+        arrays = {"median": torch.zeros(len(signs)) if median is None else median}
+        arrays["spread"] = torch.ones(len(signs)) if spread is None else spread
         for name, values in arrays.items():  # not persistent: checkpoints stay as they are
             self.register_buffer(name, values.float(), persistent=False)
 
     @classmethod
-    def of(
-        cls,
-        features: torch.Tensor,
-        paths: Sequence[str],
-        agreement: Agreement | None = None,
-        early: torch.Tensor | None = None,
-    ) -> "Likeness":
-        """Keep training photos; of more than `MOST_KEPT`, evenly spaced ones.
+    def fit(cls, photos: TrainingPhotos, paths: Sequence[str]) -> "StrangerDetector":
+        """Fit all signs to training photos.
 
         Args:
-            features: features `(N, F)`; may be memory-mapped, as only some are in memory at once.
-            paths: path of each photo.
-            agreement: agreement of the depths, if any.
-            early: early features `(N, E)` of a trained body.
+            photos: what the signs learn from.
+            paths: path of each photo, below the root of the data.
         """
-        some = nnf.normalize(features[evenly_spaced(len(features), MOST_FITTED)].float(), dim=1)
-        mean, deviation = some.mean(dim=0), some.std(dim=0, correction=0)
-        deviation[deviation < 1e-8] = torch.inf
-        standardized = (some - mean) / deviation
-        count = min(DIMENSIONS, max(len(some) - 1, 1), some.shape[1])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            directions = torch.svd_lowrank(standardized, count, niter=2)[2].half()
-        variances = (standardized @ directions.float()).square().mean(dim=0)
-        rest = (standardized.square().sum() / len(some) - variances.sum()) / max(some.shape[1] - count, 1)
-        if rest < 1e-6:  # so few photos that their components leave nothing out
-            rest = variances.mean()
-        scales = torch.cat([variances, rest[None]]).clamp_min(1e-6) ** 0.25
-        kept = evenly_spaced(len(features), MOST_KEPT)
-        photos = [paths[row] for row in kept.tolist()]
-        likeness = cls(mean, deviation, directions, scales, torch.empty(0, count), photos)
-        parts = [likeness.components(features[rows])[0] for rows in torch.split(kept, ROWS)]
-        points = torch.cat(parts).half()  # as it is read from the file
-        before = None if early is None else cls.of(early, paths)
-        return cls(mean, deviation, directions, scales, points, photos, agreement, before)
+        kept = evenly_spaced(len(paths), MAX_PHOTOS_KEPT).tolist()
+        return cls(_first_of_each_row(lambda sign: sign.fit(photos)), [paths[row] for row in kept])
 
-    def components(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute scaled components `(B, D)` of features `(B, F)`, and the scaled square of the rest `(B, 1)`."""
-        standardized = (nnf.normalize(features.float(), dim=1) - self.mean) / self.deviation
-        components = standardized @ self.directions
-        length, explained = (values.square().sum(dim=1, keepdim=True) for values in (standardized, components))
-        rest = (length - explained).clamp_min(0) / self.scales[-1].square()
-        return components / self.scales[:-1], rest
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Return the arrays of all signs, `median` and `spread`, as saved in `strangers.npz`."""
+        arrays = {"median": self.median.float(), "spread": self.spread.float()}
+        for sign in self.signs:
+            arrays |= sign.arrays()  # type: ignore[operator]
+        return arrays
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Likeness":
+    @classmethod
+    def restore(cls, arrays: Mapping[str, torch.Tensor], paths: Sequence[str]) -> "StrangerDetector":
+        """Restore the detector from the arrays of `strangers.npz`."""
+        signs = _first_of_each_row(lambda sign: sign.restore(arrays))
+        return cls(signs, paths, arrays["median"], arrays["spread"])
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "StrangerDetector":
         """Move to a device, but stay in single precision: half precision would make distances coarse."""
         super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def features(
-        self, body: Backbone | PrecomputedBody, images: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Compute features `(B, F)` and, if they are needed, early features `(B, E)` of images."""
-        if self.early is None:
-            return body(images), None
-        assert isinstance(body, Backbone)
-        return body.forward_with_early(images)
-
-    def forward(self, features: torch.Tensor, logits: torch.Tensor, early: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute both signs of a stranger.
+    def compute(self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor) -> ForwardPass:
+        """Compute what the signs need, and the logits, in one forward pass per photo.
 
         Args:
-            features: features `(B, F)`.
-            logits: logits of each head `(heads, B, C)`.
-            early: early features `(B, E)`, if they are needed.
-
-        Returns:
-            Distance, and disagreement or, of a trained body, early distance `(B, 2)`; both are larger for strangers.
+            body: body of the classifier.
+            heads: its heads.
+            inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
         """
-        if self.early is not None:
-            assert early is not None
-            second = self.early.distance(early)
-        elif self.agreement is not None:
-            second = self.agreement(features)
+        if not any(sign.needs_early for sign in self.signs):
+            features, early = body(inputs), None
         else:
-            second = -logits.float().logsumexp(dim=2).mean(dim=0)
-        return torch.stack([self.distance(features), second], dim=1)
+            assert isinstance(body, Backbone)
+            features, early = body.forward_with_early(inputs)
+        return ForwardPass(features, heads.each(features), early)
 
-    def distance(self, features: torch.Tensor) -> torch.Tensor:
-        """Compute the mean distance `(B,)` to the nearest training photos of features `(B, F)`."""
-        components, rest = self.components(features)
-        squares = components.square().sum(dim=1, keepdim=True) + self.lengths
-        distances = squares - 2 * components @ self.points.T + rest
-        nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
-        return nearest.clamp_min(0).sqrt().mean(dim=1)
+    def scores(self, computed: ForwardPass) -> torch.Tensor:
+        """Compute all signs `(B, S)`; larger for strangers."""
+        return torch.stack([sign.score(computed) for sign in self.signs], dim=1)  # type: ignore[operator]
+
+    def forward(
+        self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute log-probabilities `(B, C)` and all signs `(B, S)`; arguments as for `compute`."""
+        computed = self.compute(body, heads, inputs)
+        with torch.autocast(inputs.device.type, enabled=False):  # half precision would make distances coarse
+            scores = self.scores(computed)
+        return heads.mean(computed.logits), scores
 
     def calibrate(self, scores: torch.Tensor) -> None:
-        """Set what is ordinary by those of validation photos, as `forward` computes them, `(N, 2)`."""
+        """Set what is ordinary by the signs of validation photos `(N, S)`."""
         scores = scores.double()
-        ordinary = ORDINARY_DISTANCE, ORDINARY_DISAGREEMENT if self.early is None else ORDINARY_DISTANCE
-        limits = [scores[:, column].quantile(share) for column, share in enumerate(ordinary)]
+        limits = [scores[:, column].quantile(sign.ordinary) for column, sign in enumerate(self.signs)]  # type: ignore[arg-type]
         self.median = scores.quantile(0.5, dim=0).float()
         self.spread = (torch.stack(limits) - scores.quantile(0.5, dim=0)).clamp_min(1e-6).float()
 
     def unlike(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by `forward`'s `(B, 2)`.
+        """Return how unlike the training photos each photo is `(B,)`, from 0 to 1, by its signs `(B, S)`.
 
-        That is 0.12 if both signs are those of a typical validation photo, and above 0.5 if one is not ordinary.
+        That is 0.12 if all signs are those of a typical validation photo, and above 0.5 if one is not ordinary.
         """
         median, spread = self.median.to(scores.device), self.spread.to(scores.device)
         return (2 * ((scores - median) / spread).amax(dim=1) - 2).sigmoid()
 
     def similar(self, features: torch.Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """List the `count` most similar training photos of each photo, as path and cosine similarity, best first."""
-        points, found = nnf.normalize(self.points, dim=1), nnf.normalize(self.components(features)[0], dim=1)
-        values, rows = (found @ points.T).topk(min(count, len(points)), dim=1)
+        """List the `count` most similar training photos of each photo, as path and cosine similarity, best first.
+
+        Args:
+            features: features `(B, F)`.
+            count: number of training photos for each; fewer if there are fewer.
+        """
+        distance = self.signs[0]
+        assert isinstance(distance, Distance)
+        similarities, indices = distance.most_similar(features, count)
         return [
             [(self.paths[row], value) for row, value in zip(*pair, strict=True)]
-            for pair in zip(rows.tolist(), values.tolist(), strict=True)
+            for pair in zip(indices.tolist(), similarities.tolist(), strict=True)
         ]
 
 
-def evenly_spaced(count: int, most: int) -> torch.Tensor:
-    """Return the indices of at most `most` of `count` items, evenly spaced, so that all classes appear."""
-    return torch.linspace(0, count - 1, min(count, most), dtype=torch.double).round().long()
+def _first_of_each_row(make: Callable[[type[Sign]], Sign | None]) -> list[Sign]:
+    """Make the first sign of each row of `SIGNS` for which that does not give `None`."""
+    rows = (map(make, row) for row in SIGNS)
+    found = (next((sign for sign in row if sign is not None), None) for row in rows)
+    return [sign for sign in found if sign is not None]

@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_csv, read_json
-from dogscats.data.photos import photo_list as photos
+from dogscats.base.trust import current_names
 from dogscats.data.photos.decisions import read_decisions
-from dogscats.data.photos.run_decisions import FILE as DECISIONS
+from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
 from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
@@ -58,7 +58,9 @@ class Facts:
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
-        self.config: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = current_names(
+            yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        )
         self.metrics: dict[str, Any] = read_json(run_dir / "metrics.json")
         self.classes: list[str] = self.metrics["classes"]
         self.final: dict[str, Any] = self.metrics["final"]
@@ -134,7 +136,7 @@ class Facts:
     @cached_property
     def photos(self) -> dict[str, Counter[str]]:
         """Photos of each class in each split that has any, after decisions; empty for a run without `photos.csv`."""
-        file, found = self.run_dir / photos.FILE, dict[str, Counter[str]]()
+        file, found = self.run_dir / PHOTOS_FILE, dict[str, Counter[str]]()
         if file.is_file():
             names = {str(cell(name)): name for name in self.classes}
             counted = Counter((row["split"], row.get("label")) for row in csv_rows(file))
@@ -146,7 +148,7 @@ class Facts:
     @property
     def photos_digest(self) -> str | None:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
-        file = self.run_dir / photos.FILE
+        file = self.run_dir / PHOTOS_FILE
         return digest(file) if file.is_file() else None
 
     @cached_property
@@ -158,7 +160,7 @@ class Facts:
     @cached_property
     def decisions(self) -> Counter[str]:
         """Number of decisions of each kind that the run applied."""
-        file = self.run_dir / DECISIONS
+        file = self.run_dir / DECISIONS_FILE
         return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
 
     @property
@@ -170,7 +172,7 @@ class Facts:
             found.append("This was a trial run (fast_dev_run): its metrics mean nothing.")
         if any(stage.keep == "best" for stage in self.stages):
             found.append(
-                "The epoch whose weights were kept was chosen by the validation photos (keep=best), so that their "
+                "The epoch whose weights were kept was chosen by the validation photos (keep=best), so their "
                 "metrics are slightly optimistic."
             )
         if data.get("limit") is not None:

@@ -1,28 +1,18 @@
 """The figures of a run: the table that files, loggers, the page and `dogscats.Report` walk over."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger
 
-from dogscats.base.errors import optional
 from dogscats.report.facts import Facts
 from dogscats.report.figures.confusion_matrix import confusion_matrix
 from dogscats.report.figures.curves import curve, lr_finder, lr_schedule
 from dogscats.report.figures.photo_figures import augmentation, pictures
-from dogscats.report.figures.publish import publish
+from dogscats.report.figures.publish import Drawn, draw_and_publish
 from dogscats.report.figures.reliability_figures import accuracy_kept, reliability
-
-Drawn = Figure | Mapping[str, Figure] | None
-"""A figure, figures by name, or `None` if there is nothing to draw."""
-
-
-def by_name(drawn: Drawn, default: str) -> Mapping[str, Figure]:
-    """Return what was drawn as figures by name; `default` for a figure without one."""
-    return {default: drawn} if isinstance(drawn, Figure) else drawn or {}
 
 
 @dataclass(frozen=True)
@@ -118,6 +108,4 @@ def publish_figures(run: Facts, loggers: Iterable[Logger]) -> None:
     """Draw the figures of a finished run that come from its files; save them, and send them to the loggers."""
     for row in FIGURES:
         if row.drawn_from == "run" and "png" in row.formats:
-            with optional(row.name):
-                for name, figure in by_name(row.draw(run), row.name).items():
-                    publish(figure, run.run_dir / f"{name}.png", loggers, name)
+            draw_and_publish(row.draw, run, row.name, run.run_dir, loggers)

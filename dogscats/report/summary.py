@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import log_written, peak_rss_mb
+from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
-from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
 from dogscats.lesson.metrics import epoch_columns, final_metrics
 from dogscats.lesson.predictions import Predictions, confused_pairs

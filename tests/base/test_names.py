@@ -77,7 +77,7 @@ def test_predictions_and_metrics_are_written_before_any_picture(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dogscats.report.report_callback.publish", stop)
+    monkeypatch.setattr("dogscats.report.figures.publish.publish", stop)
     assert run_command("train.py", f"data.root={shared_root}", *FAST, "hydra.run.dir=run").returncode == 1
     assert len(read_csv(tmp_path / "run" / "predictions_valid.csv")) == 10
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]["n"] == 10

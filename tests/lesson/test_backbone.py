@@ -8,6 +8,7 @@ from conftest import REAL_DATA
 from torch import nn
 
 from dogscats.base.errors import UserError
+from dogscats.lesson.activations import fold_batchnorm
 from dogscats.lesson.backbone import (
     Backbone,
     efficientnet_lite0,
@@ -15,7 +16,6 @@ from dogscats.lesson.backbone import (
     resnet34,
     timm_backbone,
 )
-from dogscats.lesson.fold import fold_batchnorm
 
 
 def photos(size: int = 64) -> torch.Tensor:

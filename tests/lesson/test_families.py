@@ -10,8 +10,8 @@ from conftest import Run
 from torch import nn
 
 from dogscats.base.errors import UserError
+from dogscats.lesson.activations import fold_batchnorm
 from dogscats.lesson.backbone import Backbone, resnet34, timm_backbone
-from dogscats.lesson.fold import fold_batchnorm
 
 TINY_FAMILIES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"]
 

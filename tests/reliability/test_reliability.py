@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from PIL import Image
 
 from dogscats import Backbone, Classifier, Predictions, Predictor
 from dogscats.base.errors import UserError
-from dogscats.base.files import read_csv
-from dogscats.reliability.agreement import MOST_ANSWERS, MOST_CLASSES, Agreement
+from dogscats.base.files import digest, read_csv
+from dogscats.reliability.agreement import MAX_ANSWERS, MAX_CLASSES, Disagreement
 from dogscats.reliability.calibration import fit_temperature, out_of_fold, with_temperature
 from dogscats.reliability.kept import read_reliability, weights_digest, write_reliability
 from dogscats.reliability.measured import measure
-from dogscats.reliability.strangers import Likeness, evenly_spaced
+from dogscats.reliability.signs import Distance, EarlyDistance, Energy, ForwardPass, TrainingPhotos, evenly_spaced
+from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Thresholds, accuracy_kept, choose_thresholds, words
 
 
@@ -58,39 +60,44 @@ def clouds(count: int, center: float, seed: int, size: int = 40) -> torch.Tensor
     return features
 
 
-def likeness_of(features: torch.Tensor) -> Likeness:
-    return Likeness.of(features, [f"train/{row}.jpg" for row in range(len(features))])
+def detector_of(features: torch.Tensor, labels: Sequence[int] = (), classes: int = 1000) -> StrangerDetector:
+    photos = TrainingPhotos(features, None, labels, classes, lambda: [features.shape[1] - 3, 3])
+    return StrangerDetector.fit(photos, [f"train/{row}.jpg" for row in range(len(features))])
+
+
+def scores_of(detector: StrangerDetector, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return detector.scores(ForwardPass(features, logits))
 
 
 def test_strangers_are_more_unlike_than_validation_photos() -> None:
     train, valid = (torch.cat([clouds(150, 3, seed), clouds(150, -3, seed + 1)]) for seed in (0, 5))
     far = clouds(300, 0, 9)
     far[:, 7:15] += 9
-    likeness, logits = likeness_of(train), torch.zeros(1, 300, 2)
-    scores = likeness(valid, logits)
-    likeness.calibrate(scores)
-    known, strange = likeness.unlike(scores), likeness.unlike(likeness(far, logits))
+    detector, logits = detector_of(train), torch.zeros(1, 300, 2)
+    scores = scores_of(detector, valid, logits)
+    detector.calibrate(scores)
+    known, strange = detector.unlike(scores), detector.unlike(scores_of(detector, far, logits))
     assert known.min() >= 0
     assert strange.max() <= 1
     assert strange.median() > known.quantile(0.99)
-    weak = likeness.unlike(likeness(valid, logits - 5))  # small logits make a stranger, too
+    weak = detector.unlike(scores_of(detector, valid, logits - 5))  # small logits make a stranger, too
     assert weak.min() > known.quantile(0.95)
 
 
 def test_a_feature_that_did_not_vary_and_few_or_equal_photos_are_no_error() -> None:
     for features in (torch.ones(2, 8), torch.zeros(3, 8), clouds(2, 0, 0), clouds(4, 0, 0, size=3)):
-        likeness = likeness_of(features)
-        scores = likeness(torch.rand(5, features.shape[1]) + 1, torch.zeros(2, 5, 2))
-        likeness.calibrate(scores)
-        assert likeness.unlike(scores).isfinite().all()
+        detector = detector_of(features)
+        scores = scores_of(detector, torch.rand(5, features.shape[1]) + 1, torch.zeros(2, 5, 2))
+        detector.calibrate(scores)
+        assert detector.unlike(scores).isfinite().all()
 
 
 def test_the_most_similar_training_photo_is_the_photo_itself() -> None:
     features = clouds(50, 3, 0)
-    found = likeness_of(features).similar(features[[7, 31]], 3)
+    found = detector_of(features).similar(features[[7, 31]], 3)
     assert [photos[0][0] for photos in found] == ["train/7.jpg", "train/31.jpg"]
     assert all(len(photos) == 3 and photos[0][1] == pytest.approx(1, abs=1e-3) for photos in found)
-    assert len(likeness_of(features[:2]).similar(features, 5)[0]) == 2
+    assert len(detector_of(features[:2]).similar(features, 5)[0]) == 2
     assert evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
     assert evenly_spaced(3, 10).tolist() == [0, 1, 2]
 
@@ -130,33 +137,34 @@ def predictions_of(
 
 def test_a_temperature_that_does_not_help_is_not_used() -> None:
     probabilities, labels = overconfident()
-    likeness, unlike = likeness_of(clouds(10, 0, 0)), torch.rand(len(labels))
-    version = measure(likeness, predictions_of(probabilities, labels, unlike), None).plain
+    detector, unlike = detector_of(clouds(10, 0, 0)), torch.rand(len(labels))
+    version = measure(detector, predictions_of(probabilities, labels, unlike), None).plain
     assert version.temperature == pytest.approx(3, rel=0.3)
     assert version.calibration["ece_after"] < version.calibration["ece_before"]  # type: ignore[operator]
-    good = measure(likeness, predictions_of(*overconfident(factor=1.0), unlike), None).plain
+    good = measure(detector, predictions_of(*overconfident(factor=1.0), unlike), None).plain
     assert good.temperature == pytest.approx(1, abs=0.15)
-    few = measure(likeness, predictions_of(probabilities[:10], labels[:10], unlike[:10]), None).plain
+    few = measure(detector, predictions_of(probabilities[:10], labels[:10], unlike[:10]), None).plain
     assert (few.temperature, few.calibration["ece_after"]) == (1, None)
     perfect = predictions_of(probabilities, probabilities.argmax(dim=1), unlike)
-    assert measure(likeness, perfect, None).plain.temperature == 1
+    assert measure(detector, perfect, None).plain.temperature == 1
 
 
 def test_the_files_are_read_as_written_for_the_same_weights_alone(tmp_path: Path) -> None:
     probabilities, labels = overconfident()
     features = clouds(len(labels), 3, 0)
-    agreement = Agreement.of(features, labels, 3, [features.shape[1] - 3, 3])
-    likeness = Likeness.of(features, [f"\udce9 \n{row}" for row in range(len(labels))], agreement)
-    scores = likeness(features, probabilities.log()[None])
-    likeness.calibrate(scores)
-    predictions = predictions_of(probabilities, labels, likeness.unlike(scores))
+    detector = detector_of(features, labels.tolist(), 3)
+    detector.paths = [f"\udce9 \n{row}" for row in range(len(labels))]
+    scores = scores_of(detector, features, probabilities.log()[None])
+    detector.calibrate(scores)
+    predictions = predictions_of(probabilities, labels, detector.unlike(scores))
     state = {"weight": torch.ones(3).half()}
-    written = measure(likeness, predictions, predictions)
+    written = measure(detector, predictions, predictions)
     write_reliability(tmp_path, written, weights_digest(state))
     found = read_reliability(tmp_path, {"weight": torch.ones(3)})
     assert found is not None
-    assert found.likeness.paths == likeness.paths
-    assert torch.equal(found.likeness(features, probabilities[None]), likeness(features, probabilities[None]))
+    assert found.detector.paths == detector.paths
+    assert [type(sign) for sign in found.detector.signs] == [Distance, Disagreement]
+    assert torch.equal(scores_of(found.detector, features, probabilities[None]), scores)
     assert (found.plain.thresholds, found.tta and found.tta.temperature) == (
         written.plain.thresholds, written.tta and written.tta.temperature
     )  # fmt: skip
@@ -188,26 +196,26 @@ def test_the_files_are_read_as_written_for_the_same_weights_alone(tmp_path: Path
     np.savez_compressed(tmp_path / "strangers.npz", mean=np.zeros(10**6))
     with pytest.raises(UserError, match=r"or of another run than reliability\.json"):
         read_reliability(tmp_path, state)
-    del numbers["strangers"]
+    numbers["strangers"] = digest(tmp_path / "strangers.npz")
     (tmp_path / "reliability.json").write_text(json.dumps(numbers))
     with pytest.raises(UserError, match="would unpack to"):
         read_reliability(tmp_path, state)
 
 
-@pytest.mark.parametrize(("classes", "depths"), [(MOST_CLASSES, 1), (64, MOST_ANSWERS // 64)])
+@pytest.mark.parametrize(("classes", "depths"), [(MAX_CLASSES, 1), (64, MAX_ANSWERS // 64)])
 def test_twenty_thousand_photos_take_at_most_10_mb(classes: int, depths: int, tmp_path: Path) -> None:
     count, size, answers = 20_000, 4128, classes * depths
     squares = {name: torch.zeros(answers, answers) for name in ("within", "overall")}
-    agreement = Agreement(
+    agreement = Disagreement(
         [size // depths] * depths, weight=torch.zeros(size, classes), bias=torch.zeros(answers),
         centers=torch.zeros(classes, answers), center=torch.zeros(answers), **squares,
     )  # fmt: skip
-    likeness = Likeness(
-        torch.zeros(size), torch.ones(size), torch.zeros(size, 128), torch.ones(129), torch.zeros(count, 128),
-        [f"train/cats/cat.{number}.jpg" for number in range(count)], agreement,
-    )  # fmt: skip
+    distance = Distance(
+        torch.zeros(size), torch.ones(size), torch.zeros(size, 128), torch.ones(129), torch.zeros(count, 128)
+    )
+    detector = StrangerDetector([distance, agreement], [f"train/cats/cat.{number}.jpg" for number in range(count)])
     valid = predictions_of(torch.full((5000, 3), 1 / 3), torch.zeros(5000).long(), torch.rand(5000))
-    write_reliability(tmp_path, measure(likeness, valid, valid), "")
+    write_reliability(tmp_path, measure(detector, valid, valid), "")
     assert (tmp_path / "strangers.npz").stat().st_size < 10e6
 
 
@@ -227,17 +235,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trained_body_is_judged_by_its_early_features(trained: Path) -> None:
     model = Predictor.load(trained).model
-    likeness = model.likeness
-    assert likeness is not None
-    assert likeness.early is not None
-    assert likeness.agreement is None
+    detector = model.scorer
+    assert isinstance(detector, StrangerDetector)
+    assert [type(sign) for sign in detector.signs] == [Distance, EarlyDistance]
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
-        features, early = likeness.features(model.body, images)
+        log_probabilities, scores = detector(model.body, model.heads, images)
+        assert torch.equal(log_probabilities, model(images))
+        features, early = model.body.forward_with_early(images)
         assert torch.equal(features, model.body(images))
-        signs = likeness(features, model.heads.each(features), early)
-        assert torch.equal(signs[:, 1], likeness.early.distance(early))  # type: ignore[arg-type]
-        assert not torch.equal(signs[:, 1], signs[:, 0])
+        early_distance = detector.signs[1].score(ForwardPass(features, torch.empty(0), early))
+        assert torch.equal(scores[:, 1], early_distance)
+        assert not torch.equal(scores[:, 1], scores[:, 0])
 
 
 def test_a_run_keeps_files_and_decides_about_its_validation_photos(trained: Path) -> None:
@@ -268,14 +277,14 @@ def test_predictions_have_decisions_and_other_shares_keep_more(trained: Path) ->
     assert 30 <= counts[0] < counts[1] <= counts[2] == 60
     assert predictor.reliability is not None
     version = predictor.reliability.plain
-    plain = predictor.model.likeness
-    predictor.reliability, predictor.model.likeness = None, None
+    detector = predictor.model.scorer
+    predictor.reliability, predictor.model.scorer = None, None
     before, _ = predictor.predict(paths, n_aug=0)
     assert (before.unlike, before.decisions) == (None, [])
     torch.testing.assert_close(with_temperature(before.probabilities, version.temperature), predictions.probabilities)
     with pytest.raises(UserError, match="has not kept"):
         predictor.similar(paths[:1])
-    predictor.model.likeness = plain
+    predictor.model.scorer = detector
     ((first, *rest),) = predictor.similar([root / "train" / "cats" / "cat.3.jpg"])
     assert first[0] == "train/cats/cat.3.jpg"
     assert first[1] == pytest.approx(1, abs=1e-3)
@@ -384,7 +393,7 @@ def test_what_cannot_be_measured_fails_no_run(
     result = run_command("train.py", *common, "hydra.run.dir=tiny")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "tiny" / "reliability.json").read_text())["plain"]["kept"] == 1
-    monkeypatch.setattr(Likeness, "of", lambda *_: 1 / 0)
+    monkeypatch.setattr(StrangerDetector, "fit", lambda *_: 1 / 0)
     result = run_command("train.py", *common, "hydra.run.dir=odd")
     assert result.returncode == 0, result.stderr
     assert "No calibration, and no photo is called unsure or none: ZeroDivisionError" in result.stdout + result.stderr
@@ -396,12 +405,29 @@ def test_a_thousand_classes_and_half_precision() -> None:
     torch.manual_seed(0)
     model = Classifier(Backbone(TinyNetwork(), last_early="first", channels=8), 1000)
     features = model.body(torch.randint(256, (30, 3, 32, 32), dtype=torch.uint8)).detach()
-    model.likeness = Likeness.of(features, [str(row) for row in range(30)])
-    model.likeness.agreement = Agreement.of(features, torch.arange(30) % 2, 2, [8, 8])
+    labels = (torch.arange(30) % 2).tolist()
+    photos = TrainingPhotos(features, features[:, :4], labels, 2, lambda: [8, 8])
+    signs = [sign.fit(photos) for sign in (Distance, EarlyDistance, Disagreement, Energy)]
+    model.scorer = StrangerDetector([sign for sign in signs if sign], [str(row) for row in range(30)])
+    assert model.scorer.num_scores == 4
     for precision in (torch.float16, torch.bfloat16, torch.float64):
-        assert model.to(precision).likeness is model.likeness
-        assert {buffer.dtype for buffer in model.likeness.buffers()} == {torch.float32}
+        assert isinstance(model.to(precision).scorer, StrangerDetector)
+        assert {buffer.dtype for buffer in model.scorer.buffers()} == {torch.float32}
         model.float()
-        scores = model.likeness(features.to(precision), model.heads.each(features).to(precision))
+        given = features.to(precision)
+        computed = ForwardPass(given, model.heads.each(features).to(precision), given[:, :4])
+        scores = model.scorer.scores(computed)
         assert scores.isfinite().all()
         assert scores.dtype == torch.float32
+
+
+def test_the_second_sign_is_the_first_that_applies() -> None:
+    features, labels = clouds(30, 3, 0), [row % 2 for row in range(30)]
+    for early, classes, expected in (
+        (features[:, :4], 2, EarlyDistance), (None, 2, Disagreement), (None, MAX_CLASSES + 1, Energy)
+    ):  # fmt: skip
+        photos = TrainingPhotos(features, early, labels, classes, lambda: [features.shape[1]])
+        detector = StrangerDetector.fit(photos, [str(row) for row in range(30)])
+        assert [type(sign) for sign in detector.signs] == [Distance, expected]
+        restored = StrangerDetector.restore(detector.arrays(), detector.paths)
+        assert [type(sign) for sign in restored.signs] == [Distance, expected]

@@ -179,7 +179,7 @@ def test_a_missing_file_leaves_its_section_out(run_dir: Path, tmp_path: Path, fi
     assert not caplog.records
     before, after = Page(run_dir / FILE), Page(copy / FILE)
     assert len(after.elements) < len(before.elements)
-    assert "How to repeat it" in after.text
+    assert "Reproduce this run" in after.text
 
 
 def test_a_damaged_picture_is_named_and_left_out(run_dir: Path, tmp_path: Path, caplog: Any) -> None:

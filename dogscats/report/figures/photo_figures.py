@@ -132,7 +132,7 @@ def draw_photos(
 
 
 def thumbnail(path: Path) -> np.ndarray[Any, Any]:
-    """Read a photo at the size at which it is drawn, so that large ones take no more memory than small ones.
+    """Read a photo at the size at which it is drawn: large ones take no more memory than small ones.
 
     Returns:
         RGB, uint8, `(H, W, 3)`; the long side has at most `SIDE` pixels.

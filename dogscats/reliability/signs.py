@@ -1,0 +1,236 @@
+"""Signs that a photo is a stranger: numbers that are larger for photos unlike the training photos.
+
+A sign learns from the training photos, and then scores other photos in the pass that predicts them. To add one, write a
+subclass of `Sign` and list it in `dogscats.reliability.strangers.SIGNS`. `benchmarks/strangers.py` measures them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, Self
+
+import torch
+import torch.nn.functional as nnf
+from torch import nn
+
+MAX_PHOTOS_KEPT = 20_000
+"""Largest number of training photos that are kept, evenly spaced: enough for 10 MB."""
+
+MAX_PHOTOS_FITTED = 5_000
+"""Number of photos for the principal components and the regressions."""
+
+MAX_COMPONENTS = 128
+"""Largest number of principal components."""
+
+NEIGHBORS = 10
+"""Number of nearest training photos."""
+
+ROWS = 4096
+"""Rows of features that are in memory at once."""
+
+
+class TrainingPhotos(NamedTuple):
+    """What signs learn from.
+
+    Attributes:
+        features: features `(N, F)`; may be memory-mapped, as only some are in memory at once.
+        early: early features `(N, E)` of a trained body; `None` for a frozen one.
+        labels: class index of each photo.
+        num_classes: number of classes.
+        widths: function that counts the features of each depth of the network.
+    """
+
+    features: torch.Tensor
+    early: torch.Tensor | None
+    labels: Sequence[int]
+    num_classes: int
+    widths: Callable[[], Sequence[int]]
+
+
+class ForwardPass(NamedTuple):
+    """What the network computes for photos in the pass that predicts them.
+
+    Attributes:
+        features: features `(B, F)`.
+        logits: logits of each head `(heads, B, C)`.
+        early: early features `(B, E)`, if a sign needs them.
+    """
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    early: torch.Tensor | None = None
+
+
+class Sign(nn.Module):
+    """One sign of a stranger.
+
+    Attributes:
+        ordinary: quantile of the validation photos up to which a value is ordinary.
+        needs_early: whether it is computed from the early features.
+    """
+
+    ordinary: ClassVar[float]
+    needs_early: ClassVar[bool] = False
+
+    @classmethod
+    def fit(cls, photos: TrainingPhotos) -> Self | None:
+        """Learn from training photos; `None` if this sign does not apply to the network or its classes."""
+        raise NotImplementedError
+
+    def score(self, computed: ForwardPass) -> torch.Tensor:
+        """Compute the sign of each photo `(B,)`; larger for strangers."""
+        raise NotImplementedError
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Return what was learned, as it is saved in `strangers.npz`; the large arrays in half precision."""
+        return {}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self | None:
+        """Restore the sign from all arrays of `strangers.npz`; `None` if its own are not among them."""
+        raise NotImplementedError
+
+
+class Distance(Sign):
+    """Distance to the nearest training photos: photos of another kind are far from them.
+
+    Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507. Features
+    are divided by their norm and standardized, since those of several depths differ in scale. Points are their
+    principal components, divided by the square root of their deviation, so that the largest do not outweigh all. What
+    the components leave out of a new photo is part of its distance, too.
+
+    Args:
+        mean: mean of each feature `(F,)`.
+        deviation: standard deviation of each feature `(F,)`, infinite for one that does not vary.
+        directions: principal directions `(F, D)`.
+        scales: what each component is divided by, and then the length of the rest `(D + 1,)`.
+        points: principal components of the training photos `(N, D)`.
+    """
+
+    ordinary = 0.98  # higher than for other signs: photos of another kind lie far beyond all validation photos
+    prefix = ""
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    directions: torch.Tensor
+    scales: torch.Tensor
+    points: torch.Tensor
+    lengths: torch.Tensor
+
+    def __init__(
+        self,
+        mean: torch.Tensor,
+        deviation: torch.Tensor,
+        directions: torch.Tensor,
+        scales: torch.Tensor,
+        points: torch.Tensor,
+    ):
+        super().__init__()
+        arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
+        self.names = [*arrays]
+        for name, values in (arrays | {"lengths": points.float().square().sum(dim=1)}).items():
+            self.register_buffer(name, values.float(), persistent=False)  # checkpoints stay as they are
+
+    @staticmethod
+    def of(photos: TrainingPhotos | ForwardPass) -> torch.Tensor | None:
+        """Return the features in whose space distances are measured `(B, F)`."""
+        return photos.features
+
+    @classmethod
+    def fit(cls, photos: TrainingPhotos) -> Self | None:
+        """Keep training photos; of more than `MAX_PHOTOS_KEPT`, evenly spaced ones."""
+        features = cls.of(photos)
+        if features is None:
+            return None
+        some = nnf.normalize(features[evenly_spaced(len(features), MAX_PHOTOS_FITTED)].float(), dim=1)
+        mean, deviation = some.mean(dim=0), some.std(dim=0, correction=0)
+        deviation[deviation < 1e-8] = torch.inf
+        standardized = (some - mean) / deviation
+        count = min(MAX_COMPONENTS, max(len(some) - 1, 1), some.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            directions = torch.svd_lowrank(standardized, count, niter=2)[2].half()
+        variances = (standardized @ directions.float()).square().mean(dim=0)
+        rest = (standardized.square().sum() / len(some) - variances.sum()) / max(some.shape[1] - count, 1)
+        if rest < 1e-6:  # so few photos that their components leave nothing out
+            rest = variances.mean()
+        scales = torch.cat([variances, rest[None]]).clamp_min(1e-6) ** 0.25
+        space = cls(mean, deviation, directions, scales, torch.empty(0, count))
+        kept = evenly_spaced(len(features), MAX_PHOTOS_KEPT)
+        points = torch.cat([space.components(features[rows])[0] for rows in torch.split(kept, ROWS)])
+        return cls(mean, deviation, directions, scales, points.half())  # as it is read from the file
+
+    def components(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute scaled components `(B, D)` of features `(B, F)`, and the scaled square of the rest `(B, 1)`."""
+        standardized = (nnf.normalize(features.float(), dim=1) - self.mean) / self.deviation
+        components = standardized @ self.directions
+        length, explained = (values.square().sum(dim=1, keepdim=True) for values in (standardized, components))
+        rest = (length - explained).clamp_min(0) / self.scales[-1].square()
+        return components / self.scales[:-1], rest
+
+    def score(self, computed: ForwardPass) -> torch.Tensor:
+        """Compute the mean distance `(B,)` to the nearest training photos."""
+        features = self.of(computed)
+        assert features is not None
+        components, rest = self.components(features)
+        squares = components.square().sum(dim=1, keepdim=True) + self.lengths
+        distances = squares - 2 * components @ self.points.T + rest
+        nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
+        return nearest.clamp_min(0).sqrt().mean(dim=1)
+
+    def most_similar(self, features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosine similarities `(B, K)` of the `count` most similar training photos, and their indices."""
+        points, found = nnf.normalize(self.points, dim=1), nnf.normalize(self.components(features)[0], dim=1)
+        similarities, indices = (found @ points.T).topk(min(count, len(points)), dim=1)
+        return similarities, indices
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Return the arguments of the class, with the prefix of its space."""
+        large = ("directions", "points")
+        arrays = {name: getattr(self, name) for name in self.names}
+        return {f"{self.prefix}{name}": a.half() if name in large else a.float() for name, a in arrays.items()}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self | None:
+        """Restore it if its points are in the file."""
+        if f"{cls.prefix}points" not in arrays:
+            return None
+        names = ("mean", "deviation", "directions", "scales", "points")
+        return cls(**{name: arrays[f"{cls.prefix}{name}"] for name in names})
+
+
+class EarlyDistance(Distance):
+    """Distance to the nearest training photos in the space of the early features of a trained body.
+
+    After all layers were trained, the depths agree on anything. The early features change least.
+    """
+
+    prefix = "early_"
+    needs_early = True
+
+    @staticmethod
+    def of(photos: TrainingPhotos | ForwardPass) -> torch.Tensor | None:
+        """Return the early features `(B, E)`."""
+        return photos.early
+
+
+class Energy(Sign):
+    """Small logits: Liu et al., "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759."""
+
+    ordinary = 0.95
+
+    @classmethod
+    def fit(cls, photos: TrainingPhotos) -> Self:
+        """Return the sign, which has nothing to learn."""
+        return cls()
+
+    def score(self, computed: ForwardPass) -> torch.Tensor:
+        """Compute the negative log of the summed exponentials of the logits `(B,)`, averaged over the heads."""
+        return -computed.logits.float().logsumexp(dim=2).mean(dim=0)
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self:
+        """Return the sign, which keeps nothing."""
+        return cls()
+
+
+def evenly_spaced(count: int, most: int) -> torch.Tensor:
+    """Return the indices of at most `most` of `count` items, evenly spaced, so that all classes appear."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.double).round().long()
