@@ -15,9 +15,9 @@ from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.text import setting, shown, shown_lines
-from dogscats.report.facts import SPLITS, Facts
-from dogscats.report.figure_table import FIGURES, RunFigure, by_name
-from dogscats.report.templates import template
+from dogscats.report.facts import SPLITS, Facts, template
+from dogscats.report.figure_table import FIGURES, RunFigure
+from dogscats.report.figures.publish import by_name
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
 FILE = "report.html"
@@ -150,5 +150,5 @@ def _commands(run_dir: Path) -> dict[str, str]:
         "Search for suspects": f"{evaluate} {run} suspects=true",
         "Export it": f"{evaluate} {run} export=onnx",
         "Start another run from its weights": f"{trained} {setting('load', folder / WEIGHTS)}",
-        "Resume it, if it had been interrupted": f"{command('train')} {setting('resume', folder)}",
+        "Resume it if it was interrupted": f"{command('train')} {setting('resume', folder)}",
     }

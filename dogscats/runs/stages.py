@@ -17,7 +17,7 @@ from dogscats.lesson.keep_best import KeepBest
 from dogscats.lesson.loss_scale import LossScale
 from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
 from dogscats.lesson.stage import Stage
-from dogscats.report.figures.learning_rates import lr_curve
+from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.publish import publish
 from dogscats.report.history import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier

@@ -9,7 +9,7 @@ from torch import nn
 
 from dogscats.lesson.backbone import Backbone, timm_backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.report.figures.explanation import overlay
+from dogscats.report.figures.photo_figures import overlay
 from dogscats.report.gradcam import Explanation, grad_cam
 
 SIDE = 64

@@ -11,7 +11,7 @@ from dogscats.base.text import shown
 from dogscats.data.pixels.images import UnreadableImageError, read_image
 from dogscats.predict.demo.demo_page import GONE, Picture, Refused, Verdict
 from dogscats.predict.predictor import Predictor
-from dogscats.report.figures.explanation import overlay
+from dogscats.report.figures.photo_figures import overlay
 
 SIMILAR_SIDE = 320
 """Longest side of a similar photo, in pixels."""
