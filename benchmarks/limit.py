@@ -19,9 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.settings import Settings, from_command_line
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.lesson.activations import precompute
+from dogscats.lesson.activations import fold_batchnorm, precompute
 from dogscats.lesson.backbone import Backbone, resnet34
-from dogscats.lesson.activations import fold_batchnorm
 from dogscats.runs.memory import keep_freed_memory
 
 

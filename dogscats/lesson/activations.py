@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dogscats.base.content import cache_folder, fingerprint

@@ -28,9 +28,7 @@ from dogscats.data.photos.run_decisions import FILE as DECISIONS
 from dogscats.data.photos.run_decisions import keep_decisions, with_own_decisions
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.divergence import StopAtDivergence
-from dogscats.lesson.keep_best import KeepBest
-from dogscats.lesson.loss_scale import LossScale
+from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
 from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
