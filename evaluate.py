@@ -29,9 +29,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
 from dogscats.base.text import listed
+from dogscats.predict.export.exporters import export_help
 from dogscats.predict.tasks import Job, chosen_task
 
 log = logging.getLogger(__name__)
+
+OmegaConf.register_new_resolver("export_help", export_help, replace=True)
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -41,9 +44,9 @@ def evaluate(cfg: DictConfig) -> None:
     from dogscats.base.console import log_written, peak_rss_mb, set_progress
     from dogscats.predict.predictor import Predictor
     from dogscats.runs.compose import build_callbacks, use_own_modules
-    from dogscats.runs.determinism import nondeterminism_named
     from dogscats.runs.ranks import distributed
-    from dogscats.runs.trainer import check_trainer, trainer_factory
+    from dogscats.runs.trainer import nondeterminism_named, trainer_factory
+    from dogscats.runs.trainer_settings import check_trainer
 
     started = time.perf_counter()
     use_own_modules()

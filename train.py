@@ -16,6 +16,7 @@ for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports
 import logging
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hydra
@@ -26,8 +27,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
+from dogscats.data.loading.class_weights import check_class_weights, class_weights
 from dogscats.lesson.stage import Stage
-from dogscats.runs.resume import resume_hint
+from dogscats.runs.directory import resume_hint
 from dogscats.runs.settings import check_settings
 from dogscats.runs.sweep import sweep_job, sweep_table
 
@@ -40,15 +42,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FEW_PHOTOS = 5000
-"""With fewer training photos, the default recipe points to others."""
-
 
 def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
     settings = check_settings(cfg)
     from dogscats.lesson.activations import Activations
-    from dogscats.runs.run import open_run
+    from dogscats.runs.launch import launch, open_run
 
     with open_run(settings) as run:
         if run.finished:
@@ -56,7 +55,7 @@ def train(cfg: DictConfig) -> float:
             return run.metric
         data = load_data(run)
         model = build_model(run, data)
-        run.launch(data, model)
+        launch(run, data, model)
         activations = Activations(model, data, run.fabric, run.cfg.activations.dir, run.cfg.activations.views)
         for stage in run.stages_left:
             fit(run, stage, model, data, activations)
@@ -65,22 +64,13 @@ def train(cfg: DictConfig) -> float:
 
 def load_data(run: Run) -> DogsCatsDataModule:
     """Find the photos and check that they can be decoded."""
+    from dogscats.runs.launch import keep_photos
+
     data: DogsCatsDataModule = instantiate(run.settings["data"])
     data.prepare_data()
-    data.check_class_weights(run.settings.get("class_weights", "none"))
+    check_class_weights(run.settings["class_weights"], data.classes)
     data.setup()
-    run.keep_photos(data)
-    log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)
-    if data.decided:
-        log.info("Decisions %s", data.decided)
-    if data.test:
-        log.info("Test      %d labelled photos, predicted once after the last stage", len(data.test.paths))
-    if data.left_out:
-        log.warning("Warning   %s", data.left_out)
-    if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
-        log.info(
-            "For so few photos recipe=small and recipe=adapt are often better; see 'Which recipe' in docs/lesson.md"
-        )
+    keep_photos(run, data)
     return data
 
 
@@ -97,7 +87,7 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     replaced = {"weights": "none"} if run.checkpoint and "weights" in config else {}
     body = build_body(config, data.size, **replaced)
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
-    weights = data.class_weights(run.settings.get("class_weights", "none"))
+    weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
     model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
     name = config.get("name", config["_target_"].rpartition(".")[2])
     heads = "head" if len(model.heads) == 1 else "heads"
@@ -108,11 +98,12 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
 def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> None:
     """Train one stage with its own Trainer, optimizer and schedule, and save the weights."""
     from dogscats.lesson.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
+    from dogscats.runs import stages
 
     log.info("\nStage %s: %s", stage.name, stage.summary)
     started = time.perf_counter()
-    saved = run.saved_state(stage)  # of an interrupted stage, after its last complete epoch
-    loggers = run.loggers(stage.name, saved)
+    saved = stages.saved_state(run, stage)  # of an interrupted stage, after its last complete epoch
+    loggers = stages.make_loggers(run, stage.name, saved)
     classifier = model.for_stage(stage, seed=stable_seed(run.cfg.seed, stage.name))
     if stage.precompute:
         train_loader, valid_loader = activations.train_loader(stage.name), activations.valid_loader()
@@ -120,30 +111,27 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
         train_loader = data.loader(data.train_dataset(stage.name, stage.augment), shuffle=True)
         valid_loader = data.loader(data.valid_dataset())
 
-    if run.wants_lr(stage):
+    if stages.needs_lr_finder(run, stage):
         steps = STEPS_PRECOMPUTED if stage.precompute else STEPS_PHOTOS
-        run.add_lr(stage, find_lr(classifier, train_loader, run.make_trainer, steps), loggers)
-    classifier.lrs = list(run.lrs(stage))
+        stages.keep_lr(run, stage, find_lr(classifier, train_loader, run.make_trainer, steps), loggers)
+    classifier.lrs = list(stages.peak_lrs(run, stage))
 
-    trainer = run.trainer(stage, loggers)
+    trainer = stages.make_stage_trainer(run, stage, loggers)
     if saved:
         log.info("Resuming after epoch %d", saved["epoch"])
-    trainer.fit(
-        classifier,
-        train_loader,
-        valid_loader,
-        ckpt_path=run.state_file(stage) if saved else None,
-        weights_only=True,
-    )
-    run.finish_stage(stage, model, trainer, loggers, started)
+    resumed_from = stages.state_file(run, stage) if saved else None
+    trainer.fit(classifier, train_loader, valid_loader, ckpt_path=resumed_from, weights_only=True)
+    stages.finish_stage(run, stage, model, trainer, loggers, started)
 
 
 def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> float:
     """Predict the validation photos, then those of a labelled test/, with test-time augmentation if enabled."""
     from dogscats.lesson.tta import TTA, predict, tta_loaders
+    from dogscats.runs import finish
+    from dogscats.runs.stages import make_loggers
 
-    run.learn_likeness(model, activations)
-    callbacks, loggers, last = run.final_callbacks(model, data), run.loggers("final"), run.stages[-1]
+    finish.fit_detector(run, model, activations)
+    callbacks, loggers, last = finish.final_callbacks(run, model, data), make_loggers(run, "final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached
         classifier, loaders = model.for_stage(last, seed=0), [activations.valid_loader()]
@@ -151,11 +139,12 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
         classifier = model
         log.info("\nPredicting %d photos, %d versions of each", len(data.valid.paths), 1 + n_aug)
         loaders = tta_loaders(data, data.valid, n_aug)
-    predict(classifier, loaders, run.make_trainer, callbacks, loggers, run.add_predictions)
+    predict(classifier, loaders, run.make_trainer, callbacks, loggers, partial(finish.keep_predictions, run))
     if data.test:
         log.info("Predicting %d test photos", len(data.test.paths))
-        predict(model, tta_loaders(data, data.test, n_aug), run.make_trainer, [TTA(n_aug)], write=run.add_test)
-    return run.finish(loggers)
+        write = partial(finish.keep_test_predictions, run)
+        predict(model, tta_loaders(data, data.test, n_aug), run.make_trainer, [TTA(n_aug)], write=write)
+    return finish.finish_run(run, model, loggers)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

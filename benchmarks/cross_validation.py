@@ -26,7 +26,7 @@ from dogscats.base.console import quiet_libraries
 from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.activations import precompute

@@ -20,10 +20,10 @@ from dogscats.base.content import fingerprint
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
-from dogscats.data.pixels.images import list_images
+from dogscats.data.photos.listing import list_images
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import resnet34
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 @dataclass

@@ -25,11 +25,11 @@ from PIL import Image
 from benchmarks.settings import from_command_line
 from dogscats.base.console import peak_rss_mb, quiet_libraries, set_progress
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.pixels.images import list_images
+from dogscats.data.photos.listing import list_images
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, resnet34
 from dogscats.networks.efficientnet_lite import efficientnet_lite0
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 LARGE, SMALL = (4000, 3000), (500, 375)
 

@@ -21,7 +21,7 @@ from benchmarks.settings import Settings, from_command_line
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.lesson.activations import fold_batchnorm, precompute
 from dogscats.lesson.backbone import Backbone, resnet34
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 def measure(settings: Settings, rounds: int = 5) -> dict[str, float]:

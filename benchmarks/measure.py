@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.settings import Settings, from_command_line
 from dogscats.base.console import peak_rss_mb, quiet_libraries
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 def main() -> None:

@@ -23,12 +23,13 @@ from dogscats.base.files import write_json
 from dogscats.data.loading.cached_array import seal_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.features import activation_loader
-from dogscats.data.photos.layouts import find_dataset, left_out
-from dogscats.data.photos.photo_list import keep_photos
+from dogscats.data.loading.loaders import activation_loader
+from dogscats.data.photos.layouts import DatasetFinder
+from dogscats.data.photos.listing import left_out
+from dogscats.data.photos.run_photos import keep_photos
 from dogscats.lesson.activations import activation_key, precompute
 from dogscats.lesson.backbone import Backbone, resnet34
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 
 @dataclass
@@ -73,7 +74,7 @@ def measure(settings: Million) -> dict[str, float]:
         root, run_dir = Path(temporary) / "photos", Path(temporary)
         make_files(root, settings)
         with timed("listing"):
-            found = find_dataset(root)
+            found = DatasetFinder(root).find()
             assert not left_out(root, found.used)
         with timed("fingerprint"):
             key = fingerprint(root, sorted([*found.train.paths, *found.valid.paths]))
@@ -83,7 +84,7 @@ def measure(settings: Million) -> dict[str, float]:
         data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
         data.setup()
         with timed("photos_csv"):
-            keep_photos(data, run_dir, resumed=False)
+            keep_photos(run_dir, data.root, data.classes, data.splits, resumed=False)
         with timed("sampler"):
             batches = data.batch_sampler(data.train_dataset("s", augment=False), shuffle=True)
             assert sum(map(len, batches)) > settings.files // 2
@@ -96,7 +97,7 @@ def measure(settings: Million) -> dict[str, float]:
             data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
             data.prepare_data()
             data.setup()
-            keep_photos(data, run_dir, resumed=False)
+            keep_photos(run_dir, data.root, data.classes, data.splits, resumed=False)
             assert not data.left_out
             for dataset in data.train_dataset("s", augment=False), data.valid_dataset():
                 features = precompute(body, data.loader(dataset), folder, torch.device("cpu"))

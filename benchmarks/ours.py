@@ -21,8 +21,9 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.stage import make_stages
 from dogscats.lesson.tta import predict, tta_loaders
-from dogscats.runs.progress import RunProgress
-from dogscats.runs.run import Run
+from dogscats.runs.finish import final_callbacks
+from dogscats.runs.launch import launch
+from dogscats.runs.run import Run, RunProgress
 from train import build_model, load_data
 
 REPOSITORY = Path(__file__).parent.parent
@@ -63,7 +64,7 @@ class Prepared:
         self.run = Run(cfg, values, stages, fabric, folder, RunProgress(), time.perf_counter())
         self.data = load_data(self.run)
         self.model = build_model(self.run, self.data)
-        self.run.launch(self.data, self.model)
+        launch(self.run, self.data, self.model)
         self.activations = Activations(self.model, self.data, fabric, cfg.activations.dir)
 
 
@@ -120,7 +121,7 @@ def tta(settings: Settings, folder: Path) -> float:
         run.model,
         tta_loaders(run.data, run.data.valid, 4),
         run.run.make_trainer,
-        run.run.final_callbacks(run.model, run.data),
+        final_callbacks(run.run, run.model, run.data),
     )
     return time.perf_counter() - started
 

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.ours import ROWS
 from benchmarks.settings import Settings, from_command_line
 from dogscats.base.console import quiet_libraries
-from dogscats.runs.memory import keep_freed_memory
+from dogscats.runs.launch import keep_freed_memory
 
 TORCH_ROWS = ("head_first", "frozen", "unfrozen")
 PYTHON_ROW = "load_augmented"

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.results import COMPARED, write_results
 from benchmarks.settings import from_command_line
 from dogscats.base.files import atomic_path
-from dogscats.data.pixels.images import list_images
+from dogscats.data.photos.listing import list_images
 
 FOLDER = Path(__file__).parent
 GROWTH = (500, 2_000, 8_000, 20_000)

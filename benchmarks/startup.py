@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.settings import from_command_line
-from dogscats.data.photos.sample import draw_sample
+from dogscats.data.loading.sample_data import draw_sample
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -29,7 +29,7 @@ from benchmarks.settings import from_command_line
 from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import read_json
-from dogscats.data.pixels.images import list_images
+from dogscats.data.photos.listing import list_images
 from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.reliability.measured import Version

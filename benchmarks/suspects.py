@@ -32,7 +32,7 @@ from benchmarks.settings import from_command_line
 from dogscats.base.console import peak_rss_mb, quiet_libraries, set_progress
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.activations import precompute

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dogscats.base.text import LogFormatter
     from dogscats.data.loading.datamodule import DogsCatsDataModule
-    from dogscats.data.photos.sample import SampleDataModule
+    from dogscats.data.loading.sample_data import SampleDataModule
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
     from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
     from dogscats.networks.timm_backbone import timm_backbone
     from dogscats.predict.predictor import Predictor
-    from dogscats.report.confusion_matrix_callback import ConfusionMatrix
-    from dogscats.report.explained_pictures import Pictures
     from dogscats.report.history import History
-    from dogscats.report.reliability_callback import Reliability
-    from dogscats.report.report_callback import Report
+    from dogscats.report.report_callback import Pictures, Report
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
@@ -35,7 +32,6 @@ _MODULES = {
     "TTA": "lesson.tta",
     "Backbone": "lesson.backbone",
     "Classifier": "lesson.classifier",
-    "ConfusionMatrix": "report.confusion_matrix_callback",
     "DogsCatsDataModule": "data.loading.datamodule",
     "History": "report.history",
     "LRFinder": "lesson.lr_finder",
@@ -43,12 +39,11 @@ _MODULES = {
     "LRTrace": "lesson.sgdr",
     "LogFormatter": "base.text",
     "OutputFolder": "runs.directory",
-    "Pictures": "report.explained_pictures",
+    "Pictures": "report.report_callback",
     "Predictions": "lesson.predictions",
     "Predictor": "predict.predictor",
-    "Reliability": "report.reliability_callback",
     "Report": "report.report_callback",
-    "SampleDataModule": "data.photos.sample",
+    "SampleDataModule": "data.loading.sample_data",
     "SweepReport": "runs.sweep",
     "crops": "data.pixels.transforms",
     "efficientnet_lite0": "networks.efficientnet_lite",

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dogscats.data.loading.dataset import Batch
-from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import PrecomputedBody

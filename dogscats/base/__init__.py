@@ -1,1 +1,1 @@
-"""What the rest stands on: errors, text, files, locks and signals. It knows nothing of photos or networks."""
+"""Foundation of all rooms: errors, text, files, locks, signals and trust. It knows nothing of photos or networks."""

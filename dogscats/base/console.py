@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST_FILES = 10
+MAX_LISTED_FILES = 10
 """Files of one folder below the run directory that are listed by name."""
 
 shows_progress = True
@@ -49,7 +49,7 @@ def quiet_libraries() -> None:
         ("Found .* module\\(s\\) in eval mode", UserWarning),
         # The stages of a run share a checkpoint folder.
         ("Checkpoint directory .* exists and is not empty", UserWarning),
-        # A run resumes with the callbacks of its config; callbacks added by older versions are not needed.
+        # A run resumes with the callbacks of its config, and without those that a checkpoint has besides.
         ("Be aware that when using `ckpt_path`, callbacks used", UserWarning),
         # Lightning 2.6 uses an API that PyTorch 2.15 deprecates.
         (".*LeafSpec", FutureWarning),
@@ -99,7 +99,7 @@ def log_written(run_dir: Path) -> None:
     files = [path for path in files if not path.parts[0].startswith((".", "tensorboard"))]
     for folder, group in groupby(files, key=lambda path: path.parent):
         inside = list(group)
-        if folder != Path() and len(inside) > MOST_FILES:
+        if folder != Path() and len(inside) > MAX_LISTED_FILES:
             log.info("  %s (%d files)", shown(folder), len(inside))
         else:
             for path in inside:

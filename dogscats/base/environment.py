@@ -1,23 +1,53 @@
-"""How a run was started, `environment.json`: commands, versions and devices, so that it can be repeated."""
+"""How this package is installed and run, as commands, and `environment.json`, which lets a run be reproduced."""
 
 import platform
 import shlex
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from packaging.requirements import Requirement
 
 from dogscats.base.files import read_json, write_json
-from dogscats.base.install import CLONE, command
 from dogscats.base.text import without_password
+
+CLONE = Path(__file__).resolve().parent.parent.parent
+"""The clone that the code is in; without `train.py` if it was installed from a wheel."""
 
 FILE = "environment.json"
 
 PACKAGES = ("dogscats", "torch", "torchvision", "pytorch-lightning", "timm")
 """Packages whose versions are recorded, if they are installed."""
+
+
+def command(script: str) -> str:
+    """Return the command that runs `train` or `evaluate`: the script of the clone, or the module of the wheel."""
+    file = CLONE / f"{script}.py"
+    if not file.is_file():
+        return f"python -m dogscats.{script}"
+    return f"python {file.name if Path.cwd() == CLONE else shlex.quote(str(file))}"
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra.
+
+    Not `dogscats[<extra>]`: that would install whatever has this name on the package index.
+    """
+    if (CLONE / "pyproject.toml").is_file():
+        return f"pip install --editable {shlex.quote(f'{CLONE}[{extra}]')}"
+    try:
+        needed = [Requirement(line) for line in requires("dogscats") or ()]
+    except PackageNotFoundError:
+        needed = []
+    packages = [
+        f"{package.name}{package.specifier}"
+        for package in needed
+        if package.marker and package.marker.evaluate({"extra": extra}) and not package.marker.evaluate({"extra": ""})
+    ]
+    return f"pip install {shlex.join(packages)}"
 
 
 def record_start(run_dir: Path, device: str, precision: str) -> None:

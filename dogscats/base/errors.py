@@ -11,19 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from dogscats.base.text import setting, shown, shown_lines
 
 log = logging.getLogger(__name__)
 
-ASKED = "DOGSCATS_HYDRA_FULL_ERROR"
+USERS_FULL_ERROR = "DOGSCATS_HYDRA_FULL_ERROR"
 """Environment variable with the user's own HYDRA_FULL_ERROR, while `hydra_errors_exit` sets another."""
 
 LIBRARIES = {
@@ -32,17 +27,10 @@ LIBRARIES = {
 }
 """Packages whose own errors are about settings, and their names."""
 
-FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-UNUSABLE = {
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOTDIR,
-    errno.EISDIR,
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+FILE_UNUSABLE = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR),
 }
 """Error numbers of a full disk, and of other causes outside the program."""
 
@@ -100,10 +88,10 @@ def user_message(error: BaseException) -> str | None:
         return f"{key}: {text}" if key else text
     if isinstance(error, ArgumentError):
         return f"{error.group}.{error}" if error.group else str(error)
-    if isinstance(error, OSError) and error.errno in FULL | UNUSABLE:
+    if isinstance(error, OSError) and error.errno in DISK_FULL | FILE_UNUSABLE:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
         what, advice = (
-            ("written", "Free some space, or choose") if error.errno in FULL else ("used", "Fix it, or choose")
+            ("written", "Free some space, or choose") if error.errno in DISK_FULL else ("used", "Fix it, or choose")
         )
         return f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice} another folder."
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|bad alloc", str(error)):
@@ -145,10 +133,10 @@ def user_message(error: BaseException) -> str | None:
 
 @contextmanager
 def optional(what: str, done: str = "drawn") -> Iterator[None]:
-    """Name a figure or file that cannot be made in the log, instead of failing: everything else goes on."""
+    """Warn in the log if a figure or file cannot be made, instead of failing."""
     try:
         yield
-    except Exception as error:  # one's own function can raise anything
+    except Exception as error:  # a user's own function can raise anything
         log.warning("%s could not be %s: %s", what, done, shown(user_message(error) or repr(error)))
         log.debug("", exc_info=True)
 
@@ -189,17 +177,17 @@ def user_errors_exit() -> Iterator[None]:
 
 @contextmanager
 def hydra_errors_exit() -> Iterator[None]:
-    """Like `user_errors_exit`, also for what Hydra itself raises, which it would print with hints for programmers."""
+    """Like `user_errors_exit`, also for errors of Hydra itself, which prints them with hints for programmers."""
     before = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra passes errors on
-    os.environ[ASKED] = before
+    os.environ[USERS_FULL_ERROR] = before
     try:
         with user_errors_exit():
             yield
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
-        del os.environ[ASKED]
+        del os.environ[USERS_FULL_ERROR]
 
 
 def _traceback_wanted() -> bool:
-    return os.environ.get(ASKED, os.environ.get("HYDRA_FULL_ERROR")) == "1"
+    return os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1"

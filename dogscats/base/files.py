@@ -37,12 +37,16 @@ def check_exists(file: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
     The file is flushed to disk before the rename, so even a power cut leaves no partial file at `path`. If the block
     raises, `path` is unchanged and the temporary file is removed. The temporary name keeps the suffix, since matplotlib
     and others derive the format from it.
+
+    Args:
+        path: file to write.
+        flush: whether to wait for the disk; otherwise a power cut may leave a partial file.
 
     Raises:
         UserError: if the disk is full or not writable.
@@ -51,8 +55,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         if error.errno in CANNOT_WRITE:
@@ -140,18 +145,18 @@ def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[obj
         writer.writerows(rows)
 
 
-FORMULA = ("=", "+", "-", "@")
-"""What begins a formula in a spreadsheet."""
+FORMULA_STARTS = ("=", "+", "-", "@")
+"""Characters that start a formula in a spreadsheet."""
 
 
 def cell(value: object) -> object:
     """Return a value as `write_csv` writes it."""
-    if type(value) is str and value.isprintable() and value[:1] not in FORMULA:
+    if type(value) is str and value.isprintable() and value[:1] not in FORMULA_STARTS:
         return value  # most are, in tables with a million rows
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
-    return f"'{text}" if text[:1] in FORMULA and text and not _is_number(text) else text
+    return f"'{text}" if text[:1] in FORMULA_STARTS and text and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

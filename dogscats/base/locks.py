@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """Error numbers of file systems without locks, such as some network file systems."""
 
-PATIENCE = 3.0
+SECONDS_BEFORE_NOTICE = 3.0
 """Seconds after which a process that waits for a lock says so."""
 
 
@@ -22,11 +22,11 @@ def locked(file: Path, what: str, timeout: float = -1) -> Iterator[None]:
     """Hold a lock, which ends with the process that holds it.
 
     Waits for another process that holds it, and says so. Without locks on the file system, or if it is read-only, the
-    block runs without: all files are written atomically, so that at worst work is done twice.
+    block runs without the lock: all files are written atomically, so at worst work is done twice.
 
     Args:
         file: lock file.
-        what: what is locked, for the message.
+        what: name of the locked folder or file, for the message.
         timeout: seconds to wait; -1 for as long as it takes.
 
     Raises:
@@ -36,11 +36,11 @@ def locked(file: Path, what: str, timeout: float = -1) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=PATIENCE if timeout < 0 else min(PATIENCE, timeout))
+            lock.acquire(timeout=SECONDS_BEFORE_NOTICE if timeout < 0 else min(SECONDS_BEFORE_NOTICE, timeout))
         except Timeout:
             log.info("Waiting for another process, which uses %s", what)
             lock.acquire(timeout=timeout)
-    except NotImplementedError:  # what filelock 3.12 makes of ENOSYS
+    except NotImplementedError:  # filelock 3.12 raises this for ENOSYS
         log.warning("%s cannot be locked: its file system has no locks. Do not use it from several processes.", what)
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in UNSUPPORTED | {errno.EROFS, errno.EACCES, errno.EPERM}:

@@ -1,4 +1,4 @@
-"""Functions that record how they were called in the config of what they return, to build it again from a checkpoint."""
+"""Builders that record their arguments in the config of the built object, and the rebuilding of such an object."""
 
 import functools
 import inspect

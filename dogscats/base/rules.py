@@ -1,10 +1,15 @@
-"""Rules for settings: what a value must be, and the words for it. Free of torch, to be checked before its import."""
+"""Normalized settings, and rules for their values. Free of torch, to be checked before its import."""
 
 from collections.abc import Callable
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from dogscats.base.trust import use_current_names
+
 Rule = tuple[Callable[[Any], bool], str]
-"""Condition, and what an error message says is expected."""
+"""Condition, and the expected values in words, for an error message."""
 
 
 def whole(least: int, most: int | None = None) -> Rule:
@@ -35,3 +40,24 @@ SHARE: Rule = (
 )
 
 SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
+
+TEXT_SETTINGS = (
+    *("data.root", "data.cache_dir", "data.url", "data.labels", "data.group", "data.decisions"),
+    *("activations.dir", "model.weights", "model.name", "load", "resume"),
+    *("run", "ckpt", "predict", "split", "optimized_metric"),
+)
+"""Settings that are names or paths, even if they look like a number: `data.root=2024`."""
+
+
+def normalize(cfg: DictConfig) -> None:
+    """Turn names that Hydra read as numbers back into text, and former names of targets into current ones, in place."""
+    use_current_names(cfg)
+    typed = dict(str(override).split("=", 1) for override in HydraConfig.get().overrides.task if "=" in str(override))
+    for key in TEXT_SETTINGS:
+        *groups, name = key.split(".")
+        node = cfg
+        for group in groups:
+            node = node.get(group) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and not isinstance(node.get(name), str | None):
+            with open_dict(node):
+                node[name] = typed.get(key, typed.get(f"+{key}", str(node[name]))).strip()

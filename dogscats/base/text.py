@@ -6,30 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
-
-TEXT = (
-    *(
-        "data.root",
-        "data.cache_dir",
-        "data.url",
-        "data.labels",
-        "data.group",
-        "data.decisions",
-        "activations.dir",
-        "model.weights",
-        "model.name",
-        "load",
-        "resume",
-    ),
-    *("run", "ckpt", "predict", "split", "optimized_metric"),
-)
-"""Settings that are names or paths, even if they look like a number: `data.root=2024`."""
-
 
 def shown(text: object) -> str:
-    """Escape what a terminal would not show as one line of text: control characters, line breaks, lone surrogates.
+    """Escape control characters, line breaks and lone surrogates, which a terminal does not show as one line of text.
 
     The names of files and classes can contain anything, such as escape sequences that change the terminal.
     """
@@ -86,19 +65,6 @@ def setting(key: str, value: object) -> str:
         quoted = re.sub(r"(\\*)$", r"\1\1", quoted)
         text = '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", quoted) + '"'
     return shlex.quote(f"{key}={text}")
-
-
-def names_as_text(cfg: DictConfig) -> None:
-    """Turn the settings `TEXT`, which Hydra may have read as numbers, back into what was typed."""
-    typed = dict(str(override).split("=", 1) for override in HydraConfig.get().overrides.task if "=" in str(override))
-    for key in TEXT:
-        *groups, name = key.split(".")
-        node = cfg
-        for group in groups:
-            node = node.get(group) if isinstance(node, DictConfig) else None
-        if isinstance(node, DictConfig) and not isinstance(node.get(name), str | None):
-            with open_dict(node):
-                node[name] = typed.get(key, typed.get(f"+{key}", str(node[name]))).strip()
 
 
 def home_expanded(path: str | Path) -> Path:

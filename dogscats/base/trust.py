@@ -12,33 +12,18 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from dogscats.base.errors import UserError, first_line
 
 TRUSTED = frozenset(
     {
-        *(
-            "dogscats.ConfusionMatrix",
-            "dogscats.DogsCatsDataModule",
-            "dogscats.History",
-            "dogscats.LRFinder",
-            "dogscats.LRTrace",
-            "dogscats.Pictures",
-            "dogscats.Reliability",
-            "dogscats.SGDR",
-            "dogscats.SampleDataModule",
-            "dogscats.TTA",
-            "dogscats.crops",
-            "dogscats.efficientnet_lite0",
-            "dogscats.efficientnet_lite1",
-            "dogscats.efficientnet_lite2",
-            "dogscats.none",
-            "dogscats.resnet34",
-            "dogscats.side_on",
-            "dogscats.timm_backbone",
-            "dogscats.top_down",
-        ),
+        *("dogscats.DogsCatsDataModule", "dogscats.SampleDataModule"),
+        *("dogscats.crops", "dogscats.none", "dogscats.side_on", "dogscats.top_down"),
+        *("dogscats.efficientnet_lite0", "dogscats.efficientnet_lite1", "dogscats.efficientnet_lite2"),
+        *("dogscats.resnet34", "dogscats.timm_backbone"),
+        *("dogscats.History", "dogscats.LRFinder", "dogscats.LRTrace", "dogscats.SGDR", "dogscats.TTA"),
+        *("dogscats.Pictures", "dogscats.Report"),
         "pytorch_lightning.Trainer",
         "pytorch_lightning.callbacks.EMAWeightAveraging",
         "pytorch_lightning.callbacks.EarlyStopping",
@@ -53,30 +38,26 @@ TRUSTED = frozenset(
 )
 """Allowlist for loaded configs: these targets neither run code chosen by the config nor send data elsewhere."""
 
-MOVED = {
-    **{
-        f"dogscats.{module}.{name}": f"dogscats.{name}"
-        for module, names in {
-            "backbone": (
-                *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
-                *("resnet34", "timm_backbone"),
-            ),
-            "callbacks.confusion_matrix": ("ConfusionMatrix",),
-            "callbacks.history": ("History",),
-            "callbacks.lr_finder": ("LRFinder",),
-            "callbacks.lr_schedule": ("SGDR",),
-            "callbacks.lr_trace": ("LRTrace",),
-            "callbacks.pictures": ("Pictures",),
-            "callbacks.reliability": ("Reliability",),
-            "callbacks.tta": ("TTA",),
-            "data": ("DogsCatsDataModule",),
-            "data.sample": ("SampleDataModule",),
-            "transforms": ("crops", "none", "side_on", "top_down"),
-        }.items()
-        for name in names
-    }
+MOVED_FROM = {
+    "backbone": ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet34", "timm_backbone"),
+    "callbacks.history": ("History",),
+    "callbacks.lr_finder": ("LRFinder",),
+    "callbacks.lr_schedule": ("SGDR",),
+    "callbacks.lr_trace": ("LRTrace",),
+    "callbacks.pictures": ("Pictures",),
+    "callbacks.tta": ("TTA",),
+    "data": ("DogsCatsDataModule",),
+    "data.sample": ("SampleDataModule",),
+    "transforms": ("crops", "none", "side_on", "top_down"),
 }
-"""Moved classes and functions: name in the configs of earlier runs to current name."""
+"""Former modules of the names that are now those of the package itself."""
+
+MOVED = {
+    **{f"dogscats.{module}.{n}": {"_target_": f"dogscats.{n}"} for module, names in MOVED_FROM.items() for n in names},
+    "dogscats.callbacks.confusion_matrix.ConfusionMatrix": {"_target_": "dogscats.Report", "draw": "confusion_matrix"},
+    "dogscats.callbacks.reliability.Reliability": {"_target_": "dogscats.Report", "draw": "reliability"},
+}
+"""What replaces each moved target in the configs of earlier runs and of users: its former name to keys of a node."""
 
 
 def targets(config: Any) -> Iterator[Any]:
@@ -93,7 +74,7 @@ def targets(config: Any) -> Iterator[Any]:
 
 def needs_trust(config: Any, named: Collection[str] = ()) -> list[str]:
     """List the targets in a plain config that are neither in `TRUSTED` nor in `named`."""
-    found = dict.fromkeys(MOVED.get(str(target), str(target)) for target in targets(config))
+    found = dict.fromkeys(map(str, targets(current_names(config))))
     return [target for target in found if target not in TRUSTED and target not in named]
 
 
@@ -114,7 +95,7 @@ def checked(
     Raises:
         UserError: for a target that needs trust, or an interpolation.
     """
-    current: dict[str, Any] = _with_current_names(config)
+    current: dict[str, Any] = current_names(config)
     if not trust and (untrusted := needs_trust(current, named)):
         raise UserError(
             f"{source}: it names {', '.join(untrusted)}, which is code that does not belong to dogscats. If you trust "
@@ -177,10 +158,23 @@ def _interpolations(config: Any) -> Iterator[str]:
         yield config
 
 
-def _with_current_names(value: Any) -> Any:
+def current_names(value: Any) -> Any:
+    """Copy plain nested containers, with the names of moved targets replaced."""
     if isinstance(value, Mapping):
-        return {
-            key: MOVED.get(inner, inner) if key == "_target_" and isinstance(inner, str) else _with_current_names(inner)
-            for key, inner in value.items()
-        }
-    return [_with_current_names(inner) for inner in value] if isinstance(value, list | tuple) else value
+        node = {key: current_names(inner) for key, inner in value.items()}
+        target = node.get("_target_")
+        return node | MOVED[target] if isinstance(target, str) and target in MOVED else node
+    return [current_names(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def use_current_names(config: DictConfig | ListConfig) -> None:
+    """Replace moved targets in a composed config; see `MOVED`."""
+    for key in range(len(config)) if isinstance(config, ListConfig) else list(config):
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
+            continue
+        value = config[key]
+        if isinstance(value, DictConfig | ListConfig):
+            use_current_names(value)
+        elif key == "_target_" and value in MOVED:
+            with open_dict(config):
+                config.update(MOVED[value])

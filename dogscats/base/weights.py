@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, first_line
-from dogscats.base.install import how_to_install
 
 
 def check_stored(path: Path) -> None:

@@ -17,7 +17,7 @@ from dogscats.base.errors import UserError
 from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
-from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import SharedBatchSampler
 from dogscats.data.photos.decisions import before_decisions
 from dogscats.data.photos.layouts import Photos

@@ -9,7 +9,6 @@ from pytorch_lightning import LightningModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
@@ -17,6 +16,7 @@ from dogscats.base.record import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
+from dogscats.lesson.metrics import epoch_metrics
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
 
 
@@ -125,16 +125,7 @@ class Classifier(LightningModule):
             "class_weights": None if class_weights is None else list(class_weights),
         }
         self.save_hyperparameters(config, logger=False)
-        # Add metrics here: each is logged, printed, and written to history.csv and metrics.json.
-        # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
-        options: Any = {"num_classes": len(self.classes), "validate_args": False}
-        metrics = MetricCollection(
-            {
-                "acc": MulticlassAccuracy(average="micro", **options),
-                "balanced_acc": MulticlassAccuracy(average="macro", **options),
-                "macro_f1": MulticlassF1Score(average="macro", **options),
-            }
-        )
+        metrics = epoch_metrics(len(self.classes))
         self.valid_metrics, self.test_metrics = metrics.clone("valid_"), metrics.clone("test_")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -1,49 +1,23 @@
-"""Evaluation metrics."""
+"""The table of metrics."""
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
+import numpy as np
+import torch
 import torch.nn.functional as nnf
+import torchmetrics
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.utilities import dim_zero_cat
 
 from dogscats.lesson.predictions import Predictions
 
 CLIP = (0.005, 0.995)
 """Range to which probabilities are clipped for the clipped log loss; it limits the loss of a photo to 5.3."""
-
-
-def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Compute the metrics of labelled photos, as plain numbers.
-
-    Returns:
-        `n`, `accuracy`, `accuracy_ci95`, `balanced_accuracy`, `macro_f1`, `log_loss`, `log_loss_clipped`, `roc_auc`,
-        `ece`, `per_class` (`photos`, `precision` and `recall` by class name), and `confusion_matrix` by actual class
-        (row) and predicted class (column). Undefined values, such as the recall of a class without photos, are `None`.
-    """
-    counts = predictions.confusion_matrix
-    n, right = len(predictions.labels), sum(counts[i][i] for i in range(len(counts)))
-    clipped = predictions.probabilities.double().clamp(*CLIP).log()
-    predicted = list(zip(*counts, strict=True))
-    return {
-        "n": n,
-        "accuracy": predictions.accuracy,
-        "accuracy_ci95": wilson_interval(right, n),
-        "balanced_accuracy": predictions.balanced_accuracy,
-        "macro_f1": predictions.macro_f1,
-        "log_loss": predictions.log_loss,
-        "log_loss_clipped": nnf.nll_loss(clipped, predictions.labels).item(),
-        "roc_auc": roc_auc(predictions),
-        "ece": predictions.ece,
-        "per_class": {
-            name: {
-                "photos": sum(counts[i]),
-                "precision": counts[i][i] / sum(predicted[i]) if any(predicted[i]) else None,
-                "recall": counts[i][i] / sum(counts[i]) if any(counts[i]) else None,
-            }
-            for i, name in enumerate(predictions.classes)
-        },
-        "confusion_matrix": counts,
-    }
 
 
 def roc_auc(predictions: Predictions) -> float | None:
@@ -59,6 +33,181 @@ def roc_auc(predictions: Predictions) -> float | None:
         if 0 < of_class.sum() < len(labels):
             areas.append(binary_auroc(predictions.probabilities[:, number].double(), of_class).item())
     return sum(areas) / len(areas) if areas else None
+
+
+def log_loss_clipped(predictions: Predictions) -> float:
+    """Compute the log loss of probabilities clipped to `CLIP`, in nats."""
+    return nnf.nll_loss(predictions.probabilities.double().clamp(*CLIP).log(), predictions.labels).item()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of labelled predictions: a row of `METRICS`.
+
+    Attributes:
+        key: its name in files and settings: `valid_<key>` in `history.csv` and for `monitor`, `final.valid_<key>` in
+            `metrics.json` and for `optimized_metric`.
+        title: its heading in tables.
+        compute: function of labelled predictions; `None` where it is undefined. Each epoch, predictions have no paths.
+        larger_is_better: whether a sweep lists the largest value first.
+        card: its type and name in the model index of the model card; by default `key` and `title`.
+        evaluated_as: its key in the `metrics.json` of an evaluation; by default `key`.
+        computed: `epoch` for every epoch, final prediction and evaluation; `final` without the epochs; `evaluation` for
+            evaluations alone.
+        torchmetric: class that computes it each epoch, batch by batch. By default `compute` is called at the end of an
+            epoch with the predictions of all photos, which stay in memory until then.
+    """
+
+    key: str
+    title: str
+    compute: Callable[[Predictions], float | None]
+    larger_is_better: bool = True
+    card: tuple[str, str] | None = None
+    evaluated_as: str = ""
+    computed: Literal["epoch", "final", "evaluation"] = "epoch"
+    torchmetric: Callable[..., torchmetrics.Metric] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title, with a capital letter."""
+        return self.title[:1].upper() + self.title[1:]
+
+
+METRICS = [
+    Metric(
+        "acc", "accuracy", lambda predictions: predictions.accuracy, card=("accuracy", "Accuracy"),
+        evaluated_as="accuracy", torchmetric=partial(MulticlassAccuracy, average="micro"),
+    ),
+    Metric(
+        "balanced_acc", "balanced accuracy", lambda predictions: predictions.balanced_accuracy,
+        card=("balanced_accuracy", "Balanced accuracy"), evaluated_as="balanced_accuracy",
+        torchmetric=partial(MulticlassAccuracy, average="macro"),
+    ),
+    Metric(
+        "macro_f1", "macro F1", lambda predictions: predictions.macro_f1, card=("f1", "Macro F1"),
+        torchmetric=partial(MulticlassF1Score, average="macro"),
+    ),
+    Metric(  # the Classifier logs the loss of each epoch itself, as it does that of the training photos
+        "loss", "log loss", lambda predictions: predictions.log_loss, larger_is_better=False,
+        card=("log_loss", "Log loss"), evaluated_as="log_loss", computed="final",
+    ),
+    Metric("log_loss_clipped", "clipped log loss", log_loss_clipped, larger_is_better=False, computed="evaluation"),
+    Metric("roc_auc", "ROC AUC", roc_auc, computed="evaluation"),
+    Metric(
+        "ece", "ECE", lambda predictions: predictions.ece, larger_is_better=False,
+        card=("expected_calibration_error", "Expected calibration error"), computed="final",
+    ),
+]  # fmt: skip
+"""All metrics. A new one is a function of `Predictions` and a row here: files, tables, loggers, page, card, `monitor`,
+`optimized_metric` and the order of a sweep follow."""
+
+
+class GatheredMetric(torchmetrics.Metric):
+    """Metric that needs all predictions of an epoch at once: gathers them, across ranks.
+
+    Args:
+        function: function of predictions, which have no paths.
+        num_classes: number of classes.
+    """
+
+    log_probabilities: list[torch.Tensor]
+    labels: list[torch.Tensor]
+
+    def __init__(self, function: Callable[[Predictions], float | None], num_classes: int):
+        super().__init__()
+        self.function, self.classes = function, [str(number) for number in range(num_classes)]
+        self.add_state("log_probabilities", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, log_probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add a batch: log-probabilities `(B, C)` and class indices `(B,)`."""
+        self.log_probabilities.append(log_probabilities)
+        self.labels.append(labels)
+
+    def compute(self) -> torch.Tensor:
+        """Compute the metric of all photos; NaN if it is undefined."""
+        labels = dim_zero_cat(self.labels).cpu()
+        probabilities = dim_zero_cat(self.log_probabilities).float().exp().cpu()
+        value = self.function(Predictions([""] * len(labels), self.classes, labels, probabilities))
+        return torch.tensor(math.nan if value is None else value)
+
+
+def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
+    """Make the metrics of each epoch, of log-probabilities `(B, C)` and labels `(B,)`, by their keys."""
+    # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
+    options: Any = {"num_classes": num_classes, "validate_args": False}
+    return torchmetrics.MetricCollection(
+        {
+            metric.key: metric.torchmetric(**options)
+            if metric.torchmetric
+            else GatheredMetric(metric.compute, num_classes)
+            for metric in METRICS
+            if metric.computed == "epoch"
+        }
+    )
+
+
+def epoch_columns() -> list[str]:
+    """Names of the losses and metrics of an epoch, in order."""
+    return ["train_loss", "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
+
+
+def final_metrics() -> list[Metric]:
+    """Metrics of the final prediction, in the order of `metrics.json`: accuracy and loss first."""
+    return sorted(
+        (metric for metric in METRICS if metric.computed != "evaluation"),
+        key=lambda metric: metric.key not in ("acc", "loss"),
+    )
+
+
+def larger_is_better(path: str) -> bool:
+    """Return whether the largest value of a number in `metrics.json` is the best.
+
+    Args:
+        path: its dotted path. A metric of one's own callbacks is minimised if it is called a loss.
+    """
+    name = path.rpartition(".")[2].removesuffix("_tta")
+    known = {f"{split}_{row.key}": row.larger_is_better for row in METRICS for split in ("train", "valid", "test")}
+    return known.get(name, "loss" not in name)
+
+
+def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
+    """Compute the metrics of labelled photos, as plain numbers.
+
+    Returns:
+        `n`, the metrics of `METRICS`: `accuracy`, `balanced_accuracy`, `macro_f1`, `log_loss`, `log_loss_clipped`,
+        `roc_auc`, `ece`; `accuracy_ci95` after the accuracy; `per_class` (`photos`, `precision` and `recall` by class
+        name), and `confusion_matrix` by actual class (row) and predicted class (column). Undefined values, such as the
+        recall of a class without photos, are `None`.
+    """
+    counts, n = np.array(predictions.confusion_matrix), len(predictions.labels)
+    found: dict[str, Any] = {"n": n}
+    for metric in METRICS:
+        found[metric.evaluated_as or metric.key] = metric.compute(predictions)
+        if metric.key == "acc":
+            found["accuracy_ci95"] = wilson_interval(int(counts.trace()), n)
+    return found | {"per_class": per_class(predictions.classes, counts), "confusion_matrix": counts.tolist()}
+
+
+def per_class(classes: Sequence[str], counts: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Compute how each class was predicted.
+
+    Args:
+        classes: class names.
+        counts: photos by actual class (row) and predicted class (column), `(C, C)`.
+
+    Returns:
+        `photos`, `precision` and `recall` by class name; `None` where there is nothing to divide by.
+    """
+    numbers = zip(classes, counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist(), strict=True)
+    return {
+        name: {
+            "photos": photos,
+            "precision": right / predicted if predicted else None,
+            "recall": right / photos if photos else None,
+        }
+        for name, right, photos, predicted in numbers
+    }
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:

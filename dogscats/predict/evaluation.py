@@ -8,7 +8,7 @@ from dogscats.base.console import peak_rss_mb
 from dogscats.base.files import write_json
 from dogscats.base.text import text_table
 from dogscats.data.photos.split import split_of
-from dogscats.lesson.metrics import evaluation_metrics
+from dogscats.lesson.metrics import METRICS, evaluation_metrics
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.predict.tasks import Job
 from dogscats.report.summary import MOST_CLASSES, log_confusion_matrix, write_confused_pairs
@@ -55,15 +55,13 @@ def evaluate_photos(job: Job) -> None:
 
 def log_evaluation(metrics: dict[str, Any], split: str) -> None:
     """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
-    headings = ["accuracy", "95 % interval", "balanced", "macro F1", "log loss", "clipped", "ROC AUC", "ECE"]
-    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
+    headings = [metric.title for metric in METRICS]
+    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings, "95 % interval of the accuracy"]]
     for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
         if row:
-            interval = "{:.4f} - {:.4f}".format(*row["accuracy_ci95"])
-            numbers = [row[key] for key in ("log_loss", "log_loss_clipped", "roc_auc", "ece")]
-            cells = ["nan" if number is None else f"{number:.5f}" for number in numbers]
-            balanced = [f"{row[key]:.4f}" for key in ("balanced_accuracy", "macro_f1")]
-            table.append([name, f"{row['accuracy']:.4f}", interval, *balanced, *cells])
+            values = (row[metric.evaluated_as or metric.key] for metric in METRICS)
+            cells = ("nan" if value is None else f"{value:.5f}" for value in values)
+            table.append([name, *cells, "{:.4f} - {:.4f}".format(*row["accuracy_ci95"])])
     log.info("\n%s", "\n".join(text_table(table, left=1)))
     best = metrics.get("tta", metrics)["per_class"]
     names = list(best)

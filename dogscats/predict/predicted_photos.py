@@ -11,7 +11,7 @@ from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv
 from dogscats.base.text import shown
-from dogscats.data.pixels.images import EXTENSIONS, list_images, natural_key
+from dogscats.data.photos.listing import EXTENSIONS, list_images, natural_key
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.predict.tasks import Job

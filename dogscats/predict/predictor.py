@@ -18,8 +18,7 @@ from dogscats.data.loading.check import examine
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
-from dogscats.data.photos.run_decisions import decisions_at, with_own_decisions
-from dogscats.data.photos.tables import table_at
+from dogscats.data.photos.run_photos import labels_at, with_own_decisions
 from dogscats.data.pixels import transforms
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
@@ -129,8 +128,7 @@ class Predictor:
             "limit": None,
             "download": False,
             "cache_dir": None,
-            "labels": table_at(root, self.trained_on.get("root"), self.trained_on.get("labels")),
-            "decisions": decisions_at(root, self.trained_on),
+            **labels_at(root, self.trained_on),
         } | more
         config = checked({"_target_": "dogscats.DogsCatsDataModule"} | self.trained_on, "data", trust=True)
         if "_target_" in self.trained_on:  # a custom data module may have other arguments

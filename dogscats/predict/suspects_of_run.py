@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dogscats.base.environment import command_of
+from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
-from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
 from dogscats.base.trust import load_config
 from dogscats.data.photos.decisions import Decision

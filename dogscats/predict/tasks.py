@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dogscats.base.errors import UserError
-from dogscats.base.rules import SHARE, SWITCH, Rule, or_none
-from dogscats.base.text import names_as_text, shown
-from dogscats.predict.export import FORMATS
+from dogscats.base.rules import SHARE, SWITCH, Rule, normalize, or_none
+from dogscats.base.text import shown
+from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability"}
+STANDARD_CALLBACKS = {"tta", "reports.confusion_matrix", "reports.pictures", "reports.reliability", "reports.figures"}
 """Callbacks of `conf/callbacks/evaluate.yaml`: a task that has no use for them ignores them."""
 
 
@@ -84,14 +84,13 @@ TASKS: dict[str, Task] = {
         uses_trainer=True,
         has_labels=False,
     ),
-    "export": Task("dogscats.predict.export.exporters:export_run", accepts=["keep"]),
+    "export": Task("dogscats.predict.export.export:export_run", accepts=["keep"]),
     "suspects": Task("dogscats.predict.suspects_of_run:search_run", split=None),
 }
 """Further tasks, by the setting that chooses each."""
 
 RULES: dict[str, Rule] = {
     "predict": (lambda value: value != "", "a file, a folder or a glob"),
-    "export": (lambda value: value in (None, *FORMATS), " or ".join(FORMATS)),
     "suspects": SWITCH,
     "keep": or_none(SHARE),
     "explain": SWITCH,
@@ -113,13 +112,14 @@ def chosen_task(cfg: DictConfig) -> Task:
     Raises:
         UserError: for a setting that can only be wrong, with the key, the value and what is expected.
     """
-    names_as_text(cfg)
+    normalize(cfg)
     if (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'neither' if cfg.run is None else 'both'}."
         )
-    for key, (good, expected) in RULES.items():
+    formats: Rule = (lambda value: value in (None, *EXPORTERS), " or ".join(EXPORTERS))
+    for key, (good, expected) in {**RULES, "export": formats}.items():
         if not good(cfg[key]):
             raise UserError(f"{key}={cfg[key]}: expected {expected}.")
     tasks = [task for key, task in TASKS.items() if cfg[key] not in (None, False)]

@@ -9,6 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from dogscats.base.files import write_text
 from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
+from dogscats.lesson.metrics import METRICS
 from dogscats.report.facts import SPLITS, Facts, Result
 from dogscats.report.templates import template
 
@@ -16,15 +17,6 @@ FILE = "MODEL_CARD.md"
 
 MOST_CLASSES = 100
 """Classes in the table; the metadata of `model.safetensors` names all."""
-
-METRICS = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "balanced_acc": ("balanced_accuracy", "Balanced accuracy"),
-    "macro_f1": ("f1", "Macro F1"),
-    "loss": ("log_loss", "Log loss"),
-    "ece": ("expected_calibration_error", "Expected calibration error"),
-}
-"""Type and name of each metric in a model index."""
 
 SAME_WEIGHTS = {"dogscats.resnet34": "timm/resnet34.tv_in1k"}
 """Hugging Face's names of backbones whose `weights=imagenet` are downloaded from elsewhere."""
@@ -88,7 +80,7 @@ def _metadata(facts: Facts) -> dict[str, Any]:
 
 def _result(facts: Facts, result: Result) -> dict[str, Any]:
     name = shown(facts.data_name)
-    values = {"accuracy": result.accuracy, **result.others}
+    values = ((metric.card or (metric.key, metric.heading), result.values.get(metric.key)) for metric in METRICS)
     return {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": {
@@ -97,9 +89,9 @@ def _result(facts: Facts, result: Result) -> dict[str, Any]:
             "split": SPLITS[result.split],
         },
         "metrics": [
-            {"type": METRICS[key][0], "value": round(value, 6), "name": METRICS[key][1]}
-            for key in METRICS
-            if (value := values[key]) is not None
+            {"type": kind, "value": round(value, 6), "name": title}
+            for (kind, title), value in values
+            if value is not None
         ],
     }
 

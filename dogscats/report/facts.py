@@ -11,11 +11,11 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from dogscats.base import environment
-from dogscats.base.files import cell, csv_rows, digest, read_json
-from dogscats.data.photos import photo_list as photos
+from dogscats.base.files import cell, csv_rows, digest, read_csv, read_json
+from dogscats.base.trust import current_names
 from dogscats.data.photos.decisions import read_decisions
-from dogscats.data.photos.run_decisions import FILE as DECISIONS
-from dogscats.lesson.metrics import wilson_interval
+from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
+from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
@@ -37,27 +37,15 @@ class Result:
         split: `valid` or `test`.
         tta: whether test-time augmentation was used.
         n: number of photos.
-        accuracy: accuracy.
-        interval: its 95 % Wilson interval.
-        others: further metrics by name in `metrics.json`: `loss`, `balanced_acc`, `macro_f1`, `ece`.
+        interval: 95 % Wilson interval of the accuracy.
+        values: metrics by key.
     """
 
     split: str
     tta: bool
     n: int
-    accuracy: float
     interval: tuple[float, float]
-    others: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """How one class was predicted; `None` where there is nothing to divide by."""
-
-    name: str
-    photos: int
-    recall: float | None
-    precision: float | None
+    values: Mapping[str, float | None]
 
 
 class Facts:
@@ -69,12 +57,18 @@ class Facts:
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
-        self.config: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = current_names(
+            yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        )
         self.metrics: dict[str, Any] = read_json(run_dir / "metrics.json")
         self.classes: list[str] = self.metrics["classes"]
         self.final: dict[str, Any] = self.metrics["final"]
         self.stages: list[Stage] = make_stages(self.config["recipe"])
         self.starts: list[dict[str, Any]] = read_json(run_dir / environment.FILE) or []
+
+    def table(self, file: str) -> list[dict[str, str]]:
+        """Rows of a CSV file of the run; empty if the run has none."""
+        return read_csv(self.run_dir / file) if (self.run_dir / file).is_file() else []
 
     @property
     def model_name(self) -> str:
@@ -110,12 +104,8 @@ class Facts:
             for suffix in ("", "_tta"):
                 accuracy, n = self.final.get(f"{split}_acc{suffix}"), self.final.get(key)
                 if accuracy is not None and n:
-                    others = {
-                        name: self.final.get(f"{split}_{name}{suffix}")
-                        for name in ("loss", "balanced_acc", "macro_f1", "ece")
-                    }
-                    interval = wilson_interval(round(accuracy * n), n)
-                    found.append(Result(split, bool(suffix), n, accuracy, interval, others))
+                    values = {m.key: self.final.get(f"{split}_{m.key}{suffix}") for m in final_metrics()}
+                    found.append(Result(split, bool(suffix), n, wilson_interval(round(accuracy * n), n), values))
         return found
 
     @property
@@ -129,16 +119,10 @@ class Facts:
         return np.array(self.final["confusion_matrix"], dtype=np.int64)
 
     @cached_property
-    def per_class(self) -> list[ClassResult]:
+    def per_class(self) -> list[dict[str, Any]]:
         """How each class was predicted, lowest recall first; classes without validation photos last."""
-        right, actual, predicted = (
-            counts.tolist() for counts in (self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0))
-        )
-        found = [
-            ClassResult(name, photos, good / photos if photos else None, good / claimed if claimed else None)
-            for name, good, photos, claimed in zip(self.classes, right, actual, predicted, strict=True)
-        ]
-        return sorted(found, key=lambda row: 2.0 if row.recall is None else row.recall)
+        found = [{"name": name, **row} for name, row in per_class(self.classes, self.confusion).items()]
+        return sorted(found, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
 
     @cached_property
     def confused(self) -> list[tuple[str, str, int]]:
@@ -151,7 +135,7 @@ class Facts:
     @cached_property
     def photos(self) -> dict[str, Counter[str]]:
         """Photos of each class in each split that has any, after decisions; empty for a run without `photos.csv`."""
-        file, found = self.run_dir / photos.FILE, dict[str, Counter[str]]()
+        file, found = self.run_dir / PHOTOS_FILE, dict[str, Counter[str]]()
         if file.is_file():
             names = {str(cell(name)): name for name in self.classes}
             counted = Counter((row["split"], row.get("label")) for row in csv_rows(file))
@@ -163,7 +147,7 @@ class Facts:
     @property
     def photos_digest(self) -> str | None:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
-        file = self.run_dir / photos.FILE
+        file = self.run_dir / PHOTOS_FILE
         return digest(file) if file.is_file() else None
 
     @cached_property
@@ -175,7 +159,7 @@ class Facts:
     @cached_property
     def decisions(self) -> Counter[str]:
         """Number of decisions of each kind that the run applied."""
-        file = self.run_dir / DECISIONS
+        file = self.run_dir / DECISIONS_FILE
         return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
 
     @property

@@ -9,22 +9,22 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dogscats.base.files import write_stage_rows
 from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.metrics import epoch_columns
 
 log = logging.getLogger(__name__)
 
-METRICS = ("train_loss", "valid_loss", "valid_acc", "valid_balanced_acc", "valid_macro_f1")
-"""The first metrics, in this order; further epoch metrics of the Classifier follow."""
 
-
-HEADINGS = tuple(name.removeprefix("valid_") if len(name) > 11 else name for name in METRICS)
-"""Their headings on the console."""
+def column_heading(name: str) -> str:
+    """Return the heading of a metric on the console; a long one without its prefix."""
+    return name.removeprefix("valid_") if len(name) > 11 else name
 
 
 class History(Callback):
     """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
 
-    Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics,
-    seconds. Missing values are empty; for example, an epoch without validation has no `valid_loss`.
+    Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics of
+    `dogscats.lesson.metrics.METRICS`, then those that other callbacks log, and seconds. Missing values are empty; for
+    example, an epoch without validation has no `valid_loss`.
 
     Attributes:
         seconds_before: seconds spent on epochs before the stage was resumed.
@@ -37,7 +37,7 @@ class History(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the header."""
         self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
-        log.info("epoch  %s    seconds", "  ".join(HEADINGS))
+        log.info("epoch  %s    seconds", "  ".join(map(column_heading, epoch_columns())))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -54,15 +54,15 @@ class History(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("train_") or (name.startswith("valid_") and self.validated)
         }
-        metrics = {name: logged[name] for name in dict.fromkeys([*METRICS, *logged]) if name in logged}
+        columns = epoch_columns()
+        metrics = {name: logged[name] for name in dict.fromkeys([*columns, *logged]) if name in logged}
         seconds = round(time.perf_counter() - self.started, 3)
         cells = [
-            (f"{metrics[name]:.5f}" if name in metrics else "-").rjust(len(heading))
-            for name, heading in zip(METRICS, HEADINGS, strict=True)
+            (f"{metrics[name]:.5f}" if name in metrics else "-").rjust(len(column_heading(name))) for name in columns
         ]
-        others = "".join(f"  {name} {value:.5f}" for name, value in metrics.items() if name not in METRICS)
+        others = "".join(f"  {name} {value:.5f}" for name, value in metrics.items() if name not in columns)
         log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
-        ordered = dict.fromkeys(METRICS, "") | metrics
+        ordered = dict.fromkeys(columns, "") | metrics
         self.rows.append({"epoch": trainer.current_epoch, **ordered, "seconds": seconds})
         assert isinstance(pl_module, Classifier)
         write_stage_rows(Path(trainer.default_root_dir) / "history.csv", pl_module.stage, self.rows)

@@ -1,35 +1,35 @@
 """`report.html`: a run on one page, in one file that needs neither network nor scripts."""
 
-import logging
-from collections.abc import Mapping
+import base64
+import io
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from PIL import Image
 
-from dogscats.base.environment import command_of
+from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
-from dogscats.base.files import WEIGHTS, csv_rows, read_csv, write_text
-from dogscats.base.install import command
+from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.text import setting, shown, shown_lines
-from dogscats.lesson.lr_finder import SKIP, LRCurve
-from dogscats.report.embedded import data_url, svg
 from dogscats.report.facts import SPLITS, Facts
-from dogscats.report.figures.curves import curves
-from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
+from dogscats.report.figure_table import FIGURES, RunFigure, by_name
 from dogscats.report.templates import template
 from dogscats.suspects.search import CERTAIN, KINDS
 
-log = logging.getLogger(__name__)
-
 FILE = "report.html"
 
-PICTURES = (
-    *("augmentation", "confusion_matrix", "reliability", "accuracy_kept"),
-    *("most_wrong", "most_uncertain", "most_right", "random_wrong", "random_right"),
-)
-"""Names of the PNG files that the page shows: a run directory may have others, if it is the user's own folder."""
+MAX_PNG_BYTES = 60_000
+"""PNG files up to this size are embedded as they are; larger ones, which show photos, as JPEG."""
+
+MAX_JPEG_WIDTH = 1600
+"""Largest width of a JPEG, in pixels."""
+
+MAX_UNSCROLLED_WIDTH = 6
+"""Wider figures, in inches, keep their width on a phone, and scroll sideways."""
 
 MOST_ROWS = 20
 """Rows of a table; the files of the run have all."""
@@ -55,7 +55,6 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
         splits=SPLITS,
         most=MOST_ROWS,
         figures=_figures(facts),
-        pictures=_pictures(run_dir),
         suspects=_suspects(suspects),
         suspects_page=suspects and suspects.absolute() / "suspects.html",
         commands=_commands(run_dir),
@@ -72,35 +71,61 @@ def _text(value: Any) -> Any:
     return value if isinstance(value, Markup | int | float) else shown(value)
 
 
-def _figures(facts: Facts) -> dict[str, Markup]:
-    """Draw the curves of the run, by name; those that cannot be drawn are named in the log."""
-    drawn, run_dir = dict[str, Markup](), facts.run_dir
+class Shown(NamedTuple):
+    """A figure on the page: its row in `FIGURES`, its element `<svg>` or `<img>`, and whether it scrolls sideways."""
 
-    def draw(figures: Mapping[str, Figure], description: str) -> None:
-        drawn.update((name, svg(figure, description.format(name))) for name, figure in figures.items())
-
-    if (run_dir / "history.csv").is_file():
-        with optional("curves"):
-            draw(curves(read_csv(run_dir / "history.csv")), "Curve of the {} by epoch")
-    if (run_dir / "lr_trace.csv").is_file():
-        with optional("lr_schedule"):
-            figure = lr_schedule(read_csv(run_dir / "lr_trace.csv"), facts.stages)
-            draw({"lr_schedule": figure}, "Learning rate of the head by iteration, for each stage")
-    for file in sorted(run_dir.glob("lr_finder*.csv")):
-        with optional(file.stem):
-            figure = lr_curve(LRCurve.read(file), SKIP)
-            draw({file.stem: figure}, "Learning rate by iteration, and smoothed loss by learning rate")
-    return drawn
+    row: RunFigure
+    element: Markup
+    wide: bool
 
 
-def _pictures(run_dir: Path) -> dict[str, Markup]:
-    """Read the pictures of the run as data URLs, by name."""
-    found = {}
-    for file in (run_dir / f"{name}.png" for name in PICTURES):
-        if file.is_file():
+def _figures(facts: Facts) -> dict[str, Shown]:
+    """Draw the curves of the run, and read its pictures, by name; those that fail are named in the log.
+
+    Only files that the table names are read: a run directory may have others, if it is the user's own folder.
+    """
+    found = dict[str, Shown]()
+    for row in FIGURES:
+        file = facts.run_dir / f"{row.name}.png"
+        if "svg" in row.formats:
+            with optional(row.name):
+                for name, figure in by_name(row.draw(facts), row.name).items():
+                    found[name] = Shown(row, svg(figure, row.alt), figure.get_figwidth() > MAX_UNSCROLLED_WIDTH)
+        elif file.is_file():
             with optional(file.name, "embedded"):
-                found[file.stem] = data_url(file)
+                element = Markup('<img src="{}" alt="{}">').format(data_url(file), row.alt)
+                found[row.name] = Shown(row, element, row.drawn_from == "photos")
     return found
+
+
+def data_url(file: Path) -> Markup:
+    """Return a PNG file as a data URL."""
+    content, kind = file.read_bytes(), "png"
+    if len(content) > MAX_PNG_BYTES:
+        with Image.open(io.BytesIO(content)) as opened:
+            picture = opened.convert("RGB")
+        picture.thumbnail((MAX_JPEG_WIDTH, 100 * MAX_JPEG_WIDTH))
+        buffer, kind = io.BytesIO(), "jpeg"
+        picture.save(buffer, "JPEG", quality=80, optimize=True)
+        content = buffer.getvalue()
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+
+
+def svg(figure: Figure, description: str) -> Markup:
+    """Return a figure as an SVG element, black lines and text in the colour of the page's text.
+
+    Args:
+        figure: figure, without names that could be taken for code.
+        description: what it shows, for those who cannot see it.
+    """
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": description}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' id="[\w.]*_\d+"', "", text)  # the same in every figure
+    text = text.replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{Markup.escape(description)}"', 1))
 
 
 def _suspects(folder: Path | None) -> dict[str, list[dict[str, str]]]:

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import log_written, peak_rss_mb
+from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
-from dogscats.base.install import command
 from dogscats.base.text import shown, text_table
+from dogscats.lesson.metrics import epoch_columns, final_metrics
 from dogscats.lesson.predictions import Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
-from dogscats.report.history import HEADINGS, METRICS
+from dogscats.report.history import column_heading
 
 log = logging.getLogger(__name__)
-
-FINAL = ("acc", "loss", "balanced_acc", "macro_f1", "ece")
-"""Metrics of the final prediction, in this order; with test-time augmentation also `<metric>_tta`."""
 
 
 MOST_CLASSES = 20
@@ -92,17 +90,17 @@ class RunReport:
 
     @property
     def final_numbers(self) -> dict[str, float]:
-        """Final metrics by dotted path."""
-        final = self.metrics["final"]
-        return {f"final.{k}": v for k, v in final.items() if k not in ("n", "n_test", "confusion_matrix")}
+        """Final metrics by dotted path; those that are undefined are left out."""
+        final, skipped = self.metrics["final"], ("n", "n_test", "confusion_matrix")
+        return {f"final.{k}": v for k, v in final.items() if k not in skipped and v is not None}
 
     def summarise(self) -> None:
         """Print the table of stages, the final metrics and the files written."""
         stages = self.metrics["stages"]
         kept = ["kept"] if any("kept" in row for row in stages.values()) else []
-        rows: list[list[object]] = [["stage", "epochs", *kept, *HEADINGS, "seconds"]]
+        rows: list[list[object]] = [["stage", "epochs", *kept, *map(column_heading, epoch_columns()), "seconds"]]
         for name, row in stages.items():
-            cells = [f"{row[key]:.5f}" if key in row else "-" for key in METRICS]
+            cells = [f"{row[key]:.5f}" if key in row else "-" for key in epoch_columns()]
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
@@ -144,25 +142,21 @@ class RunReport:
     def _log_final(self, split: str, heading: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""
         final = self.metrics["final"]
-        rows: list[list[object]] = [[heading, "accuracy", "log loss", "balanced accuracy", "macro F1", "ECE"]]
+        rows: list[list[object]] = [[heading, *(metric.title for metric in final_metrics())]]
         for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
-                accuracy, loss, *others = (final[f"{split}_{key}{suffix}"] for key in FINAL)
-                rows.append([version, f"{accuracy:.4f}", f"{loss:.5f}", *(f"{other:.4f}" for other in others)])
+                values = (final.get(f"{split}_{metric.key}{suffix}") for metric in final_metrics())
+                rows.append([version, *("-" if value is None else f"{value:.5f}" for value in values)])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 
-def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float]:
-    """Compute the metrics `FINAL` of a split, without and with test-time augmentation."""
+def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float | None]:
+    """Compute the metrics of a split, without and with test-time augmentation: `<split>_<metric>` and `..._tta`."""
     return {
-        f"{split}_{name}{suffix}": value
+        f"{split}_{metric.key}{suffix}": metric.compute(version)
         for suffix, version in (("", plain), ("_tta", averaged))
         if version
-        for name, value in zip(
-            FINAL,
-            (version.accuracy, version.log_loss, version.balanced_accuracy, version.macro_f1, version.ece),
-            strict=True,
-        )
+        for metric in final_metrics()
     }
 
 
@@ -198,13 +192,17 @@ def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callba
             f"optimized_metric={metric}: what is chosen by its test metrics has no unbiased metric left. Choose by "
             f"{str(metric).replace('.test_', '.valid_')}; the test metrics are in metrics.json."
         )
-    known = [f"final.valid_{name}{suffix}" for suffix in ("", "_tta")[: 2 if n_aug else 1] for name in FINAL]
-    known += [f"stages.{stage.name}.{name}" for stage in stages for name in (*METRICS, "epochs", "seconds")]
+    suffixes = ("", "_tta") if n_aug else ("",)
+    final = [f"final.valid_{metric.key}{suffix}" for suffix in suffixes for metric in final_metrics()]
+    known = [
+        *final,
+        *(f"stages.{stage.name}.{name}" for stage in stages for name in (*epoch_columns(), "epochs", "seconds")),
+    ]
     known += ["final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
     logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
     if metric not in known and not (own_callbacks and str(metric).startswith(logged)):
         tta = " It needs callbacks.tta.n_aug=1 or more." if str(metric).endswith("_tta") and not n_aug else ""
         raise UserError(
             f"optimized_metric={metric}: metrics.json will have no such number.{tta} Examples: "
-            f"{', '.join(known[: len(FINAL) * (2 if n_aug else 1)])}, {known[len(FINAL) * (2 if n_aug else 1)]}."
+            f"{', '.join(known[: len(final) + 1])}."
         )

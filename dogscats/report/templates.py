@@ -5,11 +5,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dogscats.lesson.metrics import final_metrics
 from dogscats.report.facts import number
 
 
 def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
     """Load a template of this package, whose filters `number` and `count` write metrics and numbers of photos.
+
+    Its global `metrics` has the rows of `METRICS` that a run computes.
 
     Args:
         name: file of the template.
@@ -25,4 +28,5 @@ def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False
         finalize=finalize,
     )
     environment.filters.update(number=number, count=lambda value: f"{value:,}")
+    environment.globals["metrics"] = final_metrics()
     return environment.get_template(name)

@@ -1,1 +1,1 @@
-"""Infrastructure of runs: directories, checkpoints, resuming, atomic files, ranks, sweeps and errors."""
+"""Runs of `train.py`: composing, Trainers, ranks, checkpoints, resuming and sweeps."""

@@ -1,13 +1,21 @@
-"""Checkpoints: written atomically, verified by SHA-256, and loaded without executing code."""
+"""Checkpoints: written atomically, verified by SHA-256, and loaded without executing code.
 
+`model.safetensors` is the form to publish: the weights of a run, and in its metadata the settings that rebuild the
+classifier. The metadata are JSON values by key: `stage`, and the entries of a checkpoint's `hyper_parameters`. Other
+programs find `classes`, `size`, `mean` and `std` there.
+"""
+
+import json
+import struct
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytorch_lightning
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from dogscats.base.errors import UserError, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
@@ -15,18 +23,18 @@ from dogscats.base.trust import checked, targets
 from dogscats.base.weights import check_stored, why_unreadable
 from dogscats.data.photos.arguments import MOST_PIXELS
 from dogscats.lesson.classifier import Classifier
-from dogscats.runs.safetensors_file import published, read_safetensors, write_safetensors
 
 SAFETENSORS = ".safetensors"
+
+NEEDED = ("model", "augment", "classes", "heads", "size")
+"""Metadata without which a classifier cannot be rebuilt."""
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write `checkpoint` to `path`, and its SHA-256 to `<path>.sha256`, in the format of `sha256sum`.
 
-    A path that ends with `.safetensors` gets that format.
-
-    If the process is killed at any point, a whole checkpoint with a matching digest remains: the previous one or this
-    one.
+    A path that ends with `.safetensors` gets that format. If the process is killed at any point, an intact checkpoint
+    with a matching digest remains: the previous one or this one.
     """
     digests = digest_file(path)
     before = digests.read_text() if digests.exists() else ""
@@ -63,6 +71,57 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: it is not a checkpoint, but a {type(checkpoint).__name__}.")
     return checkpoint
+
+
+def write_safetensors(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint as saved by `save_classifier`.
+
+    Args:
+        checkpoint: `state_dict`, `hyper_parameters` and `stage`.
+        path: file to write.
+    """
+    # Copies: the format has neither strides nor tensors that share memory.
+    state = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in checkpoint["state_dict"].items()
+    }
+    values = {**checkpoint["hyper_parameters"], "stage": checkpoint["stage"]}
+    path.touch()
+    mode = path.stat().st_mode
+    # Other readers of such files look for "format".
+    save_file(state, path, {"format": "pt"} | {key: json.dumps(value) for key, value in values.items()})
+    _sort_metadata(path)
+    path.chmod(mode)  # newer versions of safetensors make files that others cannot read
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata, written in random order by the library, so that equal weights give equal files."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= size, "the same JSON, without the padding"
+        file.seek(8)
+        file.write(text.ljust(size))
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Read a file written by `write_safetensors`.
+
+    Raises:
+        UserError: for a file without the metadata, such as bare weights.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if missing := [key for key in NEEDED if key not in metadata]:
+            raise UserError(
+                f"{path}: its metadata has no {', '.join(missing)}: it is not the model.safetensors of a run. To train "
+                "from its weights: model.weights=<file>."
+            )
+        saved = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
+    return {"state_dict": state, "stage": saved.pop("stage", None), "hyper_parameters": saved}
 
 
 def digest_file(path: Path) -> Path:
@@ -130,6 +189,18 @@ def save_weights(path: Path, classifier: Classifier, description: Mapping[str, A
     write_checkpoint(checkpoint, path)
 
 
+def published(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a classifier without the folders of the machine that trained it.
+
+    Args:
+        description: as for `save_classifier`.
+    """
+    model, data = dict(description["model"]), description["data"]
+    if isinstance(model.get("weights"), str):
+        model["weights"] = PurePath(model["weights"]).name
+    return {**description, "model": model, "data": {key: data[key] for key in ("fit", "shrink") if key in data}}
+
+
 def load_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any], trust: bool = False) -> None:
     """Load weights saved by `save_classifier` or `save_weights` into `classifier`.
 
@@ -149,12 +220,8 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         saved = checked(checkpoint["hyper_parameters"], path, trust, named=list(targets(description)))
         state = checkpoint["state_dict"]
         theirs, ours = (
-            {
-                "model": comparable(d["model"]),
-                "classes": list(d["classes"]),
-                "heads": d["heads"],
-            }
-            for d in (saved, description)
+            {"model": comparable(built["model"]), "classes": list(built["classes"]), "heads": built["heads"]}
+            for built in (saved, description)
         )
         if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("its weights are not named tensors")
@@ -162,9 +229,9 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         raise
     except Exception as error:  # odd content can raise almost anything
         raise UserError(f"{path}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
-    for what in ours:
-        if theirs[what] != ours[what]:
-            raise UserError(f"{path}: it was saved with {what}={theirs[what]}, but this run has {ours[what]}.")
+    for key, value in ours.items():
+        if theirs[key] != value:
+            raise UserError(f"{path}: it was saved with {key}={theirs[key]}, but this run has {value}.")
     try:
         classifier.load_state_dict(state)
     except Exception as error:
@@ -175,7 +242,7 @@ def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) 
     """Check the numbers and names of a description that is to be built; see `save_classifier`.
 
     Raises:
-        ValueError: for odd ones. Numbers that are made up could fill the memory: each head has tensors in `state`.
+        ValueError: for bad ones. Made-up numbers could fill the memory; the number of heads is limited by `state`.
     """
     size, heads, classes = (description[key] for key in ("size", "heads", "classes"))
     if not (isinstance(size, int) and 1 <= size <= MOST_PIXELS and isinstance(heads, int) and 1 <= heads <= len(state)):
@@ -185,10 +252,9 @@ def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) 
 
 
 def comparable(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Select what a checkpoint's model config must share with that of the model it is loaded into.
+    """Select the model settings that a checkpoint must share with the model it is loaded into.
 
     Weights are replaced, and convolutional networks take any image size; position embeddings of another size are
-    refused later. Older configs lack `features`.
+    refused later.
     """
-    ignored = {"weights": model.get("weights"), "size": model.get("size"), "features": "last"}
-    return {key: value for key, value in model.items() if key not in ignored or value != ignored[key]}
+    return {key: value for key, value in model.items() if key not in ("weights", "size")}

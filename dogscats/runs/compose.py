@@ -23,7 +23,7 @@ from dogscats.lesson.tta import TTA
 
 log = logging.getLogger(__name__)
 
-REFUSED = {
+REFUSED_CALLBACKS = {
     "BackboneFinetuning": "the stages freeze layers; set recipe.<stage>.freeze_to",
     "BatchSizeFinder": "set data.batch_size",
     "LearningRateFinder": "set callbacks.lr_finder.before, or lr=find",
@@ -32,7 +32,7 @@ REFUSED = {
     "StochasticWeightAveraging": "its learning rates conflict with the stage's schedule; use "
     "pytorch_lightning.callbacks.WeightAveraging",
 }
-"""Callbacks of Lightning that cannot work here, and what to use instead."""
+"""Callbacks of Lightning that cannot work here, with an alternative for each."""
 
 FIT_HOOKS = ("on_fit", "on_train", "on_validation", "on_sanity", "on_before", "on_after")
 PREDICT_HOOKS = ("on_predict",)
@@ -71,7 +71,7 @@ def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[
 
 
 def build_body(config: dict[str, Any], size: int, **replaced: Any) -> Backbone:
-    """Build the backbone of a run, and check that it does what it should on one black image.
+    """Build the backbone of a run, and check its layer groups and features on one black image.
 
     Args:
         config: config group `model`, as plain containers.
@@ -91,7 +91,7 @@ def build_body(config: dict[str, Any], size: int, **replaced: Any) -> Backbone:
         with torch.inference_mode():
             features = body.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
         expected = (1, body.num_features)
-    except Exception as error:  # one's own network can raise anything
+    except Exception as error:  # a user's own network can raise anything
         raise UserError(
             f"model: {target}: it cannot compute features of an image of {size} x {size} pixels ({first_line(error)}). "
             "Its network must map images (B, 3, H, W) to feature maps (B, C, h, w), or a list of them."
@@ -152,8 +152,8 @@ def build_callbacks(config: Any, stage: Stage | None = None, trains: bool = True
                 f"{key}: {node['_target_']} gives a {type(callback).__name__}, not a callback of Lightning."
             )
         for base in type(callback).__mro__:
-            if base.__name__ in REFUSED and base.__module__.startswith("pytorch_lightning."):
-                raise UserError(f"{key}: {base.__name__} cannot be used here: {REFUSED[base.__name__]}.")
+            if base.__name__ in REFUSED_CALLBACKS and base.__module__.startswith("pytorch_lightning."):
+                raise UserError(f"{key}: {base.__name__} cannot be used here: {REFUSED_CALLBACKS[base.__name__]}.")
         if isinstance(callback, TTA) and any(isinstance(other, TTA) for other in found.values()):
             raise UserError(f"{key}: there is test-time augmentation already; set callbacks.tta.n_aug.")
         if not isinstance(callback, LRFinder) and _is_for(callback, stage is not None, key):
@@ -216,6 +216,21 @@ def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None
             raise UserError(f"{key}: {node['_target_']} gives a {type(logger).__name__}, not a logger of Lightning.")
         loggers.append(logger)
     return loggers
+
+
+def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the hyperparameters that loggers show, to compare runs by."""
+    data, model = settings["data"], settings["model"]
+    return {
+        "lr": settings["lr"],
+        "seed": settings["seed"],
+        "heads": settings["heads"],
+        "recipe": " ".join(settings["recipe"]),
+        "model": model.get("name", model["_target_"].rpartition(".")[2]),
+        "augment": settings["augment"]["_target_"].rpartition(".")[2],
+        "views": settings["activations"]["views"],
+        **{key: data.get(key) for key in ("root", "size", "batch_size")},
+    }
 
 
 def close(loggers: list[Logger]) -> None:

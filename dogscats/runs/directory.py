@@ -1,18 +1,29 @@
-"""Run directories: choice, write check, and the saved config."""
+"""Run directories: choice, write check, the saved config, and the command that resumes the run."""
 
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from dogscats.base.errors import UserError
+from dogscats.base.environment import command
+from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
+from dogscats.base.signals import Interrupt, Interrupted
 from dogscats.base.text import home_expanded, setting, without_password
+from dogscats.base.trust import needs_trust
 
-PATHS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
+log = logging.getLogger(__name__)
+
+PATH_SETTINGS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
 """Settings that name a file or folder."""
 
 
@@ -99,7 +110,7 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     masked.
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    for key in PATHS:
+    for key in PATH_SETTINGS:
         group, _, name = key.rpartition(".")
         node = config.get(group) if group else config
         if isinstance(node, dict) and isinstance(node.get(name), str):
@@ -130,6 +141,35 @@ def save_config(cfg: DictConfig, run_dir: Path) -> None:
         for saved in [*(run_dir / ".hydra").glob("*.yaml"), run_dir.parent / "multirun.yaml"]:
             if saved.is_file():
                 write_text(saved, saved.read_text(encoding="utf-8").replace(url, masked))
+
+
+def resume_command(run_dir: str | Path) -> str:
+    """Return the command that resumes a run, to be pasted into a shell."""
+    config = OmegaConf.to_container(OmegaConf.load(Path(run_dir) / "config.yaml"), resolve=False)
+    trusted = isinstance(config, dict) and config.get("trust") is True
+    trust = " trust=true" if trusted or needs_trust(config) else ""
+    return f"{command('train')} {setting('resume', run_dir)}{trust}"
+
+
+@contextmanager
+def resume_hint() -> Iterator[None]:
+    """Print the command that resumes the run, if it is interrupted or fails for a reason outside its settings."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+
+    def say(reason: str = "Interrupted. ") -> None:
+        if (run_dir / "config.yaml").exists():
+            log.info("\n%sTo resume: %s", reason, resume_command(run_dir))
+
+    Interrupt.farewell = say
+    try:
+        yield
+    except BaseException as error:
+        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        if isinstance(error, Failure) or not mistake:
+            say("Interrupted. " if isinstance(error, Interrupted) else "")
+        raise
+    finally:
+        Interrupt.farewell = None
 
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)

@@ -22,11 +22,11 @@ from omegaconf import DictConfig
 from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.signals import Interrupt, Interrupted
 
-WAIT = 4
-"""Seconds after the death of a rank until this process is ended, if it waits in a call that cannot be interrupted."""
+SECONDS_TO_STOP = 4
+"""Seconds that this process has to stop after the death of a rank; it may wait in a call that cannot be interrupted."""
 
-DISCONNECTED = "Connection (closed|reset)|[Bb]roken pipe|failed to recv|Socket|NCCL"
-"""What PyTorch reports if the process of another rank is gone."""
+CONNECTION_LOST = "Connection (closed|reset)|[Bb]roken pipe|failed to recv|Socket|NCCL"
+"""Pattern of PyTorch's errors after the process of another rank has ended."""
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
     starts_others = fabric.world_size > 1 and not getattr(environment, "creates_processes_externally", False)
     if starts_others and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise UserError(
-            f"trainer.devices={trainer.devices}: a multirun (-m) cannot start several processes a job, since each "
+            f"trainer.devices={trainer.devices}: a multirun (-m) cannot start several ranks per job, since each "
             "would run the whole multirun again. Run one job at a time, without -m, or use a cluster with "
             "hydra/launcher=slurm."
         )
@@ -73,7 +73,7 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
         lost = None if isinstance(error, UserError) else watch.lost(error)
         for process in watch.processes:
             process.kill()
-        if not fabric.is_global_zero and (user_message(error) or re.search(DISCONNECTED, str(error))):
+        if not fabric.is_global_zero and (user_message(error) or re.search(CONNECTION_LOST, str(error))):
             raise SystemExit(1) from error  # rank 0 prints the message
         if lost:
             raise Failure(lost) from error
@@ -85,7 +85,7 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
 class Watch(threading.Thread):
     """Watches the ranks that this process started, and interrupts it if one of them dies.
 
-    Otherwise it would wait for a dead rank, or Lightning would kill it without a message.
+    Without it, this process would wait for a dead rank, or Lightning would kill it without a message.
 
     Args:
         processes: processes of the ranks from 1 on; filled when they are started.
@@ -105,7 +105,7 @@ class Watch(threading.Thread):
                 # A process that is being interrupted already ignores a second signal.
                 self.interrupted = callable(signal.getsignal(signal.SIGTERM))
                 os.kill(os.getpid(), signal.SIGTERM)
-                if not self.stopped.wait(WAIT):
+                if not self.stopped.wait(SECONDS_TO_STOP):
                     self._end()
                 return
 
@@ -126,7 +126,7 @@ class Watch(threading.Thread):
         """Say which rank died, if that is why `error` was raised."""
         if isinstance(error, Interrupted) and not self.interrupted:
             return None
-        waiting = time.monotonic() + (2 if re.search(DISCONNECTED, str(error)) else 0)
+        waiting = time.monotonic() + (2 if re.search(CONNECTION_LOST, str(error)) else 0)
         while not any(process.poll() for process in self.processes) and time.monotonic() < waiting:
             time.sleep(0.05)
         for rank, process in enumerate(self.processes, 1):

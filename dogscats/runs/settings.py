@@ -1,4 +1,4 @@
-"""Settings that can only be wrong are refused first, before torch is imported."""
+"""Settings of a new or resumed run: those that can only be wrong are refused, before torch is imported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import check_exists
-from dogscats.base.install import command
-from dogscats.base.rules import SWITCH, Rule, whole
-from dogscats.base.text import home_expanded, names_as_text
+from dogscats.base.rules import SWITCH, Rule, normalize, whole
+from dogscats.base.text import home_expanded
+from dogscats.base.trust import load_config
 from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
 from dogscats.lesson.stage import Stage, make_stages
-from dogscats.runs.resume import continues, resumed_config
+from dogscats.runs.directory import plain_config
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
@@ -23,9 +25,9 @@ RULES: dict[str, Rule] = {
     "activations.views": (whole(0, 10_000)[0], "a whole number of at least 0"),
     "trust": SWITCH,
 }
-"""Settings with what is expected of them. Stages and data have their own rules; other groups check when built."""
+"""Rules for single settings. Stages and data have their own; other groups are checked when they are built."""
 
-FOLDERS, SAMPLE = "dogscats.DogsCatsDataModule", "dogscats.SampleDataModule"
+FOLDER_DATA, SAMPLE_DATA = "dogscats.DogsCatsDataModule", "dogscats.SampleDataModule"
 """Names of the data module that needs `data.root`, unless it downloads the photos, and of the one that draws them."""
 
 
@@ -49,12 +51,12 @@ class Settings:
 
 
 def check_settings(cfg: DictConfig) -> Settings:
-    """Check what needs no torch of a new run's config, or of the config of the run named by `resume`.
+    """Check the config of a new run, or of the run named by `resume`, as far as that needs no torch.
 
     Raises:
-        UserError: with the key, the value and what is expected.
+        UserError: with the key, the value and the expected values.
     """
-    names_as_text(cfg)
+    normalize(cfg)
     if isinstance(cfg.get("data"), DictConfig) and cfg.data.get("decisions") == "none":
         cfg.data.decisions = None
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -76,9 +78,10 @@ def check_settings(cfg: DictConfig) -> Settings:
         if not good(value):
             raise UserError(f"{key}={value}: expected {expected}.")
     data = values["data"]
-    if data["_target_"] in (FOLDERS, SAMPLE):
+    if data["_target_"] in (FOLDER_DATA, SAMPLE_DATA):
         check_arguments(data)
-        found_later = data["_target_"] == SAMPLE or data.get("download") or resumed  # a finished run needs no photos
+        # The photos may be drawn or downloaded later, and a finished run needs none.
+        found_later = data["_target_"] == SAMPLE_DATA or data.get("download") or resumed
         if "root" in data and not found_later:
             check_root(Path(data["root"]).expanduser())
         if data.get("decisions") and not resumed:
@@ -93,6 +96,45 @@ def check_settings(cfg: DictConfig) -> Settings:
                     f"trainer.limit_val_batches=0: recipe.{stage.name}.keep=best needs the validation loss."
                 )
     return Settings(cfg, values, stages, run_dir, resumed)
+
+
+def resumed_config(cfg: DictConfig) -> DictConfig:
+    """Read the config of the run to resume.
+
+    Args:
+        cfg: composed config, for `resume`, `trust`, `data.root` and `data.changed`.
+
+    Raises:
+        UserError: if `resume` is not a run directory, other settings were given, or the config names code that needs
+            trust.
+    """
+    run_dir, allowed = home_expanded(cfg.resume), ("resume=", "trust=", "data.root=", "data.changed=")
+    typed = list(HydraConfig.get().overrides.task)
+    others = [argument for argument in typed if not argument.lstrip("+").startswith(allowed)]
+    if others:
+        raise UserError(f"resume={cfg.resume}: a run resumes with its own settings; drop {' '.join(others)}.")
+    file = run_dir / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"resume={cfg.resume}: it has no config.yaml. Give the directory of a run of train.py.")
+    saved = load_config(file, cfg.trust)
+    nested = ("activations", "augment", "callbacks", "data", "model", "recipe", "trainer")
+    values = ("class_weights", "heads", "load", "lr", "optimized_metric", "resume", "seed", "trust")
+    broken = [key for key in nested if not isinstance(saved.get(key), DictConfig)]
+    if broken := broken + [key for key in values if key not in saved]:
+        raise UserError(f"{file}: it is not the config of a run: {', '.join(broken)} missing or of another type.")
+    saved["trust"] = cfg.trust  # for the checkpoint that the run may load
+    for key in ("root", "changed"):
+        if any(argument.lstrip("+").startswith(f"data.{key}=") for argument in typed):
+            saved.data[key] = cfg.data[key]
+    return saved
+
+
+def continues(cfg: DictConfig, run_dir: Path) -> bool:
+    """Return whether a job of a sweep finds its own run directory, of an earlier start of the same sweep."""
+    file = run_dir / "config.yaml"
+    if HydraConfig.get().mode is not RunMode.MULTIRUN or not file.is_file():
+        return False
+    return OmegaConf.to_container(load_config(file, trust=True), resolve=False) == plain_config(cfg)
 
 
 def _check_node(node: Any, group: str) -> None:

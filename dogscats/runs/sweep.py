@@ -17,9 +17,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from dogscats.base.environment import command
 from dogscats.base.errors import Diverged, UserError, first_line, user_message
 from dogscats.base.files import read_json, write_csv, write_json
-from dogscats.base.install import command
 from dogscats.base.locks import locked
 from dogscats.base.signals import finish_undisturbed
 from dogscats.base.text import setting, shown, text_table
@@ -148,7 +148,11 @@ def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure
 def read_jobs(folder: Path, metric: str) -> list[Job]:
     """Read all jobs of a sweep, best first."""
     jobs = [Job.read(file, metric) for file in sorted((folder / RECORDS).glob("*.json")) if file.stem != "command"]
-    sign = 1 if "loss" in metric else -1
+    if all(math.isnan(job.metric) for job in jobs):
+        return sorted(jobs, key=lambda job: job.number)
+    from dogscats.lesson.metrics import larger_is_better
+
+    sign = -1 if larger_is_better(metric) else 1
     return sorted(jobs, key=lambda job: (*((1, 0.0) if math.isnan(job.metric) else (0, sign * job.metric)), job.number))
 
 
@@ -158,20 +162,19 @@ def swept_keys(jobs: Sequence[Job]) -> list[str]:
     return [key for key in every if len({job.overrides.get(key) for job in jobs}) > 1] or list(every)
 
 
-def write_table(folder: Path, metric: str) -> None:
-    """Write `sweep.csv` with the jobs so far, best first."""
+def write_table(folder: Path, metric: str) -> list[Job]:
+    """Write `sweep.csv` with the jobs so far, best first, and return them."""
     jobs = read_jobs(folder, metric)
     keys = swept_keys(jobs)
     rows = (
         [job.number, *(job.overrides.get(key, "") for key in keys), job.metric, job.status, job.run_dir] for job in jobs
     )
     write_csv(folder / "sweep.csv", ["job", *keys, "metric", "status", "run_dir"], rows)
+    return jobs
 
 
-def print_table(folder: Path, metric: str) -> None:
-    """Write and print the jobs so far, best first."""
-    write_table(folder, metric)
-    jobs = read_jobs(folder, metric)
+def print_table(jobs: Sequence[Job], metric: str) -> None:
+    """Print the jobs, in their order."""
     keys = swept_keys(jobs)
     rows = [["job", *keys, metric, "status"]]
     for job in jobs:
@@ -180,11 +183,10 @@ def print_table(folder: Path, metric: str) -> None:
     print("\n".join(text_table(rows, left=len(rows[0]))))
 
 
-def write_picture(folder: Path, metric: str) -> None:
-    """Draw `sweep.png` of the jobs so far, and say where everything is."""
+def write_picture(folder: Path, jobs: Sequence[Job], metric: str) -> None:
+    """Draw `sweep.png` of the jobs, and say where everything is."""
     from dogscats.report.figures.publish import publish
 
-    jobs = read_jobs(folder, metric)
     publish(draw_sweep(sorted(jobs, key=lambda job: job.number), swept_keys(jobs), metric), folder / "sweep.png")
     print(f"Written to {folder}: sweep.csv, sweep.png")
     print(f"Compare the runs: tensorboard --logdir {shlex.quote(str(folder))}")
@@ -239,9 +241,9 @@ class SweepReport(Callback):
         SweepReport.current = None
         self.running.close()
         try:
-            jobs = read_jobs(folder, metric)
-            print_table(folder, metric)
-            write_picture(folder, metric)
+            jobs = write_table(folder, metric)
+            print_table(jobs, metric)
+            write_picture(folder, jobs, metric)
         except Exception as error:
             reason = user_message(error) or repr(error)
             raise SystemExit(f"error: the table of the sweep cannot be made: {reason}") from error
@@ -262,11 +264,12 @@ def sweep_table() -> Iterator[None]:
             SweepReport.current = None
             SweepReport.running.close()
             with suppress(Exception):
-                print_table(folder, metric)
+                jobs = write_table(folder, metric)
+                print_table(jobs, metric)
                 typed = [shlex.quote(argument) for argument in read_json(folder / RECORDS / "command.json")]
                 again = " ".join([*typed, setting("hydra.sweep.dir", str(folder))])
                 print(
                     f"To continue the sweep (with the same launcher, if any): {command('train')} -m {again}", flush=True
                 )
-                write_picture(folder, metric)  # last: matplotlib and torch take seconds to import
+                write_picture(folder, jobs, metric)  # last: matplotlib and torch take seconds to import
         raise

@@ -1,146 +1,48 @@
-"""Trainers: each argument of Lightning's Trainer takes effect, or is refused with one message."""
+"""Trainers of Lightning, with this project's precision, progress bar and handling of signals."""
 
-import inspect
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
 from lightning_fabric import Fabric
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LambdaCallback, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins import CheckpointIO, Precision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dogscats.base.errors import UserError, first_line
-from dogscats.base.rules import SWITCH, Rule, is_number, whole
-from dogscats.runs.progress_bar import Progress
-from dogscats.runs.trainer_signals import own_signal_handlers
+from dogscats.base.signals import SIGNALS, stop_if_interrupted
+from dogscats.runs.trainer_settings import REFUSED_ARGUMENTS
 
-INSTEAD = {
-    "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
-    "max_steps": "set recipe.<stage>.epochs, and trainer.limit_train_batches for shorter epochs",
-    "callbacks": "add a node for each callback: +callbacks.<name>='{_target_: <class>, <argument>: <value>}'",
-    "logger": "set logger=csv or logger=[tensorboard,csv], or add +logger.<name>='{_target_: <class>}'",
-    "default_root_dir": "set the run directory: hydra.run.dir=<folder>",
-    "limit_test_batches": "nothing is tested here; set trainer.limit_val_batches or trainer.limit_predict_batches",
-    "overfit_batches": "use few photos: data.limit=<photos per class>",
-    "enable_checkpointing": "resume= needs checkpoints; recipe.<stage>.save=null disables the checkpoint of a stage",
-    "use_distributed_sampler": "photos are already split across ranks, without repeating any",
-    "reload_dataloaders_every_n_epochs": "photos are already read again in every epoch",
-    "barebones": "disable features one by one: logger=[], trainer.enable_progress_bar=false",
-    "model_registry": "the checkpoints are in the run directory; upload them from there",
-}
-"""Refused arguments, and what to use instead."""
+log = logging.getLogger(__name__)
 
-NO_EFFECT = {
-    "max_steps": -1,
-    "enable_checkpointing": True,
-    "use_distributed_sampler": False,
-    "overfit_batches": 0,
-    "reload_dataloaders_every_n_epochs": 0,
-    "barebones": False,
-}
-"""Values of refused arguments that are accepted, because they change nothing."""
-
-
-def _positive(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
-def _time(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_positive(part) for part in value.values())
-    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)) and re.search("[1-9]", str(value)))
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        (
-            "accumulate_grad_batches",
-            "check_val_every_n_epoch",
-            "log_every_n_steps",
-            "min_epochs",
-            "min_steps",
-            "num_nodes",
-        ),
-        whole(1),
-    ),
-    "num_sanity_val_steps": (whole(-1)[0], "a whole number, 0 or more, or -1 for all"),
-    **dict.fromkeys(("limit_train_batches", "limit_predict_batches", "gradient_clip_val"), (_positive, "more than 0")),
-    **dict.fromkeys(
-        (
-            "benchmark",
-            "detect_anomaly",
-            "inference_mode",
-            "enable_progress_bar",
-            "enable_model_summary",
-            "sync_batchnorm",
-            "enable_autolog_hparams",
-        ),
-        SWITCH,
-    ),
-    "deterministic": (lambda value: isinstance(value, bool) or value == "warn", "true, false or warn"),
-    "fast_dev_run": (lambda value: isinstance(value, bool) or whole(1)[0](value), "true, false or a number of batches"),
-    "max_time": (_time, "a time such as 00:02:30:00 (days, hours, minutes, seconds)"),
-    "val_check_interval": (lambda value: _positive(value) or _time(value), "more than 0"),
-    "profiler": (lambda value: isinstance(value, str) or "_target_" in value, "simple, advanced, pytorch or a node"),
-}
-"""Arguments whose bad values Lightning accepts at first, with what is expected."""
-
-REFUSALS = (
+TRAINER_ERRORS = (
     *(ArithmeticError, AttributeError, ImportError, RuntimeError, TypeError, ValueError),
     MisconfigurationException,
 )
-"""What the Trainer raises for arguments that it refuses."""
+"""Errors that the Trainer raises for arguments it refuses."""
 
-PREDICTING = {
-    *(
-        "accelerator",
-        "strategy",
-        "devices",
-        "num_nodes",
-        "precision",
-        "fast_dev_run",
-        "limit_predict_batches",
-    ),
-    *("enable_progress_bar", "deterministic", "benchmark", "inference_mode", "profiler", "plugins"),
-    *("log_every_n_steps", "num_sanity_val_steps", "enable_model_summary", "use_distributed_sampler"),
-}
-"""Arguments accepted for prediction only: those that take effect, and those in `conf/trainer/default.yaml`."""
+START_HOOKS = ("on_sanity_check_start", "on_train_start", "on_predict_start")
+"""Hooks after which the Trainer runs with its own signal handlers."""
 
+STEP_HOOKS = (
+    *("on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"),
+    *("on_validation_batch_start", "on_validation_end", "on_predict_batch_start", "on_predict_batch_end"),
+)
+"""Hooks at which a run can stop."""
 
-def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:
-    """Refuse Trainer arguments that cannot take effect.
-
-    Args:
-        settings: config group `trainer`, as plain containers.
-        training: whether the Trainer trains; otherwise it only predicts.
-
-    Raises:
-        UserError: for a refused argument, with its key and what to use instead.
-    """
-    if not settings:
-        raise UserError("trainer: the config group is missing. Choose trainer=default or trainer=ddp.")
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for key, value in settings.items():
-        if value is None or key == "_target_":
-            continue
-        if key not in known and settings.get("_target_") == "pytorch_lightning.Trainer":
-            similar = get_close_matches(key, known, 1)
-            hint = f" Did you mean trainer.{similar[0]}?" if similar else ""
-            raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{hint}")
-        if key in INSTEAD and not (key in NO_EFFECT and value == NO_EFFECT[key]):
-            raise UserError(f"trainer.{key}={value}: this has no effect here; {INSTEAD[key]}.")
-        if key in RULES and not RULES[key][0](value):
-            raise UserError(f"trainer.{key}={value}: expected {RULES[key][1]}.")
-        if not training and key in known - PREDICTING:
-            raise UserError(f"trainer.{key}={value}: this has no effect where nothing is trained. Remove it.")
-    if settings.get("gradient_clip_algorithm") is not None and settings.get("gradient_clip_val") is None:
-        raise UserError("trainer.gradient_clip_algorithm: this has no effect without trainer.gradient_clip_val.")
+NONDETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
+"""Start of PyTorch's warning and error."""
 
 
 def trainer_factory(
@@ -158,7 +60,7 @@ def trainer_factory(
     Raises:
         UserError: for arguments that Lightning refuses.
     """
-    fixed = {key: value for key, value in settings.items() if key != "_target_" and key not in INSTEAD}
+    fixed = {key: value for key, value in settings.items() if key != "_target_" and key not in REFUSED_ARGUMENTS}
     fixed |= {"default_root_dir": run_dir, "use_distributed_sampler": False}
     device = device or _chosen_device(settings)
     if fixed.get("sync_batchnorm") and device.type == "cpu":
@@ -188,7 +90,7 @@ def trainer_factory(
         callbacks = [*callbacks, own_signal_handlers()]
         try:
             trainer: Trainer = trainer_class(**arguments, callbacks=list(callbacks), plugins=[*own_plugins, *plugins])
-        except REFUSALS as error:
+        except TRAINER_ERRORS as error:
             raise UserError(f"trainer: {first_line(error)}") from error
         return trainer
 
@@ -221,7 +123,7 @@ def _chosen_device(settings: Mapping[str, Any]) -> torch.device:
         return Fabric(
             accelerator=settings.get("accelerator") or "auto", devices=settings.get("devices") or "auto"
         ).device
-    except REFUSALS as error:
+    except TRAINER_ERRORS as error:
         raise UserError(f"trainer: {first_line(error)}") from error
 
 
@@ -230,3 +132,98 @@ def _built(value: Any) -> Any:
     if isinstance(value, Mapping):
         return instantiate(value) if "_target_" in value else dict(value)
     return [_built(inner) for inner in value] if isinstance(value, list) else value
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's progress bar, removed when done: `History` prints the results.
+
+    Disabled if the output is not a terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 0)
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Make the training bar, removed at the end."""
+        bar = super().init_train_tqdm()
+        bar.leave = False
+        return bar
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Disable the validation bar."""
+        return Tqdm(disable=True)
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """Make the prediction bar, removed at the end."""
+        bar = super().init_predict_tqdm()
+        bar.leave = False
+        return bar
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Omit the stage name, which Lightning would show as a version."""
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+
+def own_signal_handlers() -> LambdaCallback:
+    """Make a callback that puts back the signal handlers that the Trainer replaces, and stops between its steps.
+
+    Lightning's handler of SIGTERM waits for all ranks in a collective operation, forever if they do something else.
+    """
+    handlers: dict[int, Any] = {}
+
+    def remember(*args: Any, **options: Any) -> None:
+        handlers.update({number: signal.getsignal(number) for number in SIGNALS})
+
+    def restore(*args: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():  # elsewhere nothing was replaced
+            return
+        for number, handler in handlers.items():
+            if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
+                signal.signal(number, handler)
+
+    def stop(*args: Any) -> None:
+        stop_if_interrupted()
+
+    hooks: dict[str, Any] = {
+        "setup": remember,
+        **dict.fromkeys(START_HOOKS, restore),
+        **dict.fromkeys(STEP_HOOKS, stop),
+    }
+    return LambdaCallback(**hooks)
+
+
+@contextmanager
+def nondeterminism_named() -> Iterator[None]:
+    """Log each such operation once with `trainer.deterministic=warn`; refuse it with `true`.
+
+    Python's own filters cannot do this: any change of them, as by `warnings.catch_warnings`, shows a warning again.
+
+    Raises:
+        UserError: instead of PyTorch's RuntimeError.
+    """
+    show, named = warnings.showwarning, set()
+
+    def show_once(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        found = NONDETERMINISTIC.match(str(message))
+        if found is None:
+            show(message, *arguments, **options)
+        elif found[1] not in named:
+            named.add(found[1])
+            log.warning(
+                "Warning   %s has no deterministic implementation on this device: equal runs may differ slightly",
+                found[1],
+            )
+
+    warnings.showwarning = show_once
+    try:
+        yield
+    except RuntimeError as error:
+        found = NONDETERMINISTIC.match(str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"trainer.deterministic=true: {found[1]} has no deterministic implementation on this device. Set "
+            "trainer.deterministic=warn; equal runs may then differ slightly."
+        ) from error
+    finally:
+        warnings.showwarning = show

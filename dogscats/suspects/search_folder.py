@@ -14,7 +14,8 @@ from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import digest
 from dogscats.base.text import shown, text_table
 from dogscats.data.loading.check import check_images
-from dogscats.data.photos.layouts import Photos, find_dataset, leave_out, left_out, left_out_summary
+from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
+from dogscats.data.photos.listing import left_out, left_out_summary
 from dogscats.suspects.search import CERTAIN, MOST_COMPARED, find_by_appearance, joined
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def report(
         The report as text: layout, class balance, unreadable photos and leaks; and whether there are no such photos
         and no leaks.
     """
-    dataset = find_dataset(root, valid_fraction, labels=labels, group=group)
+    dataset = DatasetFinder(root, valid_fraction, labels=labels, group=group).find()
     classes, unlabelled, cache_dir = dataset.classes, dataset.unlabelled, cache_folder(root)
     splits = {"train": dataset.train, "valid": dataset.valid} | ({"test": dataset.test} if dataset.test else {})
     found = check_images(dataset.train.root, [path for photos in splits.values() for path in photos.paths], cache_dir)

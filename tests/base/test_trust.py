@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, Run, command_runner
+import yaml
+from conftest import TINY, Run, command_runner
+from omegaconf import OmegaConf
 
 from dogscats import Classifier, Predictor
 from dogscats.base.errors import UserError
-from dogscats.base.trust import TRUSTED, checked, needs_trust
+from dogscats.base.trust import TRUSTED, checked, needs_trust, use_current_names
+from dogscats.report.facts import Facts
+from dogscats.runs.checkpoint import digest_file
 
 QUICK = [
     "recipe=head_only", "callbacks.lr_finder.before=none", "callbacks.reports=null", "callbacks.tta.n_aug=0",
@@ -170,30 +174,58 @@ def test_the_list_names_nothing_that_runs_what_a_config_chooses() -> None:
 
 
 @pytest.mark.slow
-def test_a_config_from_before_the_modules_moved_still_evaluates_and_resumes(
+def test_a_run_from_before_the_modules_moved_is_resumed_evaluated_and_loaded(
     runs: Path, run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
-    """`data/config_0_1_0.yaml` is one: its callbacks have no `_target_`, and it has no loggers."""
-    old = (REPOSITORY / "tests" / "data" / "config_0_1_0.yaml").read_text().replace("ROOT", str(shared_root))
+    """`config_c914319.yaml` is the config of a run of that commit."""
+    config = (Path(__file__).parent / "config_c914319.yaml").read_text().replace("ROOT", str(shared_root))
     run_dir = tmp_path / "old"
     (run_dir / "checkpoints").mkdir(parents=True)
-    (run_dir / "config.yaml").write_text(old.replace("cycles: 3", "cycles: 1").replace("n_aug: 4", "n_aug: 0"))
+    (run_dir / "config.yaml").write_text(config)
     result = run_command("train.py", f"resume={run_dir}")
     assert result.returncode == 0, result.stderr
     assert list(json.loads((run_dir / "metrics.json").read_text())["stages"]) == ["precompute", "augmented", "finetune"]
     assert (run_dir / "lr_trace.csv").exists()
     assert (run_dir / "tensorboard" / "finetune").is_dir()
+    assert Facts(run_dir).config["model"]["_target_"] == "dogscats.timm_backbone"
 
-    # Its checkpoints have no `data`, which came from the config beside them.
-    edited_checkpoint(
-        runs, run_dir / "checkpoints" / "last.ckpt", lambda saved: [saved.pop(key) for key in ("data", "seed")]
-    )
-    (run_dir / "checkpoints" / "last.ckpt.sha256").unlink()
+    # Its checkpoints have the same names as its config.
+    last, old = run_dir / "checkpoints" / "last.ckpt", yaml.safe_load(config)
+    checkpoint = torch.load(last, weights_only=True)
+    assert old["data"]["_target_"] == "dogscats.data.DogsCatsDataModule"
+    checkpoint["hyper_parameters"] |= {key: old[key] for key in ("model", "augment", "data")}
+    torch.save(checkpoint, last)
+    digest_file(last).unlink()
     result = run_command("evaluate.py", f"run={run_dir}", "callbacks.tta.n_aug=0")
     assert result.returncode == 0, result.stderr
     assert f"Data      {shared_root}: 10 photos of valid" in result.stdout
+    for names in ([], ["model._target_=dogscats.backbone.timm_backbone"]):
+        new = run_command("train.py", f"data.root={shared_root}", *TINY, *QUICK, f"load={last}", *names)
+        assert new.returncode == 0, new.stderr
+
+
+def test_former_names_in_a_config_of_the_users_own_are_understood() -> None:
+    pictures = {"_target_": "dogscats.callbacks.pictures.Pictures", "count": 2}
+    own = {"_target_": "mine.Pictures", "count": "${heads}"}
+    config = OmegaConf.create({"heads": 1, "name": "???", "callbacks": [pictures, own], "again": "${callbacks}"})
+    use_current_names(config)
+    current = [{"_target_": "dogscats.Pictures", "count": 2}, {"_target_": "mine.Pictures", "count": 1}]
+    assert OmegaConf.to_container(config, resolve=True) == {
+        "heads": 1, "name": "???", "callbacks": current, "again": current,
+    }  # fmt: skip
 
 
 def test_the_synthetic_sample_under_its_old_name_is_trusted() -> None:
-    found = checked({"data": {"_target_": "dogscats.sample.SampleDataModule"}}, "config.yaml")
+    found = checked({"data": {"_target_": "dogscats.data.sample.SampleDataModule"}}, "config.yaml")
     assert found == {"data": {"_target_": "dogscats.SampleDataModule"}}
+
+
+def test_a_callback_that_became_a_figure_is_a_report_of_it_and_what_a_report_draws_is_checked() -> None:
+    old = {"a": [{"_target_": "dogscats.callbacks.confusion_matrix.ConfusionMatrix"}]}
+    assert needs_trust(old) == []
+    assert checked(old, "file") == {"a": [{"_target_": "dogscats.Report", "draw": "confusion_matrix"}]}
+    draw = {"_target_": "os.system", "_partial_": True}
+    with pytest.raises(UserError, match=r"it names os\.system"):
+        checked({"_target_": "dogscats.Report", "draw": draw}, "file")
+    with pytest.raises(UserError, match=r"it names os\.system"):
+        checked({"_target_": "dogscats.callbacks.reliability.Reliability", "x": draw}, "file")

@@ -7,7 +7,7 @@ import torch
 
 from dogscats import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.features import activation_loader
+from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels import transforms

@@ -1,12 +1,26 @@
-"""The metrics of an evaluation, against numbers worked out by hand and by other libraries."""
+"""The metrics of an evaluation, against numbers worked out by hand and by other libraries, and their table."""
 
+import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, Run
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dogscats.lesson.metrics import evaluation_metrics, roc_auc, wilson_interval
+from dogscats.base.files import read_csv
+from dogscats.lesson.metrics import (
+    METRICS,
+    GatheredMetric,
+    Metric,
+    epoch_metrics,
+    evaluation_metrics,
+    larger_is_better,
+    roc_auc,
+    wilson_interval,
+)
 from dogscats.lesson.predictions import Predictions, calibration_bins
 from dogscats.report.figures.reliability_diagram import reliability
 
@@ -85,3 +99,71 @@ def test_the_diagram_has_a_bar_for_each_bin() -> None:
     accuracy, photos = ({round(bar.get_x() * 15): bar.get_height() for bar in axes.patches} for axes in figure.axes)
     assert {number: height for number, height in photos.items() if height} == {8: 1, 13: 1, 14: 1}
     assert (accuracy[8], accuracy[13], accuracy[14]) == (0, 1, 1)
+
+
+def test_functions_of_predictions_agree_with_the_metrics_of_an_epoch() -> None:
+    torch.manual_seed(0)
+    metrics, scores, labels = epoch_metrics(3), torch.randn(20, 3).log_softmax(1), torch.randint(3, (20,))
+    gathered = {metric.key: GatheredMetric(metric.compute, 3) for metric in METRICS}
+    for batch in range(0, 20, 8):
+        for metric in (metrics, *gathered.values()):
+            metric.update(scores[batch : batch + 8], labels[batch : batch + 8])
+    found = metrics.compute()
+    assert list(found) == ["acc", "balanced_acc", "macro_f1"]
+    for key, value in found.items():
+        assert value.item() == pytest.approx(gathered[key].compute().item())
+    undefined = GatheredMetric(lambda predictions: None, 3)
+    undefined.update(scores, labels)
+    assert undefined.compute().isnan()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        *(("final.valid_acc", True), ("final.valid_macro_f1_tta", True), ("final.valid_ece_tta", False)),
+        *(("stages.finetune.train_loss", False), ("stages.finetune.valid_my_loss", False), ("final.n", True)),
+    ],
+)
+def test_a_sweep_knows_which_value_is_best(path: str, expected: bool) -> None:
+    assert larger_is_better(path) == expected
+
+
+@pytest.fixture
+def doubt() -> Iterator[Metric]:
+    """A further row of the table."""
+
+    def compute(predictions: Predictions) -> float:
+        return 1 - predictions.probabilities.max(dim=1).values.mean().item()
+
+    row = Metric("doubt", "mean doubt", compute, larger_is_better=False)
+    METRICS.append(row)
+    yield row
+    METRICS.remove(row)
+
+
+@pytest.mark.usefixtures("doubt")
+def test_a_new_metric_is_one_row(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
+    stop = "+callbacks.stop={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: valid_doubt}"
+    result = run_command(
+        "train.py", "-m", "lr=1e-5,1e-1", f"data.root={shared_root}", *TINY, "recipe=head_only", stop,
+        "optimized_metric=final.valid_doubt", "callbacks.lr_finder.before=none", "callbacks.reports=null",
+        f"activations.dir={tmp_path / 'cache'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "mean doubt" in result.stdout
+    (folder,) = tmp_path.glob("multirun/*/*")
+    best, other = (float(job["metric"]) for job in read_csv(folder / "sweep.csv"))
+    assert best < other
+    for run in folder.glob("[01]"):
+        final, last = json.loads((run / "metrics.json").read_text())["final"], read_csv(run / "history.csv")[-1]
+        assert list(last)[-3:] == ["valid_macro_f1", "valid_doubt", "seconds"]
+        assert final["valid_doubt"] == pytest.approx(float(last["valid_doubt"]), abs=1e-6)
+        text = f"{final['valid_doubt']:.4f}"
+        assert f"<dt>Mean doubt</dt><dd>{text}" in (run / "report.html").read_text()
+        card = (run / "MODEL_CARD.md").read_text()
+        assert "- type: doubt" in card
+        assert "| mean doubt |" in card
+    evaluated = run_command("evaluate.py", f"run={run}", "callbacks.reports=null", "hydra.run.dir=evaluated")
+    assert "mean doubt" in evaluated.stdout
+    found = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert found["doubt"] == pytest.approx(final["valid_doubt"], abs=1e-6)

@@ -18,11 +18,10 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
-from dogscats.report.confusion_matrix_callback import ConfusionMatrix
-from dogscats.report.explained_pictures import Pictures
 from dogscats.report.figures.explanation import overlay
 from dogscats.report.figures.photo_rows import choose_photos, draw_photos
 from dogscats.report.gradcam import Explanation, grad_cam
+from dogscats.report.report_callback import Pictures, Report
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ def test_the_pictures_show_the_photos_they_name(shared_root: Path) -> None:
 def test_reports_are_drawn_when_predicting_ends(
     classifier: Classifier, data: DogsCatsDataModule, tmp_path: Path
 ) -> None:
-    predicted(classifier, data, 1, tmp_path, ConfusionMatrix(), Pictures())
+    predicted(classifier, data, 1, tmp_path, Report("confusion_matrix"), Pictures())
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {
         "confusion_matrix.png", "most_right.png", "most_uncertain.png", "most_wrong.png",
@@ -141,7 +140,7 @@ def test_predicting_and_its_reports_change_nothing_of_the_run(
     modes = [module.training for module in classifier.modules()]
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[union-attr]
-    predicted(classifier, data, 2, tmp_path, ConfusionMatrix(), Pictures())
+    predicted(classifier, data, 2, tmp_path, Report("confusion_matrix"), Pictures())
     assert all(torch.equal(weights[key], value) for key, value in classifier.state_dict().items())
     assert modes == [module.training for module in classifier.modules()]
     assert random.getstate() == states[0]

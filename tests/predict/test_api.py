@@ -135,7 +135,7 @@ def test_classes_are_known_before_the_photos_are_checked(
     def fail(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("dogscats.data.loading.datamodule.check_images", fail)
+    monkeypatch.setattr("dogscats.data.loading.check.check_images", fail)
     assert data.classes == ["cats", "dogs"]
 
 

@@ -26,13 +26,13 @@ from conftest import REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
 from interrupted_runs import run
 from PIL import Image
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
-from dogscats.base.install import how_to_install
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.predict.demo import server
-from dogscats.predict.demo.demo_settings import Settings, parse
-from dogscats.predict.export.exporters import export_files
+from dogscats.predict.demo.server import Settings, parse
+from dogscats.predict.export.export import export_files
 from dogscats.predict.export.space import GRADIO, REQUIREMENTS
 from dogscats.predict.predictor import Predictor
 

@@ -19,7 +19,7 @@ from PIL import Image
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.predict.export.exporters import export_files
+from dogscats.predict.export.export import export_files
 from dogscats.predict.predictor import Predictor
 from dogscats.report.figures.explanation import caption, overlay
 from dogscats.report.gradcam import Explanation
@@ -264,7 +264,7 @@ def test_a_run_that_predicts_cached_activations_explains_too(
 ) -> None:
     explained: list[int] = []
     monkeypatch.setattr(
-        "dogscats.report.explained_pictures.overlay",
+        "dogscats.report.report_callback.overlay",
         lambda explanation: (explained.append(len(explanation.image)), overlay(explanation))[1],
     )
     result = run_command(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, TinyNetwork, draw_photo, draw_root
+from conftest import REPOSITORY, Run, TinyNetwork, draw_photo, draw_root
 from PIL import Image
 from torch import nn
 
@@ -20,12 +20,14 @@ from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.arguments import FITS
 from dogscats.data.photos.layouts import Photos
+from dogscats.data.photos.listing import image_names
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.fit import fitted
-from dogscats.data.pixels.images import UnreadableImageError, image_names, is_large, read_image
-from dogscats.data.pixels.shrink import Shrink, needed_side, resized
+from dogscats.data.pixels.images import UnreadableImageError, is_large, read_image
+from dogscats.data.pixels.shrink import Shrink, resized
+from dogscats.data.pixels.transforms import fitted, needed_side
 from dogscats.lesson.backbone import Backbone
-from dogscats.predict.export.exporters import export_files
+from dogscats.predict.export.export import export_files
+from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help
 from dogscats.predict.export.onnx_files import SCRIPT, onnx_predict
 from dogscats.predict.export.preprocessing import Preprocessing
 from dogscats.predict.export.preprocessing_graph import preprocessing_graph
@@ -363,3 +365,43 @@ def test_the_script_needs_no_torch(odd_photos: Path, tmp_path: Path) -> None:
             pytest.skip(f"onnxruntime cannot be installed: {result.stderr}")
     assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode
     check_script(python, tmp_path / "files", odd_photos)
+
+
+MINE = """
+import json
+
+def write(network, metadata, folder, reference):
+    (folder / "mine.json").write_text(metadata["classes"])
+    yield "mine.json", f"compared with {len(reference.squares)} photos"
+"""
+
+
+def test_a_format_is_a_module_and_a_row(
+    tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own_format.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(
+        EXPORTERS, "mine", Exporter("own_format:write", "mine.json, the classes", [("`mine.json`", "")])
+    )
+    with caplog.at_level("INFO"):
+        export_files("mine", predictor_of(), tmp_path, None)
+    assert json.loads((tmp_path / "mine.json").read_text()) == ["cats", "dogs", "owls"]
+    assert "mine.json   compared with 56 photos" in caplog.text
+    result = run_command("evaluate.py", "--help")
+    assert "python evaluate.py run=<run> export=mine              mine.json, the classes" in result.stdout
+    result = run_command("evaluate.py", "run=nowhere", "export=theirs")
+    assert "export=theirs: expected onnx or onnx-int8 or torch or space or mine." in result.stderr
+
+
+def test_readme_lists_the_formats() -> None:
+    rows = [
+        f"| {'' if number else f'`{form}` '}| {files} | {given} |".replace("|  |", "| |")
+        for form, exporter in EXPORTERS.items()
+        for number, (files, given) in enumerate(exporter.files)
+    ]
+    readme = (REPOSITORY / "README.md").read_text()
+    assert "\n".join(["| `export=` | files | input |", "|---|---|---|", *rows, ""]) in readme
+    extra = ", ".join(f"`export={form}`" for form, exporter in EXPORTERS.items() if exporter.extra == "onnx")
+    assert f"| `onnx` | {extra} |" in readme
+    assert len(export_help().splitlines()) == len(EXPORTERS)

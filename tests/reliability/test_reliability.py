@@ -22,7 +22,6 @@ from dogscats.reliability.measured import measure
 from dogscats.reliability.signs import Distance, EarlyDistance, Energy, ForwardPass, TrainingPhotos, evenly_spaced
 from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Thresholds, accuracy_kept, choose_thresholds, words
-from dogscats.report.figures.accuracy_kept import accuracy_kept as draw_accuracy_kept
 
 
 def overconfident(count: int = 600, factor: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,7 +172,6 @@ def test_the_files_are_read_as_written_for_the_same_weights_alone(tmp_path: Path
         other = read_reliability(tmp_path, state, keep)
         assert other is not None
         assert other.plain.summary()["kept"] == pytest.approx(keep, abs=0.01)
-    draw_accuracy_kept(written.summaries()).savefig(tmp_path / "curve.png")
     assert read_reliability(tmp_path, {"weight": torch.zeros(3)}) is None
     assert read_reliability(tmp_path / "none", state) is None
     for keep in (0, 1.5, True, "x"):

@@ -18,8 +18,7 @@ from dogscats import Predictor
 from dogscats.base.errors import UserError
 from dogscats.base.files import digest, read_csv
 from dogscats.report.card import MOST_CLASSES, base_model, markdown, write_card
-from dogscats.runs.checkpoint import digest_file, read_checkpoint, write_checkpoint
-from dogscats.runs.safetensors_file import published
+from dogscats.runs.checkpoint import digest_file, published, read_checkpoint, write_checkpoint
 
 WEIGHTS = "model.safetensors"
 

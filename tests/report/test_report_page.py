@@ -15,9 +15,8 @@ from PIL import Image
 
 from dogscats.base.files import read_csv, write_csv
 from dogscats.report.card import write_card
-from dogscats.report.embedded import KEPT, WIDTH, data_url
 from dogscats.report.facts import Facts
-from dogscats.report.page import FILE, MOST_ROWS, write_page
+from dogscats.report.page import FILE, MAX_JPEG_WIDTH, MAX_PNG_BYTES, MOST_ROWS, data_url, write_page
 from dogscats.suspects.search import Suspect, write_suspects
 
 TAG = "<img src=x onerror=alert(1)>"
@@ -185,11 +184,11 @@ def test_a_missing_file_leaves_its_section_out(run_dir: Path, tmp_path: Path, fi
 
 def test_a_damaged_picture_is_named_and_left_out(run_dir: Path, tmp_path: Path, caplog: Any) -> None:
     copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
-    (copy / "most_wrong.png").write_bytes(bytes(KEPT + 1))
+    (copy / "most_wrong.png").write_bytes(bytes(MAX_PNG_BYTES + 1))
     (copy / "history.csv").write_text("stage,epoch,train_loss\nfirst,0,x")
     write_page(copy)
     assert "most_wrong.png could not be embedded" in caplog.text
-    assert "curves could not be drawn" in caplog.text
+    assert "loss could not be drawn" in caplog.text
     assert len(Page(copy / FILE).all("img")) == 5
 
 
@@ -243,7 +242,7 @@ def test_large_pictures_become_small_jpegs(tmp_path: Path) -> None:
     url = data_url(tmp_path / "x.png")
     assert url.startswith("data:image/jpeg;base64,")
     assert len(url) < (tmp_path / "x.png").stat().st_size / 3
-    Image.new("RGB", (10 * WIDTH, 10)).save(tmp_path / "small.png")
+    Image.new("RGB", (10 * MAX_JPEG_WIDTH, 10)).save(tmp_path / "small.png")
     assert data_url(tmp_path / "small.png").startswith("data:image/png;base64,")
 
 

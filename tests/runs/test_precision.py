@@ -19,7 +19,7 @@ from dogscats.lesson.keep_best import StopAtDivergence
 from dogscats.lesson.lr_finder import find_lr
 from dogscats.lesson.sgdr import SGDR
 from dogscats.report.history import History
-from dogscats.runs import run, trainer
+from dogscats.runs import launch, trainer
 from dogscats.runs.trainer import cpu_computes_bf16, default_precision, trainer_factory
 
 CUDA = torch.device("cuda", 1)
@@ -128,7 +128,7 @@ def test_bf16_of_the_processor(flags: str | None, computes: bool, monkeypatch: p
 def test_the_log_names_the_precision_and_that_of_a_faster_processor_once(
     train: Any, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "cpu_computes_bf16", lambda: True)
+    monkeypatch.setattr(launch, "cpu_computes_bf16", lambda: True)
     output = train("recipe.augmented.cycles=1").stdout
     assert "threads), 32-true" in output
     assert output.count("trainer.precision=bf16-mixed may be faster") == 1

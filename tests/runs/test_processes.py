@@ -14,8 +14,8 @@ from conftest import TINY, Run, draw_root
 from interrupted_runs import RECIPE, SCRIPT, rows, start
 from test_sweep import sweep_rows
 
-from dogscats.data.loading import workers
-from dogscats.data.loading.workers import fitting_workers
+from dogscats.data.loading import loaders
+from dogscats.data.loading.loaders import fitting_workers
 
 RANKS = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=6", "data.num_workers=0"]
 WORKERS = ["data.num_workers=2"]
@@ -181,13 +181,13 @@ def test_two_processes_do_not_work_on_the_same_run(photos: Path, run_command: Ru
 def test_workers_that_do_not_fit_into_shared_memory_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(loaders, "SHARED_MEMORY", tmp_path)
     usage = shutil.disk_usage(tmp_path)
     batch = 64 * 3 * 224 * 224  # 9.6 MB
     for free, fitting in [(64e6, 1), (50e6, 0), (2e9, 8)]:
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=int(free)))
         assert fitting_workers(8, batch) == fitting
-    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")  # as on macOS
+    monkeypatch.setattr(loaders, "SHARED_MEMORY", tmp_path / "none")  # as on macOS
     assert fitting_workers(8, batch) == 8
 
 
@@ -202,8 +202,8 @@ def test_little_shared_memory(photos: Path, tmp_path: Path, estimate: bool) -> N
     script = tmp_path / "small.py"
     script.write_text(
         "import runpy, sys\n"
-        "import dogscats.data.loading.datamodule\n"
-        + ("" if estimate else "dogscats.data.loading.datamodule.fitting_workers = lambda wanted, *_: wanted\n")
+        "import dogscats.data.loading.loaders\n"
+        + ("" if estimate else "dogscats.data.loading.loaders.fitting_workers = lambda wanted, *_: wanted\n")
         + f"sys.argv = ['train.py', *sys.argv[1:]]\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
     )
     arguments = [

@@ -71,7 +71,7 @@ def test_a_multirun_of_several_ranks_a_job_is_refused(run_command: Run, shared_r
         "trainer.devices=2", "trainer.accelerator=cpu",
     )  # fmt: skip
     assert result.returncode == 1
-    assert "a multirun (-m) cannot start several processes a job" in result.stderr + result.stdout
+    assert "a multirun (-m) cannot start several ranks per job" in result.stderr + result.stdout
     assert "hydra/launcher=slurm" in result.stderr + result.stdout
 
 
@@ -116,7 +116,7 @@ def test_a_refused_sweep_or_run_writes_nothing(run_command: Run, shared_root: Pa
 
 @pytest.mark.slow
 def test_one_process_at_a_time_runs_a_sweep(run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dogscats.base.locks.PATIENCE", 0.01)
+    monkeypatch.setattr("dogscats.base.locks.SECONDS_BEFORE_NOTICE", 0.01)
     (tmp_path / "sweep" / ".sweep").mkdir(parents=True)
     with FileLock(tmp_path / "sweep" / ".sweep" / "running.lock"):
         result = run_command("train.py", "-m", "data.root=/no1,/no2", "hydra.sweep.dir=sweep")

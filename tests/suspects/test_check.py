@@ -18,7 +18,7 @@ from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.base.text import shown
 from dogscats.data.loading.check import Findings, check_images, write_bad_images
-from dogscats.data.photos.layouts import find_dataset
+from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.pixels.shrink import Shrink
 from dogscats.suspects.search_folder import find_leaks
 
@@ -98,7 +98,7 @@ def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.Monke
         return decode(path, least=least)
 
     monkeypatch.setattr(dogscats.data.loading.check, "decode", counting)
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     paths = [*found.train.paths, *found.valid.paths]
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     assert len(decoded) == len(paths) - 1  # all but the one whose name is enough
@@ -122,7 +122,7 @@ def test_bad_images_csv(tmp_path: Path) -> None:
 
 
 def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     train, valid = found.train, found.valid
     assert find_leaks(train, valid) == []
     # A duplicate in the other class, one by a link, and a file of the same size that is another photo.
@@ -131,7 +131,7 @@ def test_duplicates_across_train_and_valid_are_found(root: Path) -> None:
     changed = bytearray((root / "train/dogs/dog.5.jpg").read_bytes())
     changed[-3] ^= 1
     (root / "valid/dogs/similar.jpg").write_bytes(changed)
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     train, valid = found.train, found.valid
     assert find_leaks(train, valid) == [
         ("train/dogs/dog.3.jpg", "valid/cats/duplicate.jpg"),
@@ -219,7 +219,7 @@ def test_a_run_that_skips_lists_them(run_command: Run, root: Path, tmp_path: Pat
 @pytest.mark.fault("the ranks of torchrun check the same photos at once: decoded once")
 def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that waits for the lock finds the result of the other."""
-    found = find_dataset(root)
+    found = DatasetFinder(root).find()
     paths = [*found.train.paths, *found.valid.paths]
     examined: list[int] = []
 

@@ -17,10 +17,9 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.predict.suspects_of_run import frozen_checkpoint
 from dogscats.reliability.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects import search
-from dogscats.suspects.appearance import look_at
+from dogscats.suspects.appearance import look_at, quality
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
-from dogscats.suspects.quality import quality
 from dogscats.suspects.search import Labelled, find_suspects
 
 FAST = [*TINY, "recipe=head_only", "recipe.precompute.epochs=1", "callbacks.lr_finder.before=none"]

@@ -33,7 +33,7 @@ PART_BYTES = 1 << 20
 
 
 class Ranks:
-    """The ranks of this run, for steps that all of them take together; without `torch.distributed`, this process alone.
+    """The ranks of this run, for steps that they take together; without `torch.distributed`, this process alone.
 
     Attributes:
         rank: index of this rank.
@@ -45,7 +45,7 @@ class Ranks:
         self.rank, self.size = (distributed.get_rank(), distributed.get_world_size()) if group else (0, 1)
 
     def each(self, step: Callable[[], T]) -> list[T]:
-        """Take a step in every rank, and return what it gave in each of them, in the order of ranks.
+        """Take a step in every rank, and return the results of all, in the order of ranks.
 
         Raises:
             UserError: in all ranks, if the step raised one in any of them: none waits for a rank that has failed.
@@ -91,7 +91,7 @@ def cached_array(
 ) -> torch.Tensor | None:
     """Read an array from the cache, or let all ranks compute it.
 
-    Batch `b` is computed by rank `b % size`, exactly as a single process would, and sent to the ranks that write. One
+    Batch `b` is computed by rank `b % size`, exactly as in a single process, and sent to the ranks that write. One
     rank writes in each folder: rank 0 alone if the machines share the cache folder, or else one rank a machine. If two
     runs need the same array, one computes it and the other waits.
 
@@ -136,7 +136,7 @@ def seal_array(file: Path) -> None:
 
 
 def read_array(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """Memory-map a float32 array; `None` if it is missing, fails its checksum, or is not what is expected."""
+    """Memory-map a float32 array; `None` if it is missing or fails its checksum, or has another shape or type."""
     try:
         expected: dict[str, str] = read_json(file.with_suffix(".json"))
         if not file.is_file():
@@ -169,8 +169,8 @@ def _read(ranks: Ranks, file: Path, shape: tuple[int, int]) -> torch.Tensor | No
 def _lock(ranks: Ranks, file: Path, locks: ExitStack) -> bool:
     """Lock the file once in each folder, and return whether this rank has done so.
 
-    Which machines share a folder is found by looking: in the order of ranks, each looks whether one before it has left
-    a file there.
+    Which machines share a folder is found out in the order of ranks: each checks whether an earlier one has left a file
+    there.
     """
     mark = file.with_name(f".{file.name}.{ranks.each(lambda: uuid.uuid4().hex)[0]}.part")
 
@@ -197,14 +197,14 @@ def _array_file(file: Path, shape: tuple[int, int]) -> Iterator[BinaryIO]:
     with atomic_path(file) as temporary, temporary.open("wb") as content:
         np.lib.format.write_array_header_1_0(content, header)
         content.flush()
-        if hasattr(os, "posix_fallocate"):  # so that a full disk is noticed now, instead of hours later
+        if hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not hours later
             os.posix_fallocate(content.fileno(), 0, content.tell() + 4 * math.prod(shape))
         yield content
     seal_array(file)
 
 
 def _wait_for(file: Path) -> None:
-    """Wait until a file that another machine has written can be seen in this one."""
+    """Wait until a file written by another machine is visible here."""
     waiting = time.monotonic() + VISIBLE_WITHIN
     while not file.exists() and time.monotonic() < waiting:
         time.sleep(0.1)

@@ -4,25 +4,26 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogscats.base.console import progress_bar
 from dogscats.base.content import fingerprint, load_samples, save_samples
-from dogscats.base.errors import Failure
+from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.text import shown
+from dogscats.data.photos.layouts import Photos, leave_out
 from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
-from dogscats.data.pixels.shrink import Shrink, planned
+from dogscats.data.pixels.shrink import Shrink, completed, planned
 
 log = logging.getLogger(__name__)
 
-GROUP = 256
-"""Photos that are decoded at once before looking at what the JPEG library has printed."""
+GROUP_SIZE = 256
+"""Photos that are decoded before reading what the JPEG library has printed."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,13 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
         ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
         progress_bar(paths, "Checking photos", len(paths), "photo") as bar,
     ):
-        for start in range(0, len(paths), GROUP):
-            group = paths[start : start + GROUP]
+        for start in range(0, len(paths), GROUP_SIZE):
+            group = paths[start : start + GROUP_SIZE]
             for path, why in zip(group, pool.map(reason, group), strict=True):
                 bar.update()
                 if why is not None:
                     bad[path] = why
-            if printed():  # by which photo is not known: decode them once more, one by one
+            if printed():  # to find out by which photo, decode them again, one by one
                 for path in group:
                     if reason(path) is None and (text := printed()):
                         odd[path] = text
@@ -137,7 +138,7 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
     save_samples(samples)
     if (before := _remembered(remembered)) is not None:
         return _check(root, paths, remembered, before, shrink)
-    # Of the ranks that torchrun or Slurm start, and of other runs, one decodes the photos and the others wait.
+    # One of all ranks and runs that need the same photos decodes them; the others wait.
     with locked(remembered.with_suffix(".lock"), f"{remembered}"):
         return _check(root, paths, remembered, _remembered(remembered), shrink)
 
@@ -173,3 +174,39 @@ def _remembered(file: Path) -> Findings | None:
 def write_bad_images(path: Path, bad: Mapping[str, str]) -> None:
     """Write a CSV file of the unreadable photos: `path,reason`. The photos are left untouched."""
     write_csv(path, ["path", "reason"], bad.items())
+
+
+def bad_listed(root: Path, bad: Mapping[str, str]) -> str:
+    """List unreadable photos for a message, one in a line, each with its reason."""
+    return "\n".join(f"  {shown(root / path)}: {reason}" for path, reason in bad.items())
+
+
+def usable_photos(
+    splits: Sequence[Photos], cache_dir: Path, shrink: Shrink | None, dropped: Container[str], skip: bool
+) -> tuple[list[Photos], dict[str, str]]:
+    """Decode the photos of all splits, unless they were checked before, and leave out unreadable ones.
+
+    Args:
+        splits: photos of each split, all with the same root.
+        cache_dir: folder for the cached result.
+        shrink: how large photos are read.
+        dropped: paths of photos that will not be used: unreadable ones among them are no error.
+        skip: whether to leave out unreadable photos.
+
+    Returns:
+        The readable photos of each split; and the reason for each unreadable one that is not dropped.
+
+    Raises:
+        UserError: if photos are unreadable, unless they are skipped.
+    """
+    root = splits[0].root
+    found = check_images(root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
+    bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
+    if bad and not skip:
+        raise UserError(
+            f"{len(bad)} photos cannot be read. Remove or replace them, or leave them out with "
+            f"data.on_bad_image=skip:\n{bad_listed(root, bad)}"
+        )
+    if shrink:
+        shrink = completed(shrink, root, found.sizes)
+    return [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits], bad

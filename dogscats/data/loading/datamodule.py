@@ -5,37 +5,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.base.signals import handle_signals_in_worker
-from dogscats.base.text import listed, shown
-from dogscats.data.loading.check import check_images
-from dogscats.data.loading.dataset import Batch, LazyDataLoader, PhotoBatches, PhotoDataset
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
-from dogscats.data.loading.workers import TIMEOUT, default_num_workers, fitting_workers
+from dogscats.base.text import listed
+from dogscats.data.loading.check import bad_listed, usable_photos
+from dogscats.data.loading.dataset import Batch, PhotoDataset
+from dogscats.data.loading.loaders import default_num_workers, photo_loader
+from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler, process_rank
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
-from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions, summary
+from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decide_split, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
-from dogscats.data.photos.layouts import Found, Photos, find_dataset, find_split, leave_out, left_out, left_out_summary
+from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
+from dogscats.data.photos.listing import left_out, left_out_summary
 from dogscats.data.pixels import transforms
-from dogscats.data.pixels.fit import fitted
-from dogscats.data.pixels.shrink import Shrink, completed, needed_side
+from dogscats.data.pixels.shrink import Shrink
+from dogscats.data.pixels.transforms import fitted, needed_side
 
 log = logging.getLogger(__name__)
-
-
-def process_rank() -> tuple[int, int]:
-    """Return this process's rank and the world size."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 class DogsCatsDataModule(LightningDataModule):
@@ -58,7 +49,7 @@ class DogsCatsDataModule(LightningDataModule):
         fit: how photos become square: `crop` the centre, as in the lesson; `pad` with reflected borders; or `squash`.
         augment: function that makes the training transform from `size`, for example `transforms.side_on`.
         seed: seeds batch order and augmentation.
-        cache_dir: folder for data derived from the photos; `None` for the default of `cache.cache_folder`.
+        cache_dir: folder for data derived from the photos; `None` for the default of `cache_folder`.
         valid_fraction: share of each class to hold out if there are no validation photos.
         on_bad_image: `error` to stop at unreadable photos, `skip` to leave them out.
         download: whether to download the dataset from `url` if `root` has none.
@@ -68,7 +59,7 @@ class DogsCatsDataModule(LightningDataModule):
         labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
-            decode all photos in full, as runs did before there were copies; see `data.shrink`.
+            decode all photos in full; see `data.shrink`.
         decisions: CSV file of photos to drop or relabel, see `data.decisions`; `None` to use all as they are. Splits,
             classes and `limit` do not depend on it.
 
@@ -79,7 +70,7 @@ class DogsCatsDataModule(LightningDataModule):
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad: the reason for each skipped photo, after `setup`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
-        held_out: after `labelled`: where the photos are of which the split is one part; empty if it is a whole one.
+        held_out: after `labelled`: where the photos are that the split is a part of; empty if it is a whole split.
 
     Raises:
         ArgumentError: for a bad value.
@@ -111,19 +102,15 @@ class DogsCatsDataModule(LightningDataModule):
         shrink: str | bool = False,
         decisions: str | None = None,
     ):
+        check_arguments(locals())
         super().__init__()
-        given: dict[str, Any] = {"root": root, "size": size, "batch_size": batch_size, "num_workers": num_workers}
-        given |= {"limit": limit, "seed": seed, "valid_fraction": valid_fraction, "on_bad_image": on_bad_image}
-        given |= {"download": download, "sha256": sha256, "fit": fit, "changed": changed}
-        check_arguments(given | {"labels": labels, "group": group, "shrink": shrink, "decisions": decisions})
         if not callable(augment):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
-        self.root, self.fit, self.changed = Path(root).expanduser(), fit, changed
-        self.labels, self.group = None if labels is None else str(labels), group
-        self._decisions_file = None if decisions is None else str(decisions)
-        self.size, self.batch_size, self.limit, self.seed = size, batch_size, limit, seed
-        self.cache_dir, self.valid_fraction, self.on_bad_image = cache_dir, valid_fraction, on_bad_image
-        self.download, self.url, self.sha256 = download, url, sha256
+        self.root, self.size, self.batch_size, self.seed = Path(root).expanduser(), size, batch_size, seed
+        self.cache_dir, self.on_bad_image, self.changed = cache_dir, on_bad_image, changed
+        self.download, self.url, self.sha256, self.valid_fraction = download, url, sha256, valid_fraction
+        self._finder = DatasetFinder(self.root, valid_fraction, seed, limit, labels and str(labels), group, cache_dir)
+        self._decisions_file = decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
         self.evaluation = fitted(transforms.none(size), size, fit)
@@ -143,15 +130,10 @@ class DogsCatsDataModule(LightningDataModule):
 
     @cached_property
     def _found(self) -> Found:
-        found = find_dataset(self.root, self.valid_fraction, self.seed, self.limit, **self._where)
+        found = self._finder.find()
         for note in found.notes:
             log.warning("%s", note)
         return found
-
-    @property
-    def _where(self) -> dict[str, str | None]:
-        """Arguments of `find_dataset` and `find_split` that say where labels are."""
-        return {"labels": self.labels, "group": self.group, "cache_dir": self.cache_dir}
 
     @cached_property
     def decisions(self) -> Decisions | None:
@@ -160,7 +142,7 @@ class DogsCatsDataModule(LightningDataModule):
         Raises:
             UserError: if the file does not exist or has mistakes.
         """
-        return None if self._decisions_file is None else read_decisions(self._decisions_file)
+        return read_decisions(self._decisions_file) if self._decisions_file else None
 
     @cached_property
     def _changes(self) -> NewLabels:
@@ -189,19 +171,22 @@ class DogsCatsDataModule(LightningDataModule):
         if hasattr(self, "train"):
             return
         found, changes = self._found, self._changes
-        classes = found.classes
-        train, valid, *test = self._usable(changes, found.train, found.valid, *([found.test] if found.test else []))
-        if found.test and not test[0].paths:
-            raise UserError(
-                f"data.root={self.root}: no photo in test can be read. Replace some of these:\n{self._bad_listed()}"
-            )
-        for name, photos in [("train", train), ("valid", valid)]:
-            for label in sorted(set(range(len(classes))) - set(photos.labels)):
+        splits = dict(zip(found.splits, self._usable(changes, *found.splits.values()), strict=True))
+        for split, photos in splits.items():
+            labels = set(photos.labels)
+            missing = [name for number, name in enumerate(found.classes) if number not in labels]
+            if not labels or (missing and split != "test"):
+                of_class = "" if split == "test" else f"of class {missing[0]!r} "
                 raise UserError(
-                    f"data.root={self.root}: no photo of class {classes[label]!r} in {name} can be read. "
-                    f"Replace some of these:\n{self._bad_listed()}"
+                    f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
+                    + bad_listed(photos.root, self.bad)
                 )
-        self.train, self.valid, self.test = train, valid, test[0] if test else None
+        self.train, self.valid, self.test = splits["train"], splits["valid"], splits.get("test")
+
+    @property
+    def splits(self) -> dict[str, Photos]:
+        """Labelled photos of each split that has any, after `setup`: train, valid and perhaps test."""
+        return {"train": self.train, "valid": self.valid} | ({"test": self.test} if self.test else {})
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
@@ -213,9 +198,7 @@ class DogsCatsDataModule(LightningDataModule):
             UserError: if the split is missing, empty or has unknown classes, photos are unreadable, or decisions do
                 not fit them.
         """
-        found, photos, self.held_out = find_split(
-            self.root, split, self.valid_fraction, self.seed, self.limit, **self._where
-        )
+        found, photos, self.held_out = self._finder.find_split(split)
         if not set(found) <= set(classes):
             raise UserError(
                 f"data.root={self.root}: the classes in {split} are {listed(found)}, but the classifier's are "
@@ -224,10 +207,7 @@ class DogsCatsDataModule(LightningDataModule):
         photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
         changes: NewLabels = {}
         if self.decisions:
-            changes = self.decisions.new_labels(dict(zip(photos.paths, photos.labels, strict=True)), classes)
-            self.decided = summary(self.decisions.name, {split: photos}, changes)
-            if photos.paths and not decided(photos, changes).paths:
-                raise UserError(f"{self.decisions.name}: no photo of {split} is left. Keep some.")
+            changes, self.decided = decide_split(self.decisions, photos, split, classes)
         (photos,) = self._usable(changes, photos)
         if not photos.paths:
             raise ArgumentError("data", f"root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
@@ -237,64 +217,13 @@ class DogsCatsDataModule(LightningDataModule):
         """Leave out unreadable photos, and drop and relabel others as decided.
 
         Photos that will be dropped are checked, too: the result is cached for the list of all photos, and so are
-        activations. But an unreadable one stops nothing.
+        activations. But an unreadable one is no error.
         """
         cache_dir = cache_folder(self.root, self.cache_dir)
         shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
-        found = check_images(splits[0].root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
         dropped = {path for path, label in changes.items() if label is None}
-        self.bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
-        self._bad_root = splits[0].root
-        if self.bad and self.on_bad_image == "error":
-            raise UserError(
-                f"{len(self.bad)} photos cannot be read. Remove or replace them, or leave them out with "
-                f"data.on_bad_image=skip:\n{self._bad_listed()}"
-            )
-        if shrink:
-            shrink = completed(shrink, splits[0].root, found.sizes)
-        readable = [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits]
+        readable, self.bad = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
         return [decided(photos, changes) for photos in readable] if changes else readable
-
-    def _bad_listed(self) -> str:
-        root = self._bad_root
-        return "\n".join(f"  {shown(root / path)}: {reason}" for path, reason in self.bad.items())
-
-    def check_class_weights(self, weights: str | Sequence[float]) -> None:
-        """Refuse bad class weights; available before `setup` checks the photos.
-
-        Raises:
-            ArgumentError: for anything but what `class_weights` takes.
-        """
-        if weights in ("none", "balanced"):
-            return
-        numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
-        if len(numbers) != len(self.classes) or not all(
-            isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < float("inf")
-            for number in numbers
-        ):
-            raise ArgumentError(
-                "",
-                f"class_weights={'null' if weights is None else weights}: expected none, balanced, or a list of "
-                f"{len(self.classes)} positive numbers, for {listed(self.classes)}.",
-            )
-
-    def class_weights(self, weights: str | Sequence[float]) -> list[float] | None:
-        """Return the weight of each class in the training loss.
-
-        Args:
-            weights: `none`; `balanced` for weights inversely proportional to the number of training
-                photos, with a mean of 1 over all photos; or one weight for each class, in the order of `classes`.
-
-        Raises:
-            ArgumentError: for anything else.
-        """
-        self.check_class_weights(weights)
-        if weights == "none":
-            return None
-        if weights == "balanced":
-            counts = torch.bincount(torch.tensor(self.train.labels), minlength=len(self.classes))
-            return [len(self.train.labels) / (len(self.classes) * count) for count in counts.tolist()]
-        return [float(number) for number in weights]
 
     @property
     def summary(self) -> str:
@@ -316,9 +245,8 @@ class DogsCatsDataModule(LightningDataModule):
     def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
         """Make the training dataset; augmentation depends on the seed, `stage` and the epoch."""
         self.setup()
-        return PhotoDataset(
-            self.train, self.augmentation if augment else self.evaluation, stable_seed(self.seed, stage)
-        )
+        transform = self.augmentation if augment else self.evaluation
+        return PhotoDataset(self.train, transform, stable_seed(self.seed, stage))
 
     def valid_dataset(self) -> PhotoDataset:
         """Make the validation dataset, with the evaluation transform."""
@@ -335,20 +263,8 @@ class DogsCatsDataModule(LightningDataModule):
             persistent: whether to keep the workers between epochs.
             whole: whether ranks take whole batches in turn; otherwise each batch is split across ranks.
         """
-        ranks = process_rank()[1]
-        workers = fitting_workers(self.num_workers, self.batch_size * 3 * self.size**2 // ranks, ranks)
-        return LazyDataLoader(
-            PhotoBatches(dataset),
-            sampler=self.batch_sampler(dataset, shuffle, whole),
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=persistent and workers > 0,
-            timeout=TIMEOUT if workers else 0,
-            worker_init_fn=handle_signals_in_worker,
-            # A DataLoader draws a seed every epoch, even if unused. Its own generator leaves the global one alone.
-            generator=torch.Generator().manual_seed(dataset.seed),
-        )
+        batches = self.batch_sampler(dataset, shuffle, whole)
+        return photo_loader(dataset, batches, self.num_workers, self.size, persistent)
 
     def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, whole: bool = False) -> SharedBatchSampler:
         """Make the batch sampler of `loader`.
@@ -356,19 +272,15 @@ class DogsCatsDataModule(LightningDataModule):
         Raises:
             UserError: if the batch size cannot be split across ranks.
         """
-        rank, world_size = process_rank()
-        if self.batch_size % world_size or self.batch_size < 2 * world_size:
-            raise ArgumentError(
-                "data",
-                f"batch_size={self.batch_size}: it is shared out among {world_size} ranks. Choose a multiple of "
-                f"{world_size}, at least {2 * world_size}.",
-            )
-        if shuffle and min(self.batch_size, len(dataset)) // world_size < 2:
-            raise ArgumentError(
-                "data", f"root={self.root}: {len(dataset)} training photos are too few for {world_size} ranks."
-            )
+        rank, ranks = process_rank()
+        if self.batch_size % ranks or self.batch_size < 2 * ranks:
+            wrong = f"batch_size={self.batch_size}: it is shared out among {ranks} ranks"
+            raise ArgumentError("data", f"{wrong}. Choose a multiple of {ranks}, at least {2 * ranks}.")
+        if shuffle and min(self.batch_size, len(dataset)) // ranks < 2:
+            too_few = f"{len(dataset)} training photos are too few for {ranks} ranks"
+            raise ArgumentError("data", f"root={self.root}: {too_few}.")
         sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
-        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, world_size, whole)
+        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, ranks, whole)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of augmented training photos, for your own Trainer."""
@@ -384,6 +296,5 @@ class DogsCatsDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of unlabelled photos in `test1/` or `test/`; without any, of the validation photos."""
-        unlabelled = replace(self._found.unlabelled, shrink=self.shrinking)  # read once: not worth copies
-        photos = unlabelled if unlabelled.paths else self.valid
-        return self.loader(PhotoDataset(photos, self.evaluation, self.seed))
+        photos = replace(self._found.unlabelled, shrink=self.shrinking)  # read once: not worth copies
+        return self.loader(PhotoDataset(photos if photos.paths else self.valid, self.evaluation, self.seed))

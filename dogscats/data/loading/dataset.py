@@ -1,15 +1,14 @@
-"""Datasets of photos; augmentation depends only on seed, photo and epoch."""
+"""Datasets of photos and of features computed beforehand; random numbers depend only on seed, photo and epoch."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import UserError
-from dogscats.base.signals import signals_blocked
 from dogscats.base.text import shown
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import UnreadableImageError, read_image, stack_images
@@ -85,19 +84,32 @@ class PhotoBatches(Dataset[Batch]):
         return batch
 
 
-class LazyDataLoader(DataLoader[Batch]):
-    """A DataLoader that starts loading when the first batch is requested.
+class ActivationDataset(Dataset[Batch]):
+    """Features of `K` versions of each photo; each epoch draws one of them.
 
-    Lightning creates the first iterator of a `fit` before it sets the sampler's epoch. Workers that started at once
-    would use the wrong epoch for the first batches, in a resumed run or after the LR finder.
+    Indexed by batch: a list of `(index, epoch)`.
+
+    Args:
+        views: `K` tensors `(M, F)`.
+        photos: the `N` labelled photos.
+        seed: seeds the draw, together with the epoch and the photo.
+        rows: row of each photo in `views`, which may have further ones; `None` if they have `N` in the same order.
     """
 
-    def __iter__(self) -> Any:
-        """Iterate over the batches of the epoch that is set when the first batch is requested."""
-        try:
-            with signals_blocked():
-                batches = super().__iter__()
-            yield from batches
-        except UserError as error:
-            # An error from a worker has its traceback in the message.
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+    def __init__(self, views: Sequence[torch.Tensor], photos: Photos, seed: int, rows: Sequence[int] | None = None):
+        self.views, self.photos, self.seed = views, photos, seed
+        self.labels = torch.tensor(photos.labels)
+        self.rows = torch.arange(len(self.labels)) if rows is None else torch.tensor(rows)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        indices = torch.tensor([index for index, _ in keys])
+        rows = self.rows[indices]
+        if len(self.views) == 1:
+            inputs = self.views[0][rows]
+        else:
+            draws = [stable_seed(self.seed, epoch, index) % len(self.views) for index, epoch in keys]
+            inputs = torch.stack([self.views[draw][row] for draw, row in zip(draws, rows.tolist(), strict=True)])
+        return Batch(inputs, self.labels[indices], indices)

@@ -95,3 +95,10 @@ class SharedBatchSampler(DistributedSampler[list[tuple[int, int]]]):
                 yield order[start : start + share]
             elif share:
                 yield order[start + self.rank : start + self.batch_size : self.num_replicas][:share]
+
+
+def process_rank() -> tuple[int, int]:
+    """Return this process's rank and the world size."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

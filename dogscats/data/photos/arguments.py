@@ -10,15 +10,15 @@ from dogscats.base.rules import SWITCH, Rule, is_number, or_none, whole
 from dogscats.data.photos.split import group_pattern
 
 FITS = ("crop", "pad", "squash")
-"""How photos become square; see `dogscats.data.pixels.fit`."""
+"""How photos become square; see `dogscats.data.pixels.transforms.fitted`."""
 
 MOST_PIXELS = 4096
-"""Largest accepted side of the images: beyond it, a mistake is more likely than a use."""
+"""Largest accepted side of the images, in pixels: a larger one is more likely a mistake."""
 
 HOW_TO_GET_DATA = """\
 Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/, or into
-<data.root>/<class>/ alone: a part is then held out. Kaggle's file names, <class>.<number>.jpg, and tables
-(data.labels=<file>) are also supported; see "Your own photos" in README.md.
+<data.root>/<class>/ alone: part of them is set aside for validation. Kaggle's file names, <class>.<number>.jpg, and
+tables (data.labels=<file>) are also supported; see "Your own photos" in README.md.
 The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
 downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
 To try it without data, use data=sample: synthetic cats and dogs."""
@@ -40,14 +40,14 @@ RULES: dict[str, Rule] = {
     "labels": or_none((lambda value: isinstance(value, str | Path) and value != "", "a table, such as labels.csv")),
     "decisions": or_none((lambda value: isinstance(value, str | Path) and value != "", "a file: decisions.csv")),
 }
-"""Arguments with what is expected of them."""
+"""Rule of each argument that is checked: a test, and the expected value in words."""
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse bad values; missing arguments have good defaults.
 
     Raises:
-        ArgumentError: with the argument, the value and what is expected.
+        ArgumentError: naming the argument, its value and the expected values.
     """
     for key, (good, expected) in RULES.items():
         if key in arguments and not good(arguments[key]):
@@ -69,7 +69,7 @@ def check_decisions(file: str) -> None:
     """Refuse a file of decisions that does not exist.
 
     Raises:
-        ArgumentError: with what it should have.
+        ArgumentError: naming the columns that it should have.
     """
     if not Path(file).expanduser().is_file():
         raise ArgumentError(

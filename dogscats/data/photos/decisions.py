@@ -10,9 +10,8 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import cell
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.arguments import check_decisions
-from dogscats.data.photos.delimited import ENCODING, check_width, text_rows
 from dogscats.data.photos.layouts import Found, Photos
-from dogscats.data.photos.tables import MOST_NAMED, find_columns
+from dogscats.data.photos.table_rows import ENCODING, check_width, find_columns, rows_named, text_rows
 
 KINDS = ("keep", "drop", "relabel")
 
@@ -48,7 +47,7 @@ class Decisions:
     def new_labels(
         self, photos: Mapping[str, int], classes: Sequence[str], others: Collection[str] | None = None
     ) -> dict[str, int | None]:
-        """Find what changes for photos.
+        """Find the new labels of photos.
 
         Args:
             photos: class index of each photo, by path.
@@ -87,12 +86,11 @@ class Decisions:
                     row, f"it says {_said(row)}, but {first.where} says {_said(first)} for the same photo. Remove one"
                 )
         if unknown:
-            names = ", ".join(f"{row.where} {shown(row.path)!r}" for row in unknown[:MOST_NAMED])
-            more = ", ..." if len(unknown) > MOST_NAMED else ""
+            names = rows_named([(row.where, row.path) for row in unknown])
             raise UserError(
                 f"{self.name}: {len(unknown)} of {len(self.rows)} decisions are about photos that the dataset does not "
-                f"have: {names}{more}. Correct the paths, which begin below data.root as in photos.csv of a run, or "
-                "remove the rows."
+                f"have: {names}. Correct the paths, which begin below data.root as in photos.csv of a run, or remove "
+                "the rows."
             )
         return {path: label for path, (label, _) in found.items() if label != photos[path]}
 
@@ -137,7 +135,7 @@ def read_decisions(name: str) -> Decisions:
 
 
 def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
-    """Find what decisions change in a dataset.
+    """Find the changes that decisions make to a dataset.
 
     Returns:
         The new labels; and what changes, in one line.
@@ -146,7 +144,7 @@ def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
         UserError: for decisions that do not fit the dataset, or leave a class without photos in train or valid, or
             test without any.
     """
-    splits = {"train": found.train, "valid": found.valid} | ({"test": found.test} if found.test else {})
+    splits = found.splits
     labels = {path: label for part in splits.values() for path, label in zip(part.paths, part.labels, strict=True)}
     changes = decisions.new_labels(labels, found.classes, set(found.labelled))
     for split, photos in splits.items():
@@ -155,10 +153,25 @@ def decide(decisions: Decisions, found: Found) -> tuple[NewLabels, str]:
         if not left or (gone and split != "test"):
             what = f"class {shown(gone[0])!r} in {split}" if left else split
             raise UserError(f"{decisions.name}: no photo of {what} is left. Keep some.")
-    return changes, summary(decisions.name, splits, changes)
+    return changes, _summary(decisions.name, splits, changes)
 
 
-def summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
+def decide_split(decisions: Decisions, photos: Photos, split: str, classes: Sequence[str]) -> tuple[NewLabels, str]:
+    """Find the changes that decisions make to one split; those about other photos are ignored.
+
+    Returns:
+        The new labels; and what changes, in one line.
+
+    Raises:
+        UserError: for decisions that do not fit the photos, or leave none.
+    """
+    changes = decisions.new_labels(dict(zip(photos.paths, photos.labels, strict=True)), classes)
+    if photos.paths and not decided(photos, changes).paths:
+        raise UserError(f"{decisions.name}: no photo of {split} is left. Keep some.")
+    return changes, _summary(decisions.name, {split: photos}, changes)
+
+
+def _summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
     """Say in one line what changes: `decisions.csv: 3 photos dropped (train 2, valid 1), 1 relabeled (train 1)`."""
 
     def counted(drops: bool, unit: str) -> str:
@@ -184,14 +197,14 @@ def decided(photos: Photos, changes: NewLabels) -> Photos:
 
 
 def before_decisions(photos: Photos) -> tuple[Photos, list[int] | None]:
-    """Return the photos whose activations are cached: those of before decisions, so that all decisions share them.
+    """Return the photos whose activations are cached: those before decisions, so all decisions share a cache.
 
     Returns:
         The photos; and the row of each of the given photos in them, `None` if they are the same.
     """
     whole = photos.undecided
     rows = {path: row for row, path in enumerate(whole.paths)} if whole else {}
-    # A data module of one's own may have added photos, or changed the root.
+    # A user's own data module may have added photos, or changed the root.
     if whole is None or whole.root != photos.root or not all(path in rows for path in photos.paths):
         return photos, None
     return replace(photos, paths=whole.paths, labels=whole.labels), [rows[path] for path in photos.paths]

@@ -1,26 +1,22 @@
-"""Download, verify and unpack a dataset: the whole dataset, or nothing."""
+"""Download a dataset: the whole dataset, or nothing."""
 
 import base64
 import errno
 import http.client
 import logging
-import os
 import shutil
-import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dogscats.base.console import bytes_bar
 from dogscats.base.errors import UserError
-from dogscats.base.files import digest
 from dogscats.base.locks import locked
 from dogscats.base.text import shown, without_password
+from dogscats.data.photos.archive import CHUNK, check_room, megabytes, named, unpack, verify
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +29,12 @@ PAUSE = 1.0
 """Seconds before the second attempt; doubled for each further attempt."""
 TIMEOUT = 30
 """Seconds without data after which a connection counts as interrupted."""
-CHUNK = 1 << 20
 
-SLOWEST, WINDOW = 1000, 60
+MIN_BYTES_PER_SECOND, WINDOW = 1000, 60
 """Slowest accepted transfer, in bytes per second over a window of so many seconds."""
 
 RESERVE = 500_000_000
 """Bytes of disk space that a download of unknown size leaves free."""
-
-MIN_ENTRY = 200
-"""Smallest accepted mean size of the archive's entries, in bytes: more entries are no photos, but fill the disk's
-tables."""
-
-MAX_RATIO = 20
-"""Largest accepted ratio of unpacked size to archive size, against zip bombs: photos hardly compress."""
 
 
 class CutConnectionError(Exception):
@@ -104,7 +92,7 @@ def fetch(url: str, file: Path) -> None:
         OSError: if `file` cannot be written, or disk space is insufficient for the archive and its content.
     """
     if not _is_web_address(url):
-        raise UserError(f"{_named(url)}: expected an address that begins with http:// or https://.")
+        raise UserError(f"{named(url)}: expected an address that begins with http:// or https://.")
     pause = PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -116,15 +104,11 @@ def fetch(url: str, file: Path) -> None:
             log.info("%s; retrying in %.0f s (attempt %d of %d)", reason, pause, attempt + 1, ATTEMPTS)
             time.sleep(pause)
             pause *= 2
-    kept = f" The {_mb(file.stat().st_size)} that have come are kept." if file.exists() else ""
+    kept = f" The {megabytes(file.stat().st_size)} already downloaded are kept." if file.exists() else ""
     raise UserError(
-        f"{_named(url)}: it cannot be downloaded ({reason}).{kept}\n"
+        f"{named(url)}: it cannot be downloaded ({reason}).{kept}\n"
         "Try again later, or download and unpack the archive yourself and set data.root=<folder>."
     )
-
-
-def _named(url: str) -> str:
-    return f"data.url={shown(without_password(url))}"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -133,7 +117,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         """Refuse other addresses."""
         if not newurl.startswith("https://" if req.full_url.startswith("https://") else ("http://", "https://")):
-            raise UserError(f"{_named(req.full_url)}: a redirect to {shown(newurl)} was refused.")
+            raise UserError(f"{named(req.full_url)}: a redirect to {shown(newurl)} was refused.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -182,14 +166,14 @@ def _fetch_rest(url: str, file: Path) -> None:
         if error.code >= 500 or error.code in (408, 429):
             raise CutConnectionError(f"the server responded with {error.code} {error.reason}") from error
         raise UserError(
-            f"{_named(url)}: the server responded with {error.code} {error.reason}. Check the address."
+            f"{named(url)}: the server responded with {error.code} {error.reason}. Check the address."
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise CutConnectionError(f"the server cannot be reached: {reason or type(error).__name__}") from error
     with response:
         if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise UserError(f"{_named(url)}: the server returned a web page instead of an archive. Check the address.")
+            raise UserError(f"{named(url)}: the server returned a web page instead of an archive. Check the address.")
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if not resumed:
             done = 0
@@ -201,16 +185,16 @@ def _fetch_rest(url: str, file: Path) -> None:
         expected = KNOWN_BYTES.get(url, total)
         if total is not None and total != expected:
             file.unlink(missing_ok=True)
-            raise UserError(f"{_named(url)}: it has {total:,} bytes instead of {expected:,}.")
+            raise UserError(f"{named(url)}: it has {total:,} bytes instead of {expected:,}.")
         # The content of a photo archive is about as large as the archive.
-        _check_room(file.parent, 2 * expected - done if expected else 0)
+        check_room(file.parent, 2 * expected - done if expected else 0)
         with file.open("ab" if resumed else "wb") as out, bytes_bar("Downloading", expected, done) as bar:
             started, before = time.monotonic(), done
             while True:
                 try:
-                    chunk = response.read1(CHUNK)  # what has come, at most
+                    chunk = response.read1(CHUNK)  # at most: it does not wait for more
                 except (OSError, http.client.HTTPException) as error:
-                    raise CutConnectionError(f"the connection was interrupted after {_mb(done)}") from error
+                    raise CutConnectionError(f"the connection was interrupted after {megabytes(done)}") from error
                 if not chunk:
                     break
                 out.write(chunk)
@@ -219,110 +203,12 @@ def _fetch_rest(url: str, file: Path) -> None:
                 if expected is None and shutil.disk_usage(file.parent).free < RESERVE:
                     out.close()
                     file.unlink()  # it would never fit
-                    raise OSError(errno.ENOSPC, f"the archive, of unknown size, fills the disk: {_mb(done)} so far")
+                    raise OSError(
+                        errno.ENOSPC, f"the archive, of unknown size, fills the disk: {megabytes(done)} so far"
+                    )
                 if time.monotonic() - started > WINDOW:
-                    if done - before < SLOWEST * WINDOW:
-                        raise CutConnectionError(f"the server is too slow: {_mb(done - before)} in {WINDOW} s")
+                    if done - before < MIN_BYTES_PER_SECOND * WINDOW:
+                        raise CutConnectionError(f"the server is too slow: {megabytes(done - before)} in {WINDOW} s")
                     started, before = time.monotonic(), done
     if expected is not None and done != expected:
-        raise CutConnectionError(f"the connection was interrupted after {_mb(done)} of {_mb(expected)}")
-
-
-def verify(archive: Path, url: str, sha256: str | None) -> None:
-    """Check that `archive` is a zip archive and matches its SHA-256, if known.
-
-    Raises:
-        UserError: if it does not.
-    """
-    if not zipfile.is_zipfile(archive):
-        raise UserError(f"{_named(url)}: the download is not a whole zip archive; it was removed.")
-    if sha256 is not None:
-        found = digest(archive)
-        if found != sha256.lower():
-            raise UserError(
-                f"{_named(url)}: the SHA-256 of the download is {found}, but data.sha256={sha256}; it was removed. "
-                "Try again, or correct data.sha256."
-            )
-
-
-def unpack(archive: Path, root: Path) -> None:
-    """Unpack a dataset to `root`, which appears only when complete.
-
-    Args:
-        archive: zip archive with `train/`, at the top level or in one folder.
-        root: folder to create; an empty folder is replaced.
-
-    Raises:
-        UserError: if the archive is damaged, has no `train/`, or is unsafe: path traversal, links, or content of more
-            than `MAX_RATIO` times its size.
-        OSError: if disk space is insufficient.
-    """
-    unfinished = root.with_name(f".{root.name}.unpacking")
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
-    try:
-        try:
-            with zipfile.ZipFile(archive) as content:
-                members = [member for member in content.infolist() if not member.is_dir()]
-                total = _check_members(content.infolist(), archive.stat().st_size)
-                _check_room(root.parent, total)
-                with bytes_bar("Unpacking", total) as bar:
-                    for member in members:
-                        _extract(content, member, unfinished)
-                        bar.update(member.file_size)
-        except UserError:
-            raise
-        except Exception as error:  # a damaged archive can raise almost anything
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise
-            raise UserError(f"The archive for {root} is damaged ({error}); it was removed. Try again.") from error
-        tops = [unfinished, *sorted(unfinished.iterdir())] if unfinished.exists() else []
-        found = [top for top in tops if (top / "train").is_dir()]
-        if not found:
-            raise UserError(f"The archive for {root} has no folder train/; it was removed. Check data.url.")
-        os.sync()
-        found[0].replace(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _check_members(members: Sequence[zipfile.ZipInfo], archive_bytes: int) -> int:
-    """Refuse an unsafe archive; return its unpacked size in bytes."""
-    for member in members:
-        name = member.filename
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
-            raise UserError(f"The archive was refused and removed: {name!r} leads out of its folder.")
-        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UserError(f"The archive was refused and removed: {name!r} is a link or a device.")
-    if len(members) * MIN_ENTRY > archive_bytes + 1000 * MIN_ENTRY:
-        raise UserError(
-            f"The archive was refused and removed: its {_mb(archive_bytes)} have {len(members):,} entries, too small "
-            "for photos."
-        )
-    total = sum(member.file_size for member in members)
-    if total > MAX_RATIO * archive_bytes:
-        raise UserError(
-            f"The archive was refused and removed: its {_mb(archive_bytes)} would unpack to {_mb(total)}, more "
-            f"than {MAX_RATIO} times as much."
-        )
-    return total
-
-
-def _extract(content: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    """Extract a file; zipfile reads at most the size declared in the header, and checks the CRC."""
-    path = folder / member.filename
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with content.open(member) as source, path.open("xb") as out:
-        shutil.copyfileobj(source, out, CHUNK)
-    if path.stat().st_size != member.file_size:
-        raise zipfile.BadZipFile(f"{member.filename} is truncated")
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{_mb(needed)} are needed, but only {_mb(free)} are free", str(folder))
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+        raise CutConnectionError(f"the connection was interrupted after {megabytes(done)} of {megabytes(expected)}")

@@ -4,12 +4,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from dogscats.base.errors import UserError
 from dogscats.base.text import listed
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA
+from dogscats.data.photos.listing import image_names, is_image_name, is_leftover, natural_key
 from dogscats.data.photos.split import split_of
-from dogscats.data.pixels.images import image_names, is_image_name, is_leftover, natural_key
 
 FLAT = "<class>.<number>.jpg"
 
@@ -17,11 +18,11 @@ OWN = {"tmp", "outputs", "multirun"}
 """Folders for the cache and the runs of this project: in the root they are not classes."""
 
 MOST_WRAPPERS = 5
-"""Folders that are each the only one in another are descended into, as long as a loop of links is not followed."""
+"""Depth to which folders that are each the only one in another are descended into: links may form a loop."""
 
 
 class Folders:
-    """Labelled photos in folders: `train/ + valid/`, class folders alone, or flat file names.
+    """Labelled photos in folders, a `Source`: `train/ + valid/`, class folders alone, or flat file names.
 
     Args:
         root: folder of the dataset.
@@ -32,13 +33,14 @@ class Folders:
 
     def __init__(self, root: Path):
         self.root, self.base, self.name = root, "", f"data.root={root}"
+        self.tables: Sequence[str] = ()
         for _ in range(MOST_WRAPPERS):
             if not (wrapper := _wrapper(root / self.base)):
                 break
             self.base += f"{wrapper}/"
         self.names, self.files = _entries(root / self.base)
-        self.hollow: list[str] = []
-        self.notes: list[str] = []
+        self.hollow: Sequence[str] = ()
+        self.notes: Sequence[str] = ()
         self._flat: set[str] = set()
         self._folders: dict[str, str] = {}
         for name in self.names:
@@ -50,6 +52,17 @@ class Folders:
                 )
             if split:
                 self._folders[split] = name
+
+    @classmethod
+    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+        """Look at the folders in `root`; `None` if a table has the labels, or `root` has only Parquet files.
+
+        Raises:
+            UserError: as the class.
+        """
+        if labels is not None or (folders := cls(root)).parquet_files():
+            return None
+        return folders
 
     @property
     def splits(self) -> list[str]:
@@ -67,39 +80,45 @@ class Folders:
             for split in splits
         )
 
-    def by_class(self, split: str, allow_empty: bool = False) -> dict[str, list[str]]:
+    def by_class(self, split: str) -> dict[str, list[str]]:
         """List the photos of each class of a split, sorted by class.
 
         Args:
             split: `train`, `valid` or `test`; without a folder for it, `train` is all class folders in the root.
-            allow_empty: whether a class folder may have no photos.
 
         Raises:
             UserError: if there are no photos, or their class is unknown.
         """
         if split not in self._folders:
-            return self._alone()
-        found = self._in_folder(self.place(split), split)
-        if split == "train":
-            self._check_one_class(found, self.place(split), "move them up")
+            return self._without_splits()
+        found = self._of_split(split)
         for name, paths in found.items():
-            if not (paths or allow_empty):
+            if not paths:
                 folder = self.root / self.place(split) / name
                 raise UserError(f"{folder}: there are no photos in it.\n{HOW_TO_GET_DATA}")
         return found
 
-    def of_folder(self, folder: str) -> dict[str, list[str]]:
-        """List the photos of each class of any folder in the root; `.` for the root itself.
+    def single_split(self, split: str) -> dict[str, list[str]]:
+        """List the photos of each class of one split, some of them perhaps without photos.
+
+        Args:
+            split: name of a split in any spelling, or of another folder in the root; `.` for the root itself.
 
         Raises:
-            UserError: if there are no photos, or their class is unknown.
+            UserError: if there is no such folder, it has no photos, or their class is unknown.
         """
-        return self._in_folder("" if folder == "." else f"{folder}/", folder)
+        if (kind := split_of(split)) in self._folders:
+            return self._of_split(kind)
+        if kind is None and (self.root / split).is_dir():
+            return self._in_folder("" if split == "." else f"{split}/", split)
+        folders = sorted(f.name for f in self.root.iterdir() if f.is_dir() and not f.name.startswith("."))
+        there = ", ".join(folders) or "none"
+        raise UserError(f"split={split}: data.root={self.root} has no folder {split}/, only {there}.")
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """List the photos of a labelled `test/`; empty if it is missing or unlabelled.
 
-        It is labelled if it has folders or flat file names of `classes`. Other folders are told in `notes`.
+        It is labelled if it has folders or flat file names of `classes`. Other folders are reported in `notes`.
 
         Raises:
             UserError: if only some of its classes are known.
@@ -142,7 +161,13 @@ class Folders:
         tables = [self.base + name for name in self.files if name.lower().endswith((".csv", ".tsv", ".parquet"))]
         return f" If {tables[0]} has the labels, set data.labels={tables[0]}." if tables else ""
 
-    def _alone(self) -> dict[str, list[str]]:
+    def _of_split(self, split: str) -> dict[str, list[str]]:
+        found = self._in_folder(self.place(split), split)
+        if split == "train":
+            self._check_one_class(found, self.place(split), "move them up")
+        return found
+
+    def _without_splits(self) -> dict[str, list[str]]:
         """List the photos of a root without `train/`: class folders alone, or flat file names."""
         where = self.root / self.base
         names = [f for f in self.names if _may_be_class(f) and not (where / f / ".hydra").is_dir()]  # not a run

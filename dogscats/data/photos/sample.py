@@ -1,4 +1,4 @@
-"""The built-in sample dataset: synthetic cats and dogs, drawn with Pillow in the lesson's layout.
+"""Synthetic pictures of cats and dogs, drawn with Pillow, for the built-in sample dataset.
 
 Only the anatomy differs between the classes. Pose, fur, background, position, size, rotation, lighting, blur, noise,
 occlusion and JPEG quality are drawn from the same distributions for both.
@@ -6,17 +6,9 @@ occlusion and JPEG quality are drawn from the same distributions for both.
 
 import math
 import random
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Literal
 
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOps
-
-from dogscats.base.console import progress_bar
-from dogscats.base.errors import UserError
-from dogscats.base.locks import locked
-from dogscats.data.loading.datamodule import DogsCatsDataModule
 
 Kind = Literal["cat", "dog"]
 Color = tuple[int, int, int]
@@ -265,64 +257,3 @@ def _noisy(picture: Image.Image, rng: random.Random) -> Image.Image:
     noise = Image.frombytes("L", picture.size, rng.randbytes(picture.width * picture.height))
     grey = noise.point(lambda value: 128 + (value - 128) * strength // 128)
     return ImageChops.add(picture, Image.merge("RGB", [grey] * 3), offset=-128)
-
-
-def draw_sample(root: Path, seed: int = 0, train: int = 200, valid: int = 100, test: int = 20) -> None:
-    """Draw the synthetic sample dataset; the same arguments produce the same files.
-
-    It is drawn next to `root` and renamed when complete, so `root` is never half-written.
-
-    Args:
-        root: folder to create.
-        seed: seeds all pictures.
-        train: number of pictures per class in `train/`.
-        valid: number of pictures per class in `valid/`.
-        test: number of unlabelled pictures in `test1/`.
-
-    Raises:
-        FileExistsError: if `root` exists and is not empty; it is left untouched.
-    """
-    if root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root} exists and is not empty.")
-    kinds: tuple[Kind, Kind] = ("cat", "dog")
-    wanted: list[tuple[str, Kind, str]] = [
-        (f"{split}/{kind}s/{kind}.{number}.jpg", kind, f"{seed}/{split}/{kind}/{number}")
-        for split, count in (("train", train), ("valid", valid))
-        for kind in kinds
-        for number in range(count)
-    ]
-    for number in range(1, test + 1):
-        kind = random.Random(f"{seed}/test1/{number}").choice(kinds)
-        wanted.append((f"test1/{number}.jpg", kind, f"{seed}/test1/{kind}/{number}"))
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        for name, kind, key in progress_bar(wanted, "Drawing synthetic photos", len(wanted), "photo"):
-            file = unfinished / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draw_animal(kind, key).save(file, quality=random.Random(f"{key}/quality").randint(70, 95))
-        unfinished.chmod(0o755)  # mkdtemp's 0700 would hide the dataset from others
-        unfinished.replace(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-class SampleDataModule(DogsCatsDataModule):
-    """The synthetic sample dataset, drawn on first use."""
-
-    def prepare_data(self) -> None:
-        """Draw the dataset unless it exists.
-
-        Raises:
-            UserError: if `root` contains other files.
-        """
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.root.with_name(f".{self.root.name}.lock"), f"{self.root}"):
-            if not (self.root / "train").is_dir():
-                try:
-                    draw_sample(self.root)
-                except FileExistsError as error:
-                    raise UserError(
-                        f"data.root={self.root}: it is not the synthetic sample. Choose an empty folder."
-                    ) from error
-        super().prepare_data()

@@ -1,4 +1,7 @@
-"""Splits: their names, and which photos are held out for validation."""
+"""Splits: their names, and which photos are held out for validation.
+
+Groups of photos that belong together, such as those of one patient, are held out whole: `data.group`.
+"""
 
 import hashlib
 import re
@@ -6,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dogscats.base.errors import ArgumentError
+from dogscats.base.text import listed, shown
 
 SPELLINGS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
 """Names of each split, as folders or in a table, in any case."""
@@ -14,12 +18,12 @@ IS_VALID = "is_valid"
 """fastai's column of a table for the split."""
 
 TRUTHS = {"valid": ("true", "1", "1.0"), "train": ("false", "0", "0.0")}
-"""What its cells say, in any case: `1.0` is written by pandas for a column with gaps."""
+"""Values of that column, in any case: pandas writes `1.0` for a column with gaps."""
 
-EXACT = 2000
+EXACT_UP_TO = 2000
 """Number of photos of a class up to which the nearest sum of groups is found exactly; of more, it fills the rest."""
 
-FEW = 300
+EXCHANGES_UP_TO = 300
 """Number of groups up to which exchanges of two groups are tried."""
 
 
@@ -35,7 +39,7 @@ def split_in(column: str, cell: str) -> str | None:
 
 
 def spellings(column: str) -> list[str]:
-    """List what may be in the cells of a column of splits."""
+    """List the values that a column of splits may have."""
     return [name for names in (TRUTHS if column.lower() == IS_VALID else SPELLINGS).values() for name in names]
 
 
@@ -51,6 +55,14 @@ def held_out(paths: Sequence[str], fraction: float, seed: int) -> list[str]:
     count = _wanted(len(paths), fraction)
     chosen = set(sorted(paths, key=lambda path: _hash(seed, path))[:count])
     return [path for path in paths if path in chosen]
+
+
+def _wanted(total: int, fraction: float) -> int:
+    return min(max(round(fraction * total), 1), total - 1)
+
+
+def _hash(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def group_pattern(group: str | None) -> re.Pattern[str] | None:
@@ -120,14 +132,6 @@ def held_out_groups(
     return {name: [path for path in paths if keys[path] in chosen] for name, paths in by_class.items()}
 
 
-def _wanted(total: int, fraction: float) -> int:
-    return min(max(round(fraction * total), 1), total - 1)
-
-
-def _hash(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
 def _connected(names: Iterable[str], groups: Iterable[Counter[str]]) -> dict[str, set[str]]:
     """Give each class the set of classes that groups connect it with; connected classes share one set."""
     together = {name: {name} for name in names}
@@ -145,7 +149,7 @@ def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
     """Choose sizes, early ones first, whose sum is as near to `wanted` as possible; neither none nor all of them."""
     taken, rest, total = [], [], 0
     for index, size in enumerate(sizes):
-        if wanted - total > EXACT and total + size <= wanted:
+        if wanted - total > EXACT_UP_TO and total + size <= wanted:
             taken.append(index)
             total += size
         else:
@@ -169,7 +173,7 @@ def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
 
 
 def _search(groups: Sequence[Counter[str]], wanted: Mapping[str, int], totals: Mapping[str, int]) -> list[int]:
-    """Choose groups that share classes so that each class is near to what is wanted, by steps that improve it."""
+    """Choose groups that share classes by local search, until each class is near to its wanted number of photos."""
     have: Counter[str] = Counter()
     taken = [False] * len(groups)
 
@@ -192,7 +196,47 @@ def _search(groups: Sequence[Counter[str]], wanted: Mapping[str, int], totals: M
     better = True
     while better:
         better = sum(improved(index) for index in range(len(groups))) > 0  # all of them
-        if not better and len(groups) <= FEW:
+        if not better and len(groups) <= EXCHANGES_UP_TO:
             pairs = ((i, j) for i in range(len(groups)) for j in range(i) if taken[i] != taken[j])
             better = any(improved(*pair) for pair in pairs)
     return [index for index, chosen in enumerate(taken) if chosen]
+
+
+def check_groups(by_class: Mapping[str, Sequence[str]], pattern: re.Pattern[str]) -> list[str]:
+    """Say how many photos have no group.
+
+    Raises:
+        ArgumentError: if none has.
+    """
+    every = [path for paths in by_class.values() for path in paths]
+    alone = [path for path in every if group_of(pattern, path) is None]
+    if len(alone) == len(every):
+        raise ArgumentError(
+            "data", f"group={pattern.pattern}: it matches no path of a photo. The first is {shown(every[0])}."
+        )
+    if not alone:
+        return []
+    return [f"{len(alone)} of {len(every)} photos match no data.group and are on their own: {listed(alone, 3)}"]
+
+
+def in_both(
+    train: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]], pattern: re.Pattern[str], split: str
+) -> list[str]:
+    """Say how many groups are in two splits."""
+    first: dict[str, str] = {}
+    for paths in train.values():
+        for path in paths:
+            if (group := group_of(pattern, path)) is not None:
+                first.setdefault(group, path)
+    both: dict[str, str] = {}
+    for paths in others.values():
+        for path in paths:
+            if (group := group_of(pattern, path)) in first and group is not None:
+                both.setdefault(group, path)
+    if not both:
+        return []
+    group, path = next(iter(both.items()))
+    return [
+        f"{len(both)} groups of data.group are in train and in {split}, for example {shown(group)!r}: "
+        f"{shown(first[group])} and {shown(path)}. Metrics of {split} may be too optimistic."
+    ]

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from dogscats.base.console import progress_bar
 from dogscats.base.content import cache_folder
@@ -16,23 +16,33 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import CANNOT_WRITE, cannot_write
 from dogscats.base.locks import locked
 from dogscats.base.text import listed
-from dogscats.data.photos.parquet import image_column, label_names, label_text, open_parquet, read_batches
+from dogscats.data.photos.folders import Folders
+from dogscats.data.photos.listing import EXTENSIONS
 from dogscats.data.photos.split import spellings, split_in, split_of
-from dogscats.data.photos.tables import Table, find_columns, read_table
-from dogscats.data.pixels.images import EXTENSIONS, JPEG_MAGIC
+from dogscats.data.photos.table_rows import (
+    find_columns,
+    has_images,
+    image_column,
+    label_names,
+    label_text,
+    open_parquet,
+    read_batches,
+)
+from dogscats.data.photos.tables import Table, inside, table_file
+from dogscats.data.pixels.images import JPEG_MAGIC
 
 VERSION = 1
 """Changes with the files that are unpacked."""
 
-ROWS = 64
-"""Number of rows that are read at once; each may have a large photo."""
+ROWS_AT_ONCE = 64
+"""Rows that are read at once; each may have a large photo."""
 
 TABLE = "labels.csv"
 """Table of the unpacked photos, in the same folder: path, label, split."""
 
 
-def unpacked(root: Path, files: Sequence[Path], cache_dir: str | None, splits: bool) -> Table:
-    """Unpack the photos in Parquet files into the cache folder, unless they are there, and read their table.
+class UnpackedPhotos(Table):
+    """Photos in Parquet files, a `Source`: unpacked into the cache folder, unless they are there.
 
     Args:
         root: folder of the dataset.
@@ -43,27 +53,40 @@ def unpacked(root: Path, files: Sequence[Path], cache_dir: str | None, splits: b
     Raises:
         UserError: if the files have no images or labels, the split of a file is unknown, or the disk is full.
     """
-    _check_parts(files)
-    key = hashlib.blake2b(str(VERSION).encode(), digest_size=16)
-    for file in files:
-        status = file.stat()
-        key.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-    folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
-    shown_as = files[0] if len(files) == 1 else files[0].with_name("*.parquet")
-    name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
-    if not folder.is_dir():
-        rows = sum(open_parquet(file, str(file)).metadata.num_rows for file in files)
-        with locked(folder.with_suffix(".lock"), f"{folder}"):
-            if not folder.is_dir():
-                _unpack(folder, progress_bar(_photos(files, splits), "Unpacking photos", rows, "photo"))
-    table = read_table(folder, folder / TABLE, name)
-    if splits or table.splits == ["train"]:
-        table.splits_from = "the names of the files" if len(table.splits) > 1 else ""
-    return table
+
+    def __init__(self, root: Path, files: Sequence[Path], cache_dir: str | None, splits: bool):
+        _check_parts(files)
+        key = hashlib.blake2b(str(VERSION).encode(), digest_size=16)
+        for file in files:
+            status = file.stat()
+            key.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+        folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
+        shown_as = files[0] if len(files) == 1 else files[0].with_name("*.parquet")
+        name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
+        if not folder.is_dir():
+            rows = sum(open_parquet(file, str(file)).metadata.num_rows for file in files)
+            with locked(folder.with_suffix(".lock"), f"{folder}"):
+                if not folder.is_dir():
+                    _unpack(folder, progress_bar(_photos(files, splits), "Unpacking photos", rows, "photo"))
+        super().__init__(folder, folder / TABLE, name, [path for file in files for path in inside(root, file)])
+        if splits or self.splits == ["train"]:
+            self.splits_from = "the names of the files" if len(self.splits) > 1 else ""
+
+    @classmethod
+    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+        """Unpack the Parquet file that `labels` names, or those in a root that holds nothing else; `None` without any.
+
+        Raises:
+            UserError: as the class.
+        """
+        files = Folders(root).parquet_files() if labels is None else [table_file(root, labels)]
+        if not files or (labels is not None and not has_images(files[0], labels)):
+            return None
+        return cls(root, files, cache_dir, splits=labels is None)
 
 
 def _check_parts(files: Sequence[Path]) -> None:
-    """Refuse files of which others are missing: `train-00000-of-00002.parquet` without `train-00001-...`."""
+    """Refuse an incomplete set of files: `train-00000-of-00002.parquet` without `train-00001-...`."""
     names = {file.name for file in files}
     for file in files:
         if part := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})\.parquet", file.name):
@@ -75,7 +98,7 @@ def _check_parts(files: Sequence[Path]) -> None:
 def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None:
     """Write photos, and their table, into a folder that appears only when complete."""
     unfinished = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     try:
         unfinished.mkdir()
         with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as table:
@@ -87,7 +110,7 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None
                 if label:
                     writer.writerow([name, label, split])
         if hasattr(os, "sync"):
-            os.sync()  # so that a power cut leaves no empty photos
+            os.sync()  # a power cut must not leave empty photos
         unfinished.replace(folder)
     except OSError as error:
         if error.errno in CANNOT_WRITE:
@@ -122,7 +145,7 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
         names = label_names(schema).get(label)
         row = 0
         columns = [column, label, *([split] if split else [])]
-        for batch in read_batches(table, str(file), batch_size=ROWS, columns=columns):
+        for batch in read_batches(table, str(file), batch_size=ROWS_AT_ONCE, columns=columns):
             for values in batch.to_pylist():
                 row += 1
                 content, stem = _content(values[column])

@@ -1,11 +1,10 @@
-"""Image files: listing and decoding."""
+"""Decoding of image files."""
 
 import errno
 import io
-import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,33 +14,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.io import ImageReadMode
 
 from dogscats.base.errors import Failure
-from dogscats.data.pixels.jpeg import decode_scaled
 
-EXTENSIONS = {*IMG_EXTENSIONS, ".gif"}
 JPEG_MAGIC = b"\xff\xd8\xff"
 FORMATS = ("PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 """Formats that Pillow may decode, whatever the file extension. For some other formats it starts external programs."""
-
-RAW = {
-    *(".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".orf", ".rw2"),
-    *(".pef", ".srw", ".raf", ".3fr", ".iiq", ".mos", ".mef", ".kdc", ".dcr"),
-}
-"""Endings of cameras' raw files. Many contain a TIFF header, but Pillow would decode a small preview at best."""
-
-LEFTOVERS = {
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "zbthumbnail.info"),  # Windows
-    *("$recycle.bin", "system volume information", "lost+found"),
-    *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@recycle", "@recently-snapshot"),  # Synology, QNAP
-    *("@__thumb", "lost.dir", "captureone"),
-}
-"""Names, in lower case, of files and folders to skip; some contain thumbnails."""
-
-LEFTOVER_ENDINGS = (".thm", ".ctg", ".lrdata", ".photoslibrary", "@synoresource", "@synoeastream")
-"""Endings of such names: thumbnails and catalogues of cameras, caches of Lightroom and Photos."""
 
 MAX_PIXELS = 100_000_000
 """Larger images count as unreadable. The limit bounds the memory of decoding one: 0.6 GB for a JPEG, 1.4 GB for a
@@ -56,8 +35,12 @@ MAX_SCANS = 100
 LARGE = 1_000_000
 """Pixels from which an image may be large. Smaller ones are decoded in a few milliseconds."""
 
-OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR}
-"""Error numbers that belong to one file: a broken link, or one without permission. Others come from elsewhere."""
+FILE_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""Error numbers that concern one file, such as a broken link or a missing permission, and not its disk."""
+
+FILLER = bytes(16)
+"""Put after the compressed pixels: enough for the decoder to prefetch from, which it does by 64 bits, but too little to
+decode more than a block or two."""
 
 # `MAX_PIXELS` replaces Pillow's own limit, which only warns below twice its value.
 Image.MAX_IMAGE_PIXELS = None
@@ -83,85 +66,6 @@ decode_jpeg = _jpeg_decoder()
 
 class UnreadableImageError(Exception):
     """A file that cannot be decoded as an image; the message is the reason."""
-
-
-DIGITS = re.compile(r"\d+")
-
-
-def natural_key(path: str | Path) -> str:
-    """Return a key for natural sort order: `2.jpg` before `10.jpg`.
-
-    A number is preceded by its length, and by a character that is less than all others: a text sorts before a longer
-    one. Text is compared much faster than lists of text and numbers.
-    """
-    return DIGITS.sub(_number_key, str(path))
-
-
-def _number_key(found: re.Match[str]) -> str:
-    number = found[0]
-    if number[0] == "0" or not number.isascii():
-        number = str(int(number))
-    return f"\0{chr(len(number))}{number}"
-
-
-def walk_files(folder: Path) -> Iterator[str]:
-    """Yield the files under `folder`, relative to it, with `/` as separator, in any order.
-
-    Symbolic links are followed, but no folder is visited twice. Hidden files, and those that systems, cameras and
-    network storage leave behind, are skipped: `.DS_Store`, `__MACOSX`, `@eaDir`, `Thumbs.db`.
-    """
-    visited: set[str] = set()
-    start = len(os.path.join(folder, ""))  # noqa: PTH118  # a Path for each file would take most of the time
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not is_leftover(name))
-        inner = f"{parent[start:]}/" if len(parent) > start else ""
-        yield from (f"{inner}{name}" for name in files if not is_leftover(name))
-
-
-def image_names(folder: Path) -> list[str]:
-    """List the images under `folder`, relative to it, in natural order; see `walk_files`."""
-    return sorted((name for name in walk_files(folder) if is_image_name(folder, name)), key=natural_key)
-
-
-def is_leftover(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left by a system, a camera or network storage."""
-    lower = name.lower()
-    return lower.startswith((".", "__macosx", "synophoto_")) or lower in LEFTOVERS or lower.endswith(LEFTOVER_ENDINGS)
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the images under `folder`, in natural order; see `walk_files`."""
-    return [folder / name for name in image_names(folder)]
-
-
-def is_image_name(folder: Path, name: str) -> bool:
-    """Return whether the file `name` in `folder` is an image; see `is_image`."""
-    dot = name.rfind(".")
-    if dot > 0 and name[dot - 1] not in "./" and name[dot:].lower() in EXTENSIONS:
-        return True  # as of most files; a Path for each would take most of the time
-    return is_image(folder / name)
-
-
-def is_image(path: Path) -> bool:
-    """Return whether a file is an image: by its ending, or else by its content.
-
-    A damaged file with the ending of an image counts as one, so that it is reported.
-    """
-    ending = path.suffix.lower()
-    if ending in EXTENSIONS or ending in RAW:
-        return ending in EXTENSIONS
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with Image.open(path, formats=_formats()):
-            return True
-    except Exception:  # what cannot be opened is no image; other decoders' errors are of many kinds
-        return False
 
 
 @cache
@@ -251,6 +155,61 @@ def decode(path: Path, quietly: bool = False, least: int | None = None) -> Decod
         raise UnreadableImageError(reason or type(error).__name__) from error
 
 
+def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, with sides of at least `least` pixels, in a third of the time.
+
+    Pillow's decoder is silent about corrupt data that it can recover from. Such data is recognized by its end: the
+    last row is complete long before the end of the compressed pixels, or only after it. With several scans or restart
+    markers, the decoder may find its way again before the end.
+
+    Returns:
+        The decoded picture, not yet turned by its EXIF orientation; and whether only a decoder that reports warnings
+        can tell if its data is in order.
+
+    Raises:
+        Exception: for a damaged file; the decoder's messages are of many kinds.
+    """
+    end = _end_of_pixels(data)
+    if end is None:
+        picture = JpegImageFile(io.BytesIO(data))
+        picture.draft("RGB", (least, least))
+        picture.load()
+        return picture, True
+    stops = (end - 1, end + len(FILLER))
+    content = _Stopping(data[:end] + FILLER + data[end:], stops)
+    picture = JpegImageFile(content)
+    picture.draft("RGB", (least, least))
+    picture.load()
+    return picture, content.tell() != stops[1]
+
+
+def _end_of_pixels(data: bytes) -> int | None:
+    """Return the position of the first marker behind the header; `None` if it is not that of the image's end."""
+    header = JpegImageFile(io.BytesIO(data))
+    assert header.fp is not None
+    start = header.fp.tell()
+    pixels = np.frombuffer(data, np.uint8)[start:]
+    places = np.flatnonzero(pixels[:-1] == 0xFF)
+    followers = pixels[places + 1]
+    markers = places[followers != 0]  # in compressed pixels, 0xff is followed by 0
+    return start + int(markers[0]) if len(markers) and pixels[markers[0] + 1] == 0xD9 else None
+
+
+class _Stopping(io.BytesIO):
+    """A file whose reads end at its stops, so that its position tells how much was needed."""
+
+    def __init__(self, data: bytes, stops: tuple[int, ...]):
+        super().__init__(data)
+        self.stops = stops
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes, or up to the next stop."""
+        left = next((stop - self.tell() for stop in self.stops if stop > self.tell()), None)
+        if left is not None and (size is None or size < 0 or size > left):
+            size = left
+        return super().read(size)
+
+
 def image_size(path: Path) -> tuple[int, int] | None:
     """Read an image's width and height from its header; `None` if it cannot be read."""
     try:
@@ -278,7 +237,7 @@ def _read_bytes(path: Path) -> bytes:
     except MemoryError as error:
         raise Failure(f"{path}: there is not enough memory to read it. Set fewer data.num_workers.") from error
     except OSError as error:
-        if error.errno in OF_THE_FILE:
+        if error.errno in FILE_ERRORS:
             raise UnreadableImageError(error.strerror) from error
         raise Failure(
             f"{path}: it cannot be read now ({error.strerror}). The photo itself may be good: try again."

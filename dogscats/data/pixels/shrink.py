@@ -1,56 +1,36 @@
 """Large photos are read at a fraction of their size, and kept so: `data.shrink`.
 
 A photo of 12 megapixels takes 53 ms to decode in full, and 25 ms at an eighth of its size; its copy takes 1 ms. Copies
-are JPEGs of quality 95 with 4:2:0 chroma: they differ from what they are made of by 1.1 grey levels (RMS), as much as
-two ways of resizing do, and have 50 kB. 4:4:4 differs by .8 but takes twice as long to decode; WebP takes eight times
+are JPEGs of quality 95 with 4:2:0 chroma, of 50 kB: they differ from their source by 1.1 grey levels (RMS), as much as
+two ways of resizing do. 4:4:4 differs by .8 but takes twice as long to decode; WebP takes eight times
 as long, PNG ten times and 220 kB; uncompressed, 400 kB. See `benchmarks/large_photos.py`.
 """
 
 import io
 import logging
-import math
 import os
 import shutil
-import uuid
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
-from torchvision.transforms import v2
 
 from dogscats.base.console import progress_bar
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
-from dogscats.base.files import CANNOT_WRITE, cannot_write
+from dogscats.base.files import atomic_path
 from dogscats.data.pixels import images
-from dogscats.data.pixels.fit import Square
 from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large
-from dogscats.data.pixels.transforms import LimitAspect, RandomQuarterTurn, RandomRotatedCrop, RandomZoom
 
 log = logging.getLogger(__name__)
 
-MARGIN = 1.3
-"""Pixels per side that are kept, relative to those that transforms need: resizing twice blurs less so."""
-
-GENEROUS = 4
-"""Pixels per side, relative to the image size, that an unknown transform may need: for a crop of a quarter."""
-
-NEUTRAL = (
-    *(v2.Identity, v2.ColorJitter, v2.RandomHorizontalFlip, v2.RandomVerticalFlip, v2.CenterCrop),
-    *(v2.RandomCrop, v2.RandomErasing, v2.RandomGrayscale, v2.GaussianBlur, v2.RandomRotation),
-    *(LimitAspect, RandomRotatedCrop, RandomQuarterTurn),
-)
-"""Transforms that need no more pixels than the image has that they are given."""
-
 MAGIC = b"shrunken"
-"""What a copy begins with, so that no program takes it for a photo; the CRC-32 of the JPEG follows, and the JPEG."""
+"""First bytes of a copy, so that no program takes it for a photo. The CRC-32 of the JPEG follows, then the JPEG."""
 
 BYTES_PER_PIXEL = 0.5
 """Size of a copy, for the estimate; measured .37 for noisy photos."""
@@ -59,32 +39,7 @@ RESERVE = 1_000_000_000
 """Bytes of the disk that copies leave free."""
 
 SAMPLED = 64
-"""Photos whose size is looked at before the first pass, to estimate the size of all copies."""
-
-
-def needed_side(transforms: Iterable[Callable[..., Any]], size: int) -> int:
-    """Return the short side in pixels at which large photos are read.
-
-    Args:
-        transforms: transforms that photos pass through.
-        size: side of the square that they make.
-    """
-    return max(math.ceil(side) for transform in transforms for side in _sides(transform, size))
-
-
-def _sides(transform: Callable[..., Any], size: int) -> list[float]:
-    if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder | nn.Sequential):
-        steps = list(transform if isinstance(transform, nn.Sequential) else transform.transforms)
-        if square := next((step for step in steps if isinstance(step, Square)), None):
-            return [2 * square.size]  # all that it leaves of an image
-        return [side for step in steps for side in _sides(step, size)] or [MARGIN * size]
-    if isinstance(transform, RandomZoom):
-        return [MARGIN * transform.size * transform.max_zoom]
-    if isinstance(transform, v2.RandomResizedCrop):
-        return [MARGIN * max(transform.size) / math.sqrt(min(transform.scale))]
-    if isinstance(transform, v2.Resize) and transform.size:
-        return [MARGIN * max(transform.size)]
-    return [MARGIN * size if type(transform) in NEUTRAL else GENEROUS * size]
+"""Number of photos whose size is read before the first pass, to estimate the size of all copies."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +98,7 @@ class Shrink:
             _write(file, _encoded(resized(pixels, self.side)))
 
     def version(self, paths: Iterable[str]) -> str:
-        """Return what pixels of these photos depend on; empty if none is large."""
+        """Return the settings that the pixels of these photos depend on; empty if none is large."""
         return f"{self.side} {self.folder is not None}" if any(path in self.copies for path in paths) else ""
 
 
@@ -209,14 +164,7 @@ def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
     sizes = [size for path in chosen if (size := image_size(root / path)) and is_large(size, shrink.side)]
     if not sizes:
         return shrink
-    share = len(paths) / len(chosen)
-    room = _Room(shrink, round(len(sizes) * share), copies_bytes(sizes, shrink.side) * share)
-    if room.enough:
-        log.info("%s", room)
-        return shrink
-    if shrink.required:
-        raise room.error()
-    return replace(shrink, folder=None)
+    return shrink if _has_room(shrink, sizes, len(paths) / len(chosen)) else replace(shrink, folder=None)
 
 
 def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) -> Shrink:
@@ -239,60 +187,43 @@ def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) 
     missing = [path for path in large if shrink.copies[path] not in there]
     if shrink.folder is None or not missing:
         return shrink
-    room = _Room(shrink, len(missing), copies_bytes([sizes[path] for path in missing], shrink.side))
-    if not room.enough and shrink.required:
-        raise room.error()
+    reason = "There is too little disk space."
     try:
-        if room.enough:
-            log.info("%s", room)
+        if _has_room(shrink, [sizes[path] for path in missing]):
             make_copies(shrink, root, missing)
             return shrink
-        log.warning("%s: they are read without copies, which takes longer", room)
     except Failure as error:
         if shrink.required:
             raise
-        log.warning("%s Large photos are read without copies, which takes longer.", error)
+        reason = str(error)
+    log.warning("%s Large photos are read without copies, which takes longer.", reason)
     return replace(shrink, folder=None)
 
 
-@dataclass(frozen=True)
-class _Room:
-    """The disk space of copies that are to be made."""
+def _has_room(shrink: Shrink, sizes: Sequence[tuple[int, int]], share: float = 1) -> bool:
+    """Return whether the disk has room for copies, by an estimate, and log how much they need.
 
-    shrink: Shrink
-    count: int
-    need: float
+    Args:
+        shrink: side and folder.
+        sizes: width and height of large photos.
+        share: number of all large photos for each of these.
 
-    @property
-    def folder(self) -> Path:
-        assert self.shrink.folder is not None
-        return self.shrink.folder.parent
-
-    @property
-    def free(self) -> int:
-        return shutil.disk_usage(self.folder).free
-
-    @property
-    def enough(self) -> bool:
-        return self.need + RESERVE <= self.free
-
-    def __str__(self) -> str:
-        return (
-            f"Large photos: about {self.count} are kept at {self.shrink.side} pixels, which takes about "
-            f"{max(self.need / 1e6, 1):.0f} of {self.free / 1e6:.0f} MB free in {self.folder}"
+    Raises:
+        Failure: if there is too little room and copies are required.
+    """
+    assert shrink.folder is not None
+    folder, count = shrink.folder.parent, round(len(sizes) * share)
+    need = share * sum(BYTES_PER_PIXEL * shrink.side**2 * max(size) / min(size) for size in sizes)
+    free = shutil.disk_usage(folder).free
+    needs = f"need about {max(need / 1e6, 1):.0f} MB; {free / 1e9:.1f} GB are free in {folder}"
+    if need + RESERVE <= free:
+        log.info("Large photos: about %d copies at %d pixels %s", count, shrink.side, needs)
+    elif shrink.required:
+        raise Failure(
+            f"data.shrink=true: shrunken copies of {count} photos {needs}, and {RESERVE / 1e9:.0f} GB must stay free. "
+            "Free some space, choose another folder with activations.dir=<folder>, or set data.shrink=auto."
         )
-
-    def error(self) -> Failure:
-        return Failure(
-            f"data.shrink=true: {self.folder}: shrunken copies of {self.count} photos take about "
-            f"{self.need / 1e6:.0f} MB, and {RESERVE / 1e6:.0f} stay free, but only {self.free / 1e6:.0f} MB are. Free "
-            "some space, choose another folder with activations.dir=<folder>, or set data.shrink=auto."
-        )
-
-
-def copies_bytes(sizes: Iterable[tuple[int, int]], side: int) -> float:
-    """Estimate the size of copies in bytes."""
-    return sum(BYTES_PER_PIXEL * side * side * max(size) / min(size) for size in sizes)
+    return need + RESERVE <= free
 
 
 def copy_name(root: Path, path: str) -> str:
@@ -319,15 +250,6 @@ def _decoded(content: bytes) -> torch.Tensor | None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write a copy atomically, without waiting for the disk: what a power cut leaves of it fails its checksum."""
-    temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a copy atomically, without waiting for the disk: a copy cut off by a power failure fails its checksum."""
+    with atomic_path(file, flush=False) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(file)
-    except OSError as error:
-        if error.errno in CANNOT_WRITE:
-            raise cannot_write(file, error.strerror) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,18 +1,26 @@
-"""The lesson's transforms: evaluation, side-on and top-down augmentation.
+"""The lesson's transforms: evaluation, side-on and top-down augmentation; how photos become square.
 
 They map uint8 images `(3, H, W)` to uint8 images `(3, size, size)`. Normalisation is part of the backbone. Random
 numbers come from torch's global generator, as in torchvision's transforms.
 """
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as nnf
+from torch import nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 from dogscats.base.errors import ArgumentError
+
+MARGIN = 1.3
+"""Pixels per side that are kept, relative to those that transforms need: this keeps double resizing sharp."""
+
+MARGIN_UNKNOWN = 4
+"""Pixels per side, relative to the image size, that an unknown transform may need: for a crop of a quarter."""
 
 
 class LimitAspect(v2.Transform):
@@ -158,3 +166,80 @@ def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: flo
 def top_down(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
     """Augment photos taken from above: `side_on` with vertical flips and quarter turns."""
     return v2.Compose([side_on(size, max_zoom, degrees, lighting), v2.RandomVerticalFlip(), RandomQuarterTurn()])
+
+
+class Square(v2.Transform):
+    """Make an image square without cutting anything off, before a transform that resizes and crops it.
+
+    The image keeps at most twice the pixels per side that are needed, so that a transform can zoom in twofold.
+
+    Args:
+        size: side of the square that the following transform makes, in pixels.
+        fit: `pad` to add reflected borders to the short side; `squash` to shrink the long side.
+    """
+
+    def __init__(self, size: int, fit: str):
+        super().__init__()
+        self.size, self.fit = size, fit
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Pad or squash an image `(3, H, W)`."""
+        height, width = tvf.get_size(inpt)
+        if self.fit == "squash":
+            side = min(height, width, 2 * self.size)
+            return tvf.resize(inpt, [side, side])
+        if max(height, width) > 2 * self.size:
+            inpt = tvf.resize(inpt, None, max_size=2 * self.size)
+        return pad_to_square(inpt)
+
+
+def pad_to_square(image: Any) -> Any:
+    """Add borders to the short side of an image `(3, H, W)`, reflected as often as needed."""
+    height, width = tvf.get_size(image)
+    while height != width:
+        # One reflection is at most one pixel smaller than the image.
+        missing, most = abs(height - width), 2 * (min(height, width) - 1)
+        added = min(missing, most) if most else missing
+        before, after = added // 2, added - added // 2
+        border = [0, before, 0, after] if height < width else [before, 0, after, 0]
+        image = tvf.pad(image, border, padding_mode="reflect" if most else "edge")
+        height, width = tvf.get_size(image)
+    return image
+
+
+def fitted(transform: v2.Transform, size: int, fit: str) -> v2.Transform:
+    """Put `Square` before a transform; with the fit `crop` the transform crops, as in the lesson."""
+    return transform if fit == "crop" else v2.Compose([LimitAspect(), Square(size, fit), transform])
+
+
+def needed_side(transforms: Iterable[Callable[..., Any]], size: int) -> int:
+    """Return the short side in pixels at which large photos are read.
+
+    Args:
+        transforms: transforms that photos pass through.
+        size: side of the square that they make.
+    """
+    return max(math.ceil(side) for transform in transforms for side in _sides(transform, size))
+
+
+NEUTRAL = (
+    *(v2.Identity, v2.ColorJitter, v2.RandomHorizontalFlip, v2.RandomVerticalFlip, v2.CenterCrop),
+    *(v2.RandomCrop, v2.RandomErasing, v2.RandomGrayscale, v2.GaussianBlur, v2.RandomRotation),
+    *(LimitAspect, RandomRotatedCrop, RandomQuarterTurn),
+)
+"""Transforms that need no more pixels than the image that they are given."""
+
+
+def _sides(transform: Callable[..., Any], size: int) -> list[float]:
+    if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder | nn.Sequential):
+        steps = list(transform if isinstance(transform, nn.Sequential) else transform.transforms)
+        if square := next((step for step in steps if isinstance(step, Square)), None):
+            return [2 * square.size]  # all that it leaves of an image
+        return [side for step in steps for side in _sides(step, size)] or [MARGIN * size]
+    if isinstance(transform, RandomZoom):
+        return [MARGIN * transform.size * transform.max_zoom]
+    if isinstance(transform, v2.RandomResizedCrop):
+        return [MARGIN * max(transform.size) / math.sqrt(min(transform.scale))]
+    if isinstance(transform, v2.Resize) and transform.size:
+        return [MARGIN * max(transform.size)]
+    return [MARGIN * size if type(transform) in NEUTRAL else MARGIN_UNKNOWN * size]

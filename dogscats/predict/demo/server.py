@@ -1,4 +1,4 @@
-"""Serving the page to this machine, or to those that `host=` lets in."""
+"""Serving the page to this machine, or to those that `host=` lets in; settings are checked before torch is imported."""
 
 import errno
 import os
@@ -9,14 +9,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, user_errors_exit
-from dogscats.base.install import how_to_install
+from dogscats.base.rules import SWITCH, Rule, whole
 from dogscats.base.signals import Interrupt, interruptible
 from dogscats.base.text import listed, shown
-from dogscats.predict.demo.demo_settings import HELP, parse
 from dogscats.runs.directory import checkpoint_of
 
 QUIET = {
@@ -28,6 +29,25 @@ QUIET = {
 
 PATIENCE = 2
 """Seconds that open pages get to finish when the server ends."""
+
+RULES: dict[str, Rule] = {
+    "run": (bool, "the directory of a run"),
+    "ckpt": (bool, "a checkpoint"),
+    "host": (bool, "an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"),
+    "port": whole(1, 65535),
+    "trust": SWITCH,
+}
+"""What is expected of each setting."""
+
+HELP = """\
+A page in the browser to try a run: drop, paste or take a photo.
+
+python -m dogscats.demo run=<run>
+python -m dogscats.demo ckpt=<checkpoint>
+
+host=127.0.0.1   address to listen on; 0.0.0.0 lets other machines in
+port=7860        port to listen on
+trust=false      true allows a backbone, augmentation or data module from outside dogscats that the run names"""
 
 
 def main() -> None:
@@ -65,6 +85,50 @@ def serve(arguments: Sequence[str]) -> None:
             loaded.set_result(predictor)
             print(f"{shown(settings.source)}, classes {listed(predictor.classes)}", flush=True)
             server.join()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of `python -m dogscats.demo`, given as `key=value`.
+
+    Attributes:
+        source: run directory or checkpoint.
+        host: address to listen on.
+        port: port to listen on.
+        trust: allow code from outside dogscats that the run names.
+    """
+
+    source: str
+    host: str
+    port: int
+    trust: bool
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Parse `key=value` arguments.
+
+    Raises:
+        UserError: with the argument and what is expected.
+    """
+    values: dict[str, str | int | bool] = {"host": "127.0.0.1", "port": 7860, "trust": False}
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if key not in RULES:
+            raise UserError(f"{argument}: there is no such setting. Give {'=, '.join(RULES)}=.")
+        value: str | int | bool = int(text) if key == "port" and text.isdecimal() else text
+        if key == "trust":
+            value = {"true": True, "false": False}.get(text, text)
+        good, expected = RULES[key]
+        if not good(value):
+            raise UserError(f"{key}={text}: expected {expected}.")
+        values[key] = value
+    if ("run" in values) == ("ckpt" in values):
+        raise UserError(
+            "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
+            f"not {'both' if 'run' in values else 'neither'}."
+        )
+    host, port = str(values["host"]), int(values["port"])
+    return Settings(str(values.get("run", values.get("ckpt"))), host, port, values["trust"] is True)
 
 
 @contextmanager

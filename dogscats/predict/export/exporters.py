@@ -1,73 +1,119 @@
-"""The files of each export format."""
+"""The formats of exported files: a table, which `export=`, its help, its errors and README's table are made from.
 
-import json
-import logging
-import tempfile
+Nothing here imports torch, which takes seconds: wrong settings are refused before. A further format is a row, and a
+module with the function that writes it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Protocol
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
-from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.predict.export.exported_network import exported_network
-from dogscats.predict.export.int8 import export_int8
-from dogscats.predict.export.onnx_files import check_packages, export_onnx
-from dogscats.predict.export.reference import Reference, draw_photos, torch_predict
-from dogscats.predict.export.space import export_space
-from dogscats.predict.export.torch_files import export_torch
-from dogscats.predict.predictor import Predictor
-from dogscats.predict.tasks import Job
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dogscats.predict.export.reference import Reference
 
 
-def export_run(job: Job) -> None:
-    """Write the files of `export=` and compare them with PyTorch, on photos of the split if available."""
-    root, dataset = job.cfg.data.root or job.predictor.trained_on.get("root"), None
-    what = f"random photos, as there is no folder data.root={root}"
-    if root is not None and Path(root).expanduser().is_dir():
-        data = job.data()
-        photos = data.labelled(job.cfg.split, job.predictor.classes)
-        dataset = PhotoDataset(photos, data.evaluation, data.seed)
-        what = f"photos of {job.cfg.split}"
-    log.info("(checked on %d %s)", export_files(job.cfg.export, job.predictor, job.run_dir, dataset), what)
+class Write(Protocol):
+    """Function that writes the files of a format."""
+
+    def __call__(
+        self, network: "nn.Module", metadata: Mapping[str, str], folder: Path, reference: "Reference"
+    ) -> Iterator[tuple[str, object]]:
+        """Write the files, each only if it predicts what PyTorch does.
+
+        Args:
+            network: network from squares to probabilities, and, with a scorer, to `unlike`.
+            metadata: metadata of the files, as in `onnx_files.export_onnx`.
+            folder: folder of the files.
+            reference: photos for the comparison.
+
+        Yields:
+            Name of each file, and what to print about the comparison.
+        """
 
 
-def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDataset | None) -> int:
-    """Write the files of one format, and log how far they are from PyTorch.
+@dataclass(frozen=True)
+class Exporter:
+    """A format, one value of `export=`.
 
-    Args:
-        form: one of `FORMATS`.
-        predictor: the trained classifier; not modified.
-        folder: folder of the files.
-        dataset: labelled photos for the comparison, with the evaluation transform; `None` to draw random ones.
+    Attributes:
+        function: ``module:name`` of the function that writes the files, a `Write`.
+        help: what is written, in one line.
+        files: files, and what they take as input: the rows of README's table.
+        packages: packages that are needed.
+        extra: extra of this project that installs them.
+        needs_photos: whether labelled photos are needed; otherwise random ones are also supported.
+    """
 
-    Returns:
-        Number of photos compared.
+    function: str
+    help: str
+    files: Sequence[tuple[str, str]]
+    packages: Sequence[str] = ()
+    extra: str = ""
+    needs_photos: bool = False
+
+
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+"""Packages of the extra `onnx`; `torch.onnx.export` works with the last one."""
+
+EXPORTERS = {
+    "onnx": Exporter(
+        "dogscats.predict.export.onnx_files:export_onnx",
+        "photo.onnx, model.onnx, and a script that needs no torch",
+        files=[
+            ("`photo.onnx`, `predict_onnx.py`", "one photo `(H, W, 3)`, upright"),
+            ("`model.onnx`", "`images` `(N, 3, size, size)`, resized and cropped"),
+        ],
+        packages=ONNX_PACKAGES,
+        extra="onnx",
+    ),
+    "onnx-int8": Exporter(
+        "dogscats.predict.export.int8:export_int8",
+        "the same, also with 8-bit integers",
+        files=[("the same, and `photo-int8.onnx`, `model-int8.onnx`", "")],
+        packages=ONNX_PACKAGES,
+        extra="onnx",
+        needs_photos=True,
+    ),
+    "torch": Exporter(
+        "dogscats.predict.export.torch_files:export_torch",
+        "photo.pt2, model.pt2, which need torch alone",
+        files=[
+            ("`photo.pt2`, `model.pt2`", '`torch.export.load("photo.pt2").module()(photo)` needs torch alone'),
+        ],
+    ),
+    "space": Exporter(
+        "dogscats.predict.export.space:export_space",
+        "space/, a page to try it on Hugging Face",
+        files=[("`space/`", "a page to try it, for a Hugging Face Space")],
+        packages=ONNX_PACKAGES,
+        extra="onnx",
+    ),
+}
+"""Formats by the value of `export=`."""
+
+
+def export_help() -> str:
+    """Return the lines of `python evaluate.py --help` about the formats, one each."""
+    return "\n".join(f"python evaluate.py run=<run> {'export=' + key:<24} {row.help}" for key, row in EXPORTERS.items())
+
+
+def load_exporter(form: str) -> Write:
+    """Import the function that writes a format, if the packages that it needs are there.
 
     Raises:
-        UserError: if a package is missing, the network cannot be exported, or a file differs too much.
+        UserError: if one is missing, with how to install it.
     """
-    if form != "torch":
-        check_packages()
-    if form == "onnx-int8" and dataset is None:
-        raise UserError("export=onnx-int8 needs labelled photos. Set data.root=<folder of photos>.")
-    plain = predictor.reliability and predictor.reliability.plain
-    network = exported_network(predictor.model, plain.temperature if plain else 1.0)
-    fit = predictor.trained_on.get("fit", "crop")
-    data = predictor.data(Path())
-    metadata = {"classes": json.dumps(predictor.classes), "size": str(predictor.size), "fit": fit}
-    metadata["shrink"] = str(data.shrinking.side if data.shrinking else 0)
-    if plain:
-        thresholds = {"unsure_below": plain.thresholds.unsure_below, "none_above": plain.thresholds.none_above}
-        metadata |= {name: repr(value) for name, value in (thresholds | {"temperature": plain.temperature}).items()}
-    with tempfile.TemporaryDirectory() as drawn:
-        photos = dataset
-        if photos is None:
-            photos = draw_photos(Path(drawn), predictor.size, data.evaluation, predictor.seed)
-        reference = Reference(torch_predict(network), photos)
-        write = {"torch": export_torch, "space": export_space}.get(form, export_onnx)
-        for file, difference in write(network, metadata, folder, reference).items():
-            log.info("%-11s %s", file, difference)
-    if form == "onnx-int8":
-        assert dataset is not None
-        log.info("%-11s %s", "int8", export_int8(folder, metadata, dataset, reference))
-    return len(reference.indices)
+    exporter = EXPORTERS[form]
+    write: Write = resolve_name(exporter.function)
+    for package in exporter.packages:
+        if find_spec(package) is None:
+            raise UserError(f"export={form} needs {package}: {how_to_install(exporter.extra)}.")
+    return write

@@ -2,18 +2,19 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
 from dogscats.base.files import atomic_path
-from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.predict.export.onnx_files import onnx_predict, with_preprocessing
-from dogscats.predict.export.reference import MOST, Array, Predict, Reference, whole_photo
+from dogscats.data.photos.layouts import Photos
+from dogscats.predict.export.onnx_files import export_onnx, onnx_predict, with_preprocessing
+from dogscats.predict.export.reference import Array, Predict, Reference, whole_photo
 
 MOST_LOST = 0.005
 """Largest accepted loss of accuracy."""
@@ -22,60 +23,64 @@ QUANTIZED = ["Conv", "Gemm", "MatMul", "Clip", "Relu", "Add"]
 """Operators that compute with integers; the rest takes little time, and normalization layers need the precision."""
 
 
-def export_int8(folder: Path, metadata: Mapping[str, str], dataset: PhotoDataset, reference: Reference) -> str:
-    """Quantize `model.onnx`, compare its accuracy, and put the evaluation transform before it, too.
+def export_int8(
+    network: nn.Module, metadata: Mapping[str, str], folder: Path, reference: Reference
+) -> Iterator[tuple[str, object]]:
+    """Write the files of `export_onnx`, and `model-int8.onnx` and `photo-int8.onnx`, whose accuracy is compared.
 
     Weights are quantized by channel, to 7 bits, since processors without VNNI would overflow with 8. The ranges of
     activations are those of the photos of `reference`. The first convolution is left as it is. With EfficientNet-Lite0
     no prediction for 249 cats and dogs changed; with 8 bits, all convolutions, and no activations and sums, 10 % did.
 
     Args:
-        folder: folder of the files.
+        network: network from squares to probabilities.
         metadata: metadata of the files, as in `export_onnx`.
-        dataset: labelled photos to measure the accuracy on.
-        reference: photos for the ranges.
+        folder: folder of the files.
+        reference: labelled photos, for the comparison, the ranges and the accuracy.
 
-    Returns:
-        The accuracies in one line.
+    Yields:
+        Name of each file of `export_onnx` and its difference from PyTorch; then the accuracies in one line.
 
     Raises:
-        UserError: if more than `MOST_LOST` of the accuracy is lost; no file is written then.
+        UserError: as `export_onnx` does, or if more than `MOST_LOST` of the accuracy is lost; the int8 files are not
+            kept then.
     """
     import onnx
+
+    yield from export_onnx(network, metadata, folder, reference)
 
     metadata = {**metadata, "precision": "int8"}
     with atomic_path(folder / "model-int8.onnx") as model, atomic_path(folder / "photo-int8.onnx") as photo:
         _quantize(folder / "model.onnx", model, reference)
-        network = onnx.load(model)
-        onnx.helper.set_model_props(network, metadata)
-        onnx.save(network, model)
-        onnx.save(with_preprocessing(network, metadata), photo)
+        quantized = onnx.load(model)
+        onnx.helper.set_model_props(quantized, metadata)
+        onnx.save(quantized, model)
+        onnx.save(with_preprocessing(quantized, metadata), photo)
         files = folder / "photo.onnx", photo
-        before, after = accuracies(dataset, tuple(onnx_predict(file) for file in files))
-        text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(dataset)} photos"
+        before, after = accuracies(reference.photos, tuple(onnx_predict(file) for file in files))
+        text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(reference.photos.paths)} photos"
         if before - after > MOST_LOST:
             raise UserError(
                 f"photo-int8.onnx: {text}: it loses more than {MOST_LOST:g}. The int8 files were not kept. Use "
                 "photo.onnx and model.onnx."
             )
         if "none_above" in metadata:
-            none_above = same_share(dataset, files, float(metadata["none_above"]))
+            none_above = same_share(reference, files, float(metadata["none_above"]))
             for file in (model, photo):
-                network = onnx.load(file)
-                onnx.helper.set_model_props(network, {**metadata, "none_above": repr(none_above)})
-                onnx.save(network, file)
-    return text
+                quantized = onnx.load(file)
+                onnx.helper.set_model_props(quantized, {**metadata, "none_above": repr(none_above)})
+                onnx.save(quantized, file)
+    yield "int8", text
 
 
-def same_share(dataset: PhotoDataset, files: tuple[Path, Path], none_above: float) -> float:
+def same_share(reference: Reference, files: tuple[Path, Path], none_above: float) -> float:
     """Return the threshold by which the second file calls as many photos `none` as the first one by `none_above`.
 
     Features of 8-bit integers are farther from those of the training photos, all of them. At most `reference.MOST`
     photos are compared, evenly spaced.
     """
-    indices = range(0, len(dataset), -(-len(dataset) // MOST))
     first, second = (
-        np.array([predict(whole_photo(dataset.photos, index)) for index in indices])
+        np.array([predict(whole_photo(reference.photos, index)) for index in reference.indices])
         for predict in (onnx_predict(file, "unlike") for file in files)
     )
     count = int((first <= none_above).sum())
@@ -135,11 +140,11 @@ def needed(nodes: Sequence[Any], output: str) -> set[str]:
     return names
 
 
-def accuracies(dataset: PhotoDataset, networks: tuple[Predict, ...]) -> list[float]:
+def accuracies(photos: Photos, networks: tuple[Predict, ...]) -> list[float]:
     """Compute the accuracy of networks for whole photos on labelled photos."""
-    photos, right = dataset.photos, np.zeros(len(networks))
-    with progress_bar(photos.labels, "Accuracy of int8", len(dataset), "photo") as bar:
+    right = np.zeros(len(networks))
+    with progress_bar(photos.labels, "Accuracy of int8", len(photos.paths), "photo") as bar:
         for index, label in enumerate(bar):
             photo = whole_photo(photos, index)
             right += [predict(photo).argmax() == label for predict in networks]
-    return list(right / len(dataset))
+    return list(right / len(photos.paths))

@@ -3,8 +3,7 @@
 import copy
 import io
 import os
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import nn
 
 from dogscats.base.errors import UserError, first_line
 from dogscats.base.files import atomic_path, write_text
-from dogscats.base.install import how_to_install
 from dogscats.predict.export.preprocessing_graph import preprocessing_graph
 from dogscats.predict.export.reference import Difference, Predict, Reference
 
@@ -24,19 +22,9 @@ SCRIPT = "predict_onnx.py"
 """The script that is written beside `photo.onnx`."""
 
 
-def check_packages() -> None:
-    """Import the packages for ONNX, without onnxruntime's telemetry; raise a `UserError` if one is missing."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    for package in ("onnx", "onnxruntime", "onnxscript"):  # torch.onnx.export works with the last one
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise UserError(f"export=onnx needs {error.name}: {how_to_install('onnx')}.") from error
-
-
 def export_onnx(
     network: nn.Module, metadata: Mapping[str, str], folder: Path, reference: Reference
-) -> dict[str, Difference]:
+) -> Iterator[tuple[str, Difference]]:
     """Write `model.onnx`, `photo.onnx` and `predict_onnx.py`, and compare the two with PyTorch.
 
     `model.onnx` maps `images` `(N, 3, size, size)`, RGB, uint8, to `probabilities` `(N, C)`; `photo.onnx` maps `photo`
@@ -51,26 +39,26 @@ def export_onnx(
         folder: folder of the files.
         reference: photos for the comparison.
 
-    Returns:
-        Difference of each file from PyTorch on the CPU.
+    Yields:
+        Name of each file, and its difference from PyTorch on the CPU.
 
     Raises:
-        UserError: if a package is missing, PyTorch cannot export the network, or a file differs; that one is not kept.
+        UserError: if PyTorch cannot export the network, or a file differs; that one is not kept.
     """
-    check_packages()
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported
     import onnx
 
     exported = _exported(network, reference.squares.shape[-1])
     onnx.helper.set_model_props(exported, dict(metadata))
-    differences = {}
     with atomic_path(folder / "model.onnx") as temporary:
         onnx.save(exported, temporary)
-        differences["model.onnx"] = reference.check_squares("model.onnx", onnx_predict(temporary))
+        difference = reference.check_squares("model.onnx", onnx_predict(temporary))
+    yield "model.onnx", difference
     with atomic_path(folder / "photo.onnx") as temporary:
         onnx.save(with_preprocessing(exported, metadata), temporary)
-        differences["photo.onnx"] = reference.check_photos("photo.onnx", onnx_predict(temporary))
+        difference = reference.check_photos("photo.onnx", onnx_predict(temporary))
+    yield "photo.onnx", difference
     write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8"))
-    return differences
 
 
 def _exported(network: nn.Module, size: int) -> Any:

@@ -1,7 +1,7 @@
 """`space/`: a folder that is a Hugging Face Space, a page to try the classifier without PyTorch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,7 +41,7 @@ PAGE = Path(__file__).parent.parent / "demo"
 
 def export_space(
     network: nn.Module, metadata: Mapping[str, str], folder: Path, reference: Reference
-) -> dict[str, Difference]:
+) -> Iterator[tuple[str, Difference]]:
     """Write `space/` with `app.py`, `photo.onnx`, the page of `python -m dogscats.demo`, and what a Space needs.
 
     Args:
@@ -50,8 +50,8 @@ def export_space(
         folder: folder for `space/`.
         reference: photos for the comparison.
 
-    Returns:
-        Difference of `photo.onnx` from PyTorch.
+    Yields:
+        `photo.onnx` and its difference from PyTorch.
 
     Raises:
         UserError: as `export_onnx` does.
@@ -59,7 +59,7 @@ def export_space(
     space = folder / "space"
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".onnx-", dir=folder) as scratch:
-        differences = export_onnx(network, metadata, Path(scratch), reference)
+        differences = dict(export_onnx(network, metadata, Path(scratch), reference))
         space.mkdir(exist_ok=True)  # no empty folder is left if the export is refused
         for name in ("photo.onnx", SCRIPT):
             (Path(scratch) / name).replace(space / name)
@@ -72,4 +72,4 @@ def export_space(
     title = json.dumps(f"Photos of {listed(json.loads(metadata['classes']), 5)}", ensure_ascii=False)  # JSON is YAML
     write_text(space / "README.md", README.format(title=title, gradio=GRADIO))
     write_text(space / "requirements.txt", REQUIREMENTS)
-    return {"photo.onnx": differences["photo.onnx"]}
+    yield "photo.onnx", differences["photo.onnx"]

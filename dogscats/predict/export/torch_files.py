@@ -1,7 +1,7 @@
 """`model.pt2` for batches of squares and `photo.pt2` for one photo: programs of `torch.export`."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class PhotoClassifier(nn.Module):
 
 def export_torch(
     network: nn.Module, metadata: Mapping[str, str], folder: Path, reference: Reference
-) -> dict[str, Difference]:
+) -> Iterator[tuple[str, Difference]]:
     """Write `model.pt2` and `photo.pt2`, and compare them with PyTorch.
 
     Inputs and outputs are those of `onnx_files.export_onnx`. Both programs need torch alone:
@@ -42,24 +42,24 @@ def export_torch(
         folder: folder of the files.
         reference: photos for the comparison.
 
-    Returns:
-        Difference of each file from PyTorch on the CPU.
+    Yields:
+        Name of each file, and its difference from PyTorch on the CPU.
 
     Raises:
         UserError: if PyTorch cannot export the network, or a file differs; that one is not kept.
     """
     size = reference.squares.shape[-1]
     squares = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # a batch size of 1 would become a constant
-    differences = {}
     with atomic_path(folder / "model.pt2") as temporary:
         _save(network, squares, {0: Dim("N", min=1)}, metadata, temporary)
-        differences["model.pt2"] = reference.check_squares("model.pt2", _loaded(temporary))
+        difference = reference.check_squares("model.pt2", _loaded(temporary))
+    yield "model.pt2", difference
     photo, sides = torch.zeros(size + 3, size + 5, 3, dtype=torch.uint8), ("height", "width")
     with atomic_path(folder / "photo.pt2") as temporary:
         program = PhotoClassifier(Preprocessing(size, metadata["fit"], int(metadata["shrink"])), network).eval()
         _save(program, photo, {axis: Dim(side, min=1) for axis, side in enumerate(sides)}, metadata, temporary)
-        differences["photo.pt2"] = reference.check_photos("photo.pt2", _loaded(temporary))
-    return differences
+        difference = reference.check_photos("photo.pt2", _loaded(temporary))
+    yield "photo.pt2", difference
 
 
 def _save(

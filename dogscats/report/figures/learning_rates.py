@@ -1,12 +1,12 @@
 """Figures of learning rates: the LR finder's curve, and the schedule of each stage."""
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from dogscats.lesson.stage import GROUPS, Stage
+from dogscats.lesson.stage import GROUPS
+from dogscats.report.facts import Facts
 from dogscats.report.figures.publish import new_figure
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ def lr_curve(curve: "LRCurve", skip: int) -> Figure:
     return figure
 
 
-def lr_schedule(rows: Sequence[dict[str, str]], stages: Sequence[Stage]) -> Figure:
-    """Draw the lesson's plot of learning rate against iteration, one panel per stage.
-
-    Args:
-        rows: rows of `lr_trace.csv`.
-        stages: stages to draw.
-    """
+def lr_schedule(run: Facts) -> Figure | None:
+    """Draw the lesson's plot of learning rate against iteration, one panel per stage; `None` without `lr_trace.csv`."""
+    rows, stages = run.table("lr_trace.csv"), run.stages
+    if not rows:
+        return None
     figure = new_figure(1 + 3.6 * len(stages), 3.6)
     panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
     for axes, stage in zip(panels, stages, strict=True):

@@ -1,0 +1,150 @@
+"""What a run keeps of its photos: the list of them, `photos.csv`, and a copy of the decisions, `decisions.csv`.
+
+A run is not resumed with other photos unnoticed. The file that `data.decisions` names may be edited later; the run is
+resumed, and evaluated on its own photos, with its own copy, which takes precedence: decisions are settings of the run,
+as the learning rate is.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dogscats.base.content import file_versions
+from dogscats.base.errors import UserError
+from dogscats.base.files import atomic_path, cell, csv_rows, write_rows
+from dogscats.base.text import listed, shown
+from dogscats.data.photos.decisions import Decisions
+from dogscats.data.photos.layouts import Photos
+
+log = logging.getLogger(__name__)
+
+PHOTOS_FILE = "photos.csv"
+
+DECISIONS_FILE = "decisions.csv"
+
+
+def keep_photos(
+    run_dir: Path, root: Path, classes: Sequence[str], splits: Mapping[str, Photos], resumed: bool, accept: bool = False
+) -> None:
+    """Write `photos.csv` (split, path, size in bytes, hash of samples, label), or compare it with a resumed run's.
+
+    Args:
+        run_dir: run directory.
+        root: folder of the dataset.
+        classes: class names.
+        splits: labelled photos of each split.
+        resumed: whether the run is resumed.
+        accept: whether to accept that photos have changed: `data.changed=accept`.
+
+    Raises:
+        UserError: if photos were added, removed, changed or moved between splits, and this is not accepted.
+    """
+    file = run_dir / PHOTOS_FILE
+    if resumed and file.is_file():
+        try:
+            before = {row["path"]: (row["split"], row["bytes"], row["sample"], row["label"]) for row in csv_rows(file)}
+        except KeyError as error:
+            raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
+        labels = {label for split, _, _, label in before.values() if split == "train"}
+        if labels and labels != {str(cell(name)) for name in classes}:
+            raise UserError(
+                f"data.root={root}: the classes are {listed(classes)} now, but those of the run in {run_dir} are "
+                f"{listed(sorted(labels))}. Put them back as they were, or start a new run."
+            )
+        now = {path: (split, *rest) for split, path, *rest in _rows(classes, splits)}
+        if not any(split == "test" for split, *_ in before.values()):
+            # Training is the same with a labelled test/ that was added since.
+            now = {path: row for path, row in now.items() if row[0] != "test"}
+        changes = differences(before, now)
+        if changes and accept:
+            log.warning("The photos have changed since this run began, accepted: %s", changes)
+        elif changes:
+            raise UserError(
+                f"data.root={root}: the photos have changed since the run in {run_dir} began: {changes}. Put them back "
+                "as they were, or go on with the current photos: data.changed=accept."
+            )
+    write_rows(file, ["split", "path", "bytes", "sample", "label"], _rows(classes, splits))
+
+
+def _rows(classes: Sequence[str], splits: Mapping[str, Photos]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the rows of `photos.csv`, one at a time in memory."""
+    names = [str(cell(name)) for name in classes]
+    for split, photos in splits.items():
+        versions = file_versions(photos.root, photos.paths)
+        for path, label, version in zip(photos.paths, photos.labels, versions, strict=True):
+            _, size, sample = version or (0, "", "")
+            yield split, str(cell(path)), str(size), sample, names[label]
+
+
+def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]) -> str:
+    """Name what differs between two lists of photos, by path; empty if nothing does."""
+    both = before.keys() & now.keys()
+    kinds = {
+        "added": [path for path in now if path not in before],
+        "removed": [path for path in before if path not in now],
+        "changed": [path for path in now if path in both and now[path][1:] != before[path][1:]],
+        "moved between splits": [path for path in now if path in both and now[path][0] != before[path][0]],
+    }
+    return "; ".join(f"{len(paths)} {kind} ({listed(paths, 3)})" for kind, paths in kinds.items() if paths)
+
+
+def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None, resumed: bool) -> bool:
+    """Write the copy of the decisions, exactly as read, unless it is there; warn if the original has changed since.
+
+    Args:
+        decisions: decisions that the run has read.
+        run_dir: run directory.
+        given: the original: value of `data.decisions`.
+        resumed: whether the run is resumed.
+
+    Returns:
+        Whether the copy was written.
+
+    Raises:
+        UserError: if there is another file in its place, such as the user's own with `hydra.run.dir=.`.
+    """
+    if decisions is None or given is None:
+        return False
+    copy, original = run_dir / DECISIONS_FILE, Path(given).expanduser()
+    if original.is_file() and original.read_bytes() != decisions.content:
+        log.warning(
+            "Decisions %s has changed since the run began, which goes on with its own copy, %s",
+            *(shown(original), shown(copy)),
+        )
+    if copy.is_file():
+        if not resumed and copy.read_bytes() != decisions.content:
+            raise UserError(
+                f"{copy}: it is in the way of the run's copy of {given}. Move it, or choose another hydra.run.dir."
+            )
+        return False
+    with atomic_path(copy) as temporary:
+        temporary.write_bytes(decisions.content)
+    return True
+
+
+def with_own_decisions(data: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return the config of a run's data module, with the run's copy of its decisions if there is one.
+
+    Args:
+        data: config, as plain containers.
+        run_dir: run directory, which may have been moved since.
+    """
+    copy = run_dir / DECISIONS_FILE
+    return {**data} | ({"decisions": str(copy)} if data.get("decisions") and copy.is_file() else {})
+
+
+def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return which of a run's `labels` and `decisions` are for the photos in `root`; `None` for those that are not.
+
+    Decisions are only for the run's own photos. A table is also for another root that has it.
+
+    Args:
+        root: folder of photos; `None` for the run's own.
+        trained_on: config of the run's data module.
+    """
+    labels, decisions, own = (trained_on.get(key) for key in ("labels", "decisions", "root"))
+    if root is None or (own is not None and Path(root).expanduser().absolute() == Path(own)):
+        return {"labels": labels, "decisions": decisions}
+    there = labels and not Path(labels).expanduser().is_absolute() and (Path(root).expanduser() / labels).is_file()
+    return {"labels": labels if there else None, "decisions": None}

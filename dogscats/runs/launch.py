@@ -1,0 +1,203 @@
+"""The start of a run: its directory and lock, the list of photos, the checkpoint and the ranks."""
+
+import ctypes
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import Timeout
+from lightning_fabric import Fabric
+
+from dogscats.base import environment
+from dogscats.base.console import device_name, quiet_libraries, set_progress
+from dogscats.base.errors import Failure, UserError, optional
+from dogscats.base.files import remove_unfinished
+from dogscats.base.locks import locked
+from dogscats.base.signals import stop_if_interrupted
+from dogscats.data.loading.check import write_bad_images
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.photos import run_photos
+from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with_own_decisions
+from dogscats.lesson.classifier import Classifier
+from dogscats.report.figures.augmentation import augmentation
+from dogscats.report.figures.publish import publish
+from dogscats.runs.checkpoint import load_classifier
+from dogscats.runs.compose import accepted, use_own_modules
+from dogscats.runs.directory import plain_config, save_config
+from dogscats.runs.ranks import distributed
+from dogscats.runs.run import Run, read_progress
+from dogscats.runs.settings import Settings
+from dogscats.runs.trainer import cpu_computes_bf16, nondeterminism_named
+from dogscats.runs.trainer_settings import check_trainer
+
+log = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Constants from glibc's malloc.h."""
+
+FEW_PHOTOS = 5000
+"""With fewer training photos, the default recipe points to others."""
+
+OPTIONAL_DATA = {"labels": None, "group": None, "shrink": "auto", "decisions": None}
+"""Arguments that a user's own data module may lack, with the value at which they are dropped."""
+
+NOT_SAVED = ("url", "sha256", "changed")
+"""Settings of the data that a checkpoint does not need."""
+
+
+@contextmanager
+def open_run(checked: Settings) -> Iterator[Run]:
+    """Start a new run, or resume the one named by `resume`.
+
+    Only rank 0 writes to the run directory; the other ranks write to a temporary folder.
+
+    Args:
+        checked: settings of the run.
+
+    Raises:
+        UserError: for a bad config, before any computation.
+    """
+    started = time.perf_counter()
+    stop_if_interrupted()  # during the imports
+    quiet_libraries()
+    use_own_modules()
+    keep_freed_memory()
+    cfg, run_dir, stages, resumed = checked.cfg, checked.run_dir, checked.stages, checked.resumed
+    data = checked.values["data"]
+    unset = [key for key, value in OPTIONAL_DATA.items() if data.get(key) == value]
+    if resumed:
+        data = with_own_decisions(data, run_dir)
+    settings = checked.values | {
+        "model": accepted(checked.values["model"], "model", ("features", "size")),
+        "data": accepted(data, "data", ("changed", *unset)),
+    }
+    check_trainer(settings.get("trainer") or {})
+    set_progress(settings["trainer"].get("enable_progress_bar") is not False)
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, run_lock(run_dir, fabric):
+        progress = read_progress(run_dir, stages) if resumed else None
+        out = run_dir if fabric.is_global_zero else Path(scratch)
+        run = Run(cfg, settings, stages, fabric, out, progress, started)
+        if fabric.is_global_zero and not resumed:
+            save_config(cfg, run_dir)
+        try:
+            with nondeterminism_named():
+                yield run
+        except UserError as error:
+            if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
+                (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
+                if run.wrote_decisions:
+                    (out / DECISIONS_FILE).unlink(missing_ok=True)
+            raise
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory for the next feature maps.
+
+    By default it returns every block above 32 MB to the system, which then zeroes new blocks page by page: about a
+    seventh of a frozen epoch's time on a CPU. Peak memory grows by up to an eighth. No effect with other C libraries.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def run_lock(run_dir: Path, fabric: Fabric) -> Iterator[None]:
+    """Let one process at a time, with its ranks, work on a run.
+
+    Raises:
+        UserError: if another process works on it.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    try:
+        # Workers of a process that was killed may hold the lock for a few seconds more.
+        with locked(run_dir / ".lock", str(run_dir), timeout=10):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"{run_dir}: another process is working on this run. Wait until it ends, or stop it."
+        ) from error
+
+
+def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
+    """Write the list of photos of a new run, and decisions about them, and log what was found.
+
+    Raises:
+        UserError: if a run is resumed with other photos.
+    """
+    accept = data.changed == "accept"
+    run_photos.keep_photos(run.out, data.root, data.classes, data.splits, run.resumed, accept)
+    given = run.cfg.data.get("decisions")
+    run.wrote_decisions = keep_decisions(data.decisions, run.out, given, run.resumed)
+    log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)
+    if data.decided:
+        log.info("Decisions %s", data.decided)
+    if data.test:
+        log.info("Test      %d labelled photos, predicted once after the last stage", len(data.test.paths))
+    if data.left_out:
+        log.warning("Warning   %s", data.left_out)
+    if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
+        log.info(
+            "For so few photos recipe=small and recipe=adapt are often better; see 'Which recipe' in docs/lesson.md"
+        )
+
+
+def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
+    """Load the checkpoint, start the other ranks, and draw the augmentation figure.
+
+    Called late, so that config errors are reported before any rank waits for another.
+    """
+    for folder in (run.out, run.out / "checkpoints"):
+        remove_unfinished(folder)
+    if data.bad:
+        write_bad_images(run.out / "bad_images.csv", data.bad)
+    saved = {
+        key: value
+        for key, value in plain_config(run.cfg)["data"].items()
+        if key in run.settings["data"] and key not in NOT_SAVED
+    }
+    run.description = {
+        "model": run.settings["model"],
+        "classes": model.classes,
+        "heads": len(model.heads),
+        "size": data.size,
+        "augment": run.settings["augment"],
+        "data": with_own_decisions(saved, run.out.absolute()),
+        "seed": run.cfg.seed,
+    }
+    if run.checkpoint:
+        load_classifier(run.checkpoint, model, run.description, run.cfg.trust)
+    run.fabric.launch()
+    run.dir = run.fabric.broadcast(run.out)
+    _log_device(run)
+    run.report.metrics["classes"] = model.classes
+    if run.progress.metrics:
+        run.report.resume(run.progress.metrics, run.progress.stages)
+    # Saved now, to be looked at while the run trains; loggers get it at the end.
+    run.figures["augmentation"] = augmentation(data.train_dataset("augmentation", augment=True))
+    with optional("augmentation"):
+        publish(run.figures["augmentation"], run.out / "augmentation.png")
+
+
+def _log_device(run: Run) -> None:
+    """Log and record the device and precision."""
+    device = device_name(run.fabric.device, run.fabric.world_size)
+    log.info("Device    %s, %s", device, run.precision)
+    if run.fabric.is_global_zero:
+        with optional(environment.FILE, "written"):
+            environment.record_start(run.out, device, run.precision)
+    default = run.settings["trainer"].get("precision") is None and run.precision == "32-true"
+    if default and run.fabric.device.type == "cpu" and cpu_computes_bf16():
+        log.info(
+            "This CPU computes bf16 in hardware: trainer.precision=bf16-mixed may be faster (ResNet34 twice as "
+            "fast, but EfficientNet-Lite slower)"
+        )
+    if run.is_trial:
+        log.info("Trial run (fast_dev_run): a few batches of each part; its metrics mean nothing")

@@ -1,0 +1,202 @@
+"""Tables and photos in Parquet files."""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run, draw_photo
+from named import FAST, NAMES, labelled, photos
+from PIL import Image
+
+from dogscats import DogsCatsDataModule
+from dogscats.base.errors import UserError
+from dogscats.data.photos.layouts import DatasetFinder
+from dogscats.data.photos.listing import left_out
+
+
+def test_damaged_parquet_and_missing_parts_are_named(tmp_path: Path) -> None:
+    photos = [{"bytes": encoded(number % 2, number, tmp_path / "drawn"), "path": None} for number in range(8)]
+    columns = {"image": photos, "label": ["a", "b"] * 4, "split": ["train"] * 8}
+    file = write_parquet(tmp_path / "root" / "data" / "train-00000-of-00002.parquet", columns)
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is missing"):
+        DatasetFinder(tmp_path / "root").find()
+    file = file.rename(file.with_name("test-0.parquet"))
+    with pytest.raises(UserError, match="row 1: split is 'train', but the file is named test"):
+        DatasetFinder(tmp_path / "root").find()
+    file = file.rename(file.with_name("train-0.parquet"))
+    content = bytearray(file.read_bytes())
+    content[100:600] = bytes(500)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"train-0\.parquet: it is damaged"):
+        DatasetFinder(tmp_path / "root").find()
+
+
+def test_parquet_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "labels.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"labels\.parquet: Parquet files need pyarrow: pip install .*\[parquet\]"):
+        DatasetFinder(tmp_path, labels="labels.parquet").find()
+
+
+def encoded(label: int, number: int, folder: Path) -> bytes:
+    draw_photo(folder / "x.jpg", label, number)
+    return (folder / "x.jpg").read_bytes()
+
+
+def write_parquet(file: Path, columns: dict[str, Any], names: Sequence[str] = ()) -> Path:
+    """Write a Parquet file; with `names`, as `datasets` writes a column of type ClassLabel."""
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra 'parquet'")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = pyarrow.table(columns)
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        content = content.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(content, file)
+    return file
+
+
+def test_a_table_in_parquet(tmp_path: Path) -> None:
+    photos(tmp_path, *NAMES)
+    numbers = [0] * 5 + [1] * 5
+    write_parquet(tmp_path / "labels.parquet", {"id": [Path(name).stem for name in NAMES], "label": numbers})
+    found = DatasetFinder(tmp_path, labels="labels.parquet").find()
+    assert (found.classes, found.layout) == (["0", "1"], "labels.parquet, 20 % held out")
+    assert sorted(labelled(found)) == NAMES
+    hashes = [b"x"] * 10  # not images
+    write_parquet(tmp_path / "labels.parquet", {"hash": hashes, "id": NAMES, "label": numbers})
+    assert sorted(labelled(DatasetFinder(tmp_path, labels="labels.parquet").find())) == NAMES
+    write_parquet(tmp_path / "labels.parquet", {"id": ["a0", "a1"], "label": ["cat", None]})
+    with pytest.raises(UserError, match="row 2: it has no label"):
+        DatasetFinder(tmp_path, labels="labels.parquet").find()
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_fastais_column_is_valid_in_parquet(tmp_path: Path, images: bool) -> None:
+    names = photos(tmp_path / "root", *NAMES) and [Path(name).stem for name in NAMES]
+    column: dict[str, Any] = {"id": names}
+    if images:
+        column = {"image": [encoded(number % 2, number, tmp_path) for number in range(10)]}
+    columns = {**column, "label": ["a", "b"] * 5, "is_valid": [number > 5 for number in range(10)]}
+    write_parquet(tmp_path / "root" / "labels.parquet", columns)
+    found = DatasetFinder(tmp_path / "root", labels="labels.parquet").find()
+    assert (len(found.train.paths), len(found.valid.paths)) == (6, 4)
+    assert found.layout.startswith("labels.parquet, splits from its column ")
+    columns["is_valid"] = ["maybe"] * 10
+    write_parquet(tmp_path / "root" / "labels.parquet", columns)
+    with pytest.raises(UserError, match=r"row 1: (its )?is_valid is 'maybe', expected "):
+        DatasetFinder(tmp_path / "root", labels="labels.parquet").find()
+
+
+def dataset(root: Path, scratch: Path, named: bool = True) -> Path:
+    """A dataset as on the hub of Hugging Face."""
+    for split, count in (("train", 6), ("validation", 2), ("test", 2)):
+        images = [
+            {"bytes": encoded(label, number + 100 * count, scratch), "path": f"p{number}_{label}.jpg"}
+            for label in (0, 1)
+            for number in range(count)
+        ]
+        write_parquet(
+            root / "data" / f"{split}-00000-of-00001.parquet",
+            {"image": images, "label": [0] * count + [1] * count},
+            ["cat", "dog"] if named else (),
+        )
+    return root
+
+
+def test_photos_in_parquet_files_are_unpacked_once(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "root", tmp_path)
+    found = DatasetFinder(root).find()
+    assert found.classes == ["cat", "dog"]
+    assert found.test is not None
+    assert [len(part.paths) for part in (found.train, found.valid, found.test)] == [12, 4, 4]
+    assert left_out(root, found.used) == []
+    (folder,) = (root / "tmp").glob("parquet-*[!k]")
+    assert found.train.root == folder
+    assert found.train.paths[0] == "train/0000001_p0_0.jpg"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert DatasetFinder(root).find() == found
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    # Of another root with the cache elsewhere, too: names of photos are the same.
+    elsewhere = DatasetFinder(root, cache_dir=str(tmp_path / "cache")).find()
+    assert (elsewhere.train.paths, elsewhere.valid.paths) == (found.train.paths, found.valid.paths)
+    dataset(root, tmp_path, named=False)
+    assert DatasetFinder(root).find().classes == ["0", "1"]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_one_parquet_file_as_labels(tmp_path: Path, binary: bool) -> None:
+    images: list[Any] = [encoded(label, number, tmp_path) for label in (0, 1) for number in range(5)]
+    images = images if binary else [{"bytes": image, "path": None} for image in images]
+    file = write_parquet(tmp_path / "root" / "all.parquet", {"photo": images, "breed": ["cat"] * 5 + ["dog"] * 5})
+    data = DogsCatsDataModule(file.parent, size=24, batch_size=4, num_workers=0, labels="all.parquet", limit=3)
+    data.prepare_data()
+    data.setup()
+    assert data.layout == "all.parquet, 20 % held out"
+    assert data.summary == "6 training and 2 validation photos of cat, dog"
+    assert next(iter(data.val_dataloader())).inputs.shape == (2, 3, 24, 24)
+    assert data.left_out == ""
+
+
+def test_unlabelled_and_damaged_parquet(tmp_path: Path) -> None:
+    image = encoded(0, 0, tmp_path)
+    root = tmp_path / "root"
+    for split, labels in (("train", [0, 0, 1, 1]), ("test", [-1, -1])):
+        write_parquet(root / f"{split}.parquet", {"image": [image] * len(labels), "label": labels}, ["cat", "dog"])
+    found = DatasetFinder(root).find()
+    assert found.test is None
+    assert len(found.unlabelled.paths) == 2
+    assert all((found.unlabelled.root / path).is_file() for path in found.unlabelled.paths)
+    write_parquet(root / "train.parquet", {"image": [image], "label": [-1]}, ["cat", "dog"])
+    with pytest.raises(UserError, match=r"train\.parquet: row 1: it has no label"):
+        DatasetFinder(root).find()
+    write_parquet(root / "train.parquet", {"image": [image, None], "label": [0, 1]}, ["cat", "dog"])
+    with pytest.raises(UserError, match=r"train\.parquet: row 2: it has no image"):
+        DatasetFinder(root).find()
+    write_parquet(root / "train.parquet", {"id": ["a"], "label": [0]})
+    with pytest.raises(UserError, match=r"train\.parquet: it has no column of images; its columns are id, label"):
+        DatasetFinder(root).find()
+    (root / "train.parquet").write_bytes(b"no table")
+    with pytest.raises(UserError, match=r"train\.parquet: it is not a Parquet file"):
+        DatasetFinder(root).find()
+    assert not list((root / "tmp").glob(".parquet-*.unpacking"))
+
+
+@pytest.mark.fault("disk full while photos are unpacked from Parquet files: named, nothing half-written")
+def test_a_full_disk_leaves_nothing_half_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = dataset(tmp_path / "root", tmp_path)
+    write, written = Path.write_bytes, io.StringIO()
+
+    def fails(self: Path, data: bytes) -> int:
+        if written.write("x") and len(written.getvalue()) > 5:
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    with pytest.raises(UserError, match=r"parquet-.*it cannot be written \(No space left"):
+        DatasetFinder(root).find()
+    monkeypatch.undo()
+    assert not [path for path in (root / "tmp").iterdir() if path.is_dir()]
+    assert len(DatasetFinder(root).find().train.paths) == 12
+
+
+def test_a_run_on_photos_in_parquet_files(run_command: Run, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "root", tmp_path)
+    result = run_command("train.py", f"data.root={root}", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert (
+        "12 training and 4 validation photos of cat, dog; layout: data/*.parquet, splits from the names of the"
+        in result.stdout
+    )
+    final = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
+    assert {"test_acc", "test_loss"} <= set(final)
+    evaluated = run_command("evaluate.py", "run=run", "split=test", "hydra.run.dir=evaluated", "callbacks.tta.n_aug=0")
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["accuracy"]) == (4, final["test_acc"])
+    with Image.open(next((root / "tmp").glob("parquet-*/train/*.jpg"))) as picture:
+        assert picture.size == (60, 48)
