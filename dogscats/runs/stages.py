@@ -12,9 +12,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base.errors import optional
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.divergence import StopAtDivergence
-from dogscats.lesson.keep_best import KeepBest
-from dogscats.lesson.loss_scale import LossScale
+from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
 from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
 from dogscats.lesson.stage import Stage
 from dogscats.report.figures.curves import lr_curve

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as nnf
 
 from dogscats.base.console import progress_bar
-from dogscats.suspects.neighbors import nearest
+from dogscats.reliability.neighbors import nearest
 
 COARSE = 8
 """Side of the thumbnails that candidates are looked for by, in pixels."""

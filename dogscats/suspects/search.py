@@ -9,10 +9,10 @@ import torch
 
 from dogscats.base.files import write_csv
 from dogscats.data.photos.layouts import Photos
+from dogscats.reliability.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.appearance import Appearance, look_at, quality
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities
-from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 
 KINDS = {
     "label": "Wrong label?",

@@ -15,11 +15,11 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import read_csv
 from dogscats.data.photos.layouts import Photos
 from dogscats.predict.suspects_of_run import frozen_checkpoint
+from dogscats.reliability.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects import search
 from dogscats.suspects.appearance import look_at, quality
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
-from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.search import Labelled, find_suspects
 
 
