@@ -1,15 +1,13 @@
 """How photos look: a thumbnail of each, and bad quality: blank, very dark or bright, tiny, or blurred."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.base.console import progress_bar
+from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.data.pixels.images import UnreadableImageError, decode
 
@@ -21,9 +19,6 @@ SHARPNESS_SIDE = 256
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
-
-GROUP = 256
-"""Photos that are decoded ahead."""
 
 MIN_CONTRAST = 4.0
 """Standard deviation of brightness, from 0 to 255, below which a photo shows nothing."""
@@ -79,15 +74,8 @@ def look_at(root: Path, paths: Sequence[str]) -> Appearance:
         small = nnf.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
         thumbnails[index] = small[0, 0].round().to(torch.uint8)
 
-    # Threads suffice: the decoders release the GIL.
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(paths, "Looking at photos", len(paths), "photo") as bar,
-    ):
-        for start in range(0, len(paths), GROUP):
-            group = range(start, min(start + GROUP, len(paths)))
-            for _ in pool.map(look, group):
-                bar.update()
+    for _ in in_threads(look, range(len(paths)), "Looking at photos"):
+        pass
     return Appearance(thumbnails, *numbers.unbind(dim=1))
 
 

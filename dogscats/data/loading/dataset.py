@@ -55,14 +55,8 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
         return image, self.photos.labels[index] if self.photos.labels else -1, index
 
 
-def collate(samples: Sequence[tuple[torch.Tensor, int, int]]) -> Batch:
-    """Stack samples into a `Batch` in channels_last memory format."""
-    images, labels, indices = zip(*samples, strict=True)
-    return Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
-
-
 class PhotoBatches(Dataset[Batch]):
-    """Batches of photos, indexed by lists of `(index, epoch)`.
+    """Batches of photos in channels_last memory format, indexed by lists of `(index, epoch)`.
 
     Args:
         dataset: dataset of single photos.
@@ -75,7 +69,8 @@ class PhotoBatches(Dataset[Batch]):
         return len(self.dataset)
 
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        batch = collate([self.dataset[key] for key in keys])
+        images, labels, indices = zip(*(self.dataset[key] for key in keys), strict=True)
+        batch = Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
         if get_worker_info() is not None:
             # Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and
             # the loader would wait forever.

@@ -8,11 +8,9 @@ as long, PNG ten times and 220 kB; uncompressed, 400 kB. See `benchmarks/large_p
 
 import io
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dogscats.base.console import progress_bar
+from dogscats.base.console import in_threads
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path
@@ -136,12 +134,8 @@ def make_copies(shrink: Shrink, root: Path, paths: Sequence[str]) -> None:
         except UnreadableImageError as error:
             log.debug("%s: %s", path, error)  # said with its name when it is read for training
 
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(paths, "Shrinking photos", len(paths), "photo") as bar,
-    ):
-        for _ in pool.map(make, paths):
-            bar.update()
+    for _ in in_threads(make, paths, "Shrinking photos"):
+        pass
 
 
 def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
