@@ -72,6 +72,7 @@ class DogsCatsDataModule(LightningDataModule):
         train: training photos, after `setup` and decisions.
         valid: validation photos, after `setup` and decisions.
         test: labelled test photos, after `setup` and decisions; `None` without any.
+        splits: labelled photos of each split that has any, after `setup`: train, valid and perhaps test.
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad: the reason for each skipped photo, after `setup`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
@@ -82,8 +83,7 @@ class DogsCatsDataModule(LightningDataModule):
     """
 
     test: Photos | None = None
-    held_out = ""
-    decided = ""
+    held_out = decided = ""
 
     def __init__(
         self,
@@ -175,8 +175,8 @@ class DogsCatsDataModule(LightningDataModule):
         """
         if hasattr(self, "train"):
             return
-        found, changes = self._found, self._changes
-        splits = dict(zip(found.splits, self._usable(changes, *found.splits.values()), strict=True))
+        found = self._found
+        splits = dict(zip(found.splits, self._usable(self._changes, *found.splits.values()), strict=True))
         for split, photos in splits.items():
             labels = set(photos.labels)
             missing = [name for number, name in enumerate(found.classes) if number not in labels]
@@ -186,12 +186,8 @@ class DogsCatsDataModule(LightningDataModule):
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
                     + bad_listed(photos.root, self.bad)
                 )
-        self.train, self.valid, self.test = splits["train"], splits["valid"], splits.get("test")
-
-    @property
-    def splits(self) -> dict[str, Photos]:
-        """Labelled photos of each split that has any, after `setup`: train, valid and perhaps test."""
-        return {"train": self.train, "valid": self.valid} | ({"test": self.test} if self.test else {})
+        self.splits, self.test = splits, splits.get("test")
+        self.train, self.valid = splits["train"], splits["valid"]
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.

@@ -40,15 +40,12 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         index, epoch = key
-        path = self.photos.paths[index]
+        root, path = self.photos.root, self.photos.paths[index]
         shrink, quietly = self.photos.shrink, path in self.photos.odd
         try:
-            if shrink is None:
-                image = read_image(self.photos.root / path, quietly)
-            else:
-                image = shrink.read(self.photos.root, path, quietly)
+            image = shrink.read(root, path, quietly) if shrink else read_image(root / path, quietly)
         except UnreadableImageError as error:
-            raise UserError(f"{shown(self.photos.root / path)}: it became unreadable ({error}).") from None
+            raise UserError(f"{shown(root / path)}: it became unreadable ({error}).") from None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(self.seed, epoch, path))
             image = self.transform(image)

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, as_user_error, first_line
-from dogscats.base.text import listed, shown
+from dogscats.base.text import listed
 from dogscats.data.photos.split import IS_VALID
 
 SEPARATORS = ",;\t"
@@ -26,15 +26,6 @@ COLUMNS = {
     "split": ("split", "set", "subset", IS_VALID),
 }
 """Names of each column, in any case; the first that a table has is used."""
-
-MOST_NAMED = 5
-"""Number of rows that an error names."""
-
-
-def rows_named(rows: Sequence[tuple[str, str]]) -> str:
-    """Name the first rows for a message, from where they are and their paths: `line 3 'a.jpg', line 4 'b.jpg', ...`."""
-    more = ", ..." if len(rows) > MOST_NAMED else ""
-    return ", ".join(f"{where} {shown(path)!r}" for where, path in rows[:MOST_NAMED]) + more
 
 
 def table_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:

@@ -9,7 +9,7 @@ from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.listing import FileIndex, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
-from dogscats.data.photos.table_rows import find_columns, has_images, rows_named, table_rows
+from dogscats.data.photos.table_rows import find_columns, has_images, table_rows
 
 
 class Table:
@@ -38,7 +38,7 @@ class Table:
         columns = find_columns(name, header)
         column = header[columns["split"]].strip() if "split" in columns else ""
         self.splits_from = f"its column {column}" if column else ""
-        files, seen, missing, count = FileIndex(root), dict[str, tuple[str, str, str]](), list[tuple[str, str]](), 0
+        files, seen, missing, count = FileIndex(root), dict[str, tuple[str, str, str]](), list[str](), 0
         self._names = files.names
         for where, cells in rows:
             count += 1
@@ -49,7 +49,7 @@ class Table:
                 raise UserError(f"{name}: {where}: it has no {what}. Fill it in, or remove the row.")
             found = files.find(written)
             if not found:
-                missing.append((where, written))
+                missing.append(f"{where} {shown(written)!r}")
                 continue
             path, *others = found
             if others:
@@ -65,7 +65,7 @@ class Table:
                 )
         if missing:
             raise UserError(
-                f"{name}: {len(missing)} of {count} rows name files that are not in {root}: {rows_named(missing)}. Add "
+                f"{name}: {len(missing)} of {count} rows name files that are not in {root}: {listed(missing, 5)}. Add "
                 "the files, remove the rows, or set data.root to the folder that the paths are relative to."
             )
 

@@ -116,28 +116,6 @@ def resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def make_copies(shrink: Shrink, root: Path, paths: Sequence[str]) -> None:
-    """Make the copies of large photos, with all cores.
-
-    Args:
-        shrink: side and folder.
-        root: folder that `paths` are relative to.
-        paths: paths of large photos.
-
-    Raises:
-        Failure: if they cannot be written.
-    """
-
-    def make(path: str) -> None:
-        try:
-            shrink.keep(root, path, decode(root / path, quietly=True, least=shrink.side).pixels)
-        except UnreadableImageError as error:
-            log.debug("%s: %s", path, error)  # said with its name when it is read for training
-
-    for _ in in_threads(make, paths, "Shrinking photos"):
-        pass
-
-
 def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
     """Estimate from a sample of photos whether there is room for copies, before any photo is decoded.
 
@@ -181,10 +159,18 @@ def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) 
     missing = [path for path in large if shrink.copies[path] not in there]
     if shrink.folder is None or not missing:
         return shrink
+
+    def make(path: str) -> None:
+        try:
+            shrink.keep(root, path, decode(root / path, quietly=True, least=shrink.side).pixels)
+        except UnreadableImageError as error:
+            log.debug("%s: %s", path, error)  # said with its name when it is read for training
+
     reason = "There is too little disk space."
     try:
         if _has_room(shrink, [sizes[path] for path in missing]):
-            make_copies(shrink, root, missing)
+            for _ in in_threads(make, missing, "Shrinking photos"):
+                pass
             return shrink
     except Failure as error:
         if shrink.required:
@@ -195,12 +181,7 @@ def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) 
 
 
 def _has_room(shrink: Shrink, sizes: Sequence[tuple[int, int]], share: float = 1) -> bool:
-    """Return whether the disk has room for copies, by an estimate, and log how much they need.
-
-    Args:
-        shrink: side and folder.
-        sizes: width and height of large photos.
-        share: number of all large photos for each of these.
+    """Return whether the disk has room for copies, and log how much they need, if each size stands for `share` photos.
 
     Raises:
         Failure: if there is too little room and copies are required.
