@@ -28,11 +28,13 @@ LIBRARIES = {
 """Packages whose own errors are about settings, and their names."""
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+"""Error numbers of a full disk."""
+
 FILE_UNUSABLE = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR),
 }
-"""Error numbers of a full disk, and of other causes outside the program."""
+"""Error numbers of other causes outside the program."""
 
 
 class UserError(ValueError):
@@ -87,7 +89,7 @@ def as_user_error(
     Args:
         subject: file or setting.
         what: what is wrong, without the reason, which is the first line of the error; if empty, the message is
-            `<subject>: <reason>`.
+            `<subject>: <text of the error>`.
         advice: what to do next.
         errors: errors to turn; others pass unchanged.
         raises: class of the new error, or a function that makes it from the message.
@@ -101,7 +103,8 @@ def as_user_error(
         raise
     except errors as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise raises(f"{subject}: {what} ({reason}). {advice}".rstrip() if what else f"{subject}: {reason}") from error
+        message = f"{what} ({reason}). {advice}" if what else " ".join(str(error).split()) or reason
+        raise raises(f"{subject}: {message}".rstrip()) from error
 
 
 def user_message(error: BaseException) -> str | None:
