@@ -43,11 +43,6 @@ class RunProgress:
     stages: Sequence[str] = ()
     checkpoint: Path | None = None
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return bool(self.metrics.get("final"))
-
 
 class Run:
     """State shared by the stages of a run.
@@ -109,7 +104,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the resumed run is already finished."""
-        return self.progress.finished and not self.unreported.exists()
+        return bool(self.progress.metrics.get("final")) and not self.unreported.exists()
 
     @property
     def unreported(self) -> Path:
@@ -120,8 +115,8 @@ class Run:
     def has_default_recipe(self) -> bool:
         """Whether this new run has the default recipe because no other was chosen."""
         hydra = HydraConfig.get()
-        named = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
-        return not self.resumed and hydra.runtime.choices.get("recipe") == "lesson1" and not named
+        chosen = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
+        return not (self.resumed or chosen) and hydra.runtime.choices.get("recipe") == "lesson1"
 
     @property
     def is_trial(self) -> bool:
