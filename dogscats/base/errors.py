@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,10 +127,11 @@ def user_message(error: BaseException) -> str | None:
         return f"{error.group}.{error}" if error.group else str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL | FILE_UNUSABLE:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
-        what, advice = (
-            ("written", "Free some space, or choose") if error.errno in DISK_FULL else ("used", "Fix it, or choose")
+        full = error.errno in DISK_FULL
+        what, advice = ("written", "Free some space") if full else ("used", "Fix it")
+        return (
+            f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice}, or choose another folder."
         )
-        return f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice} another folder."
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|bad alloc", str(error)):
         return (
             f"Not enough memory ({first_line(error)}). Set a smaller data.batch_size, fewer data.num_workers, or a "
@@ -148,7 +148,11 @@ def user_message(error: BaseException) -> str | None:
             "data.num_workers (0 needs none) or a smaller data.batch_size."
         )
     if isinstance(error, OverrideParseException):
-        return _how_to_quote(error)
+        key, _, value = error.override.partition("=")
+        return (
+            f"{error.override}: Hydra cannot read this argument. Text with characters other than letters, digits and "
+            f"/-_. is quoted for Hydra, and once more for the shell: {setting(key, value)}"
+        )
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
         return "The process of a job was killed, perhaps for lack of memory. Set fewer hydra.launcher.n_jobs."
     if unknown := re.match(r"Could not override '([^']*)'", str(error)):
@@ -163,9 +167,7 @@ def user_message(error: BaseException) -> str | None:
     if type(error).__name__ == "MisconfigurationException" or (isinstance(error, kinds) and library == "Lightning"):
         return f"Lightning: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where.)"
     if isinstance(error, kinds) and library == "Hydra":
-        groups = [argument for argument in sys.argv[1:] if "." not in argument.partition("=")[0]]
-        hint = f" Is it one of {', '.join(groups)}?" if "group" in str(error) else ""
-        return f"Hydra: {' '.join(str(error).split())}.{hint} (HYDRA_FULL_ERROR=1 shows where.)"
+        return f"Hydra: {' '.join(str(error).split())}. (HYDRA_FULL_ERROR=1 shows where.)"
     return None
 
 
@@ -177,17 +179,6 @@ def optional(what: str, done: str = "drawn") -> Iterator[None]:
     except Exception as error:  # a user's own function can raise anything
         log.warning("%s could not be %s: %s", what, done, shown(user_message(error) or repr(error)))
         log.debug("", exc_info=True)
-
-
-def _how_to_quote(error: OverrideParseException) -> str:
-    """Say how to write a setting that Hydra cannot parse."""
-    key, equals, value = error.override.partition("=")
-    if not (equals and value and re.fullmatch(r"[+~]{0,2}[\w./@-]+", key)):
-        return f"{error.override}: Hydra cannot read this argument. A setting is <key>=<value>."
-    return (
-        f"{error.override}: Hydra cannot read this value. Quote text with characters other than letters, digits and "
-        f"/-_. for Hydra, and once more for the shell: {setting(key, value)}"
-    )
 
 
 def _raised_in(error: BaseException) -> str | None:

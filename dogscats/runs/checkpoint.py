@@ -6,7 +6,6 @@ programs find `classes`, `size`, `mean` and `std` there.
 """
 
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import pytorch_lightning
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
@@ -41,7 +40,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     with atomic_path(path) as temporary:
         try:
             (write_safetensors if path.suffix == SAFETENSORS else torch.save)(checkpoint, temporary)
-        except (RuntimeError, SafetensorError) as error:  # the writers hide the OS error
+        except RuntimeError as error:  # torch.save hides the OS error
             raise cannot_write(path, first_line(error)) from error
         line = f"{digest(temporary)}  {path.name}\n"
         # Until the file is replaced, the digest of the previous one must stay valid too.
@@ -79,24 +78,16 @@ def write_safetensors(checkpoint: Mapping[str, Any], path: Path) -> None:
         for key, value in checkpoint["state_dict"].items()
     }
     values = {**checkpoint["hyper_parameters"], "stage": checkpoint["stage"]}
-    path.touch()
-    mode = path.stat().st_mode
     # Other readers of such files look for "format".
-    save_file(state, path, {"format": "pt"} | {key: json.dumps(value) for key, value in values.items()})
-    _sort_metadata(path)
-    path.chmod(mode)  # newer versions of safetensors make files that others cannot read
-
-
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata, written in random order by the library, so that equal weights give equal files."""
-    with path.open("r+b") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        assert len(text) <= size, "the same JSON, without the padding"
-        file.seek(8)
-        file.write(text.ljust(size))
+    content = save(state, {"format": "pt"} | {key: json.dumps(value) for key, value in values.items()})
+    # The library writes the metadata in random order. They are sorted, so that equal weights give equal files.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    with path.open("wb") as file:
+        file.write(content[:8] + text.ljust(end - 8))
+        file.write(memoryview(content)[end:])
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
