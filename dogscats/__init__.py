@@ -12,21 +12,15 @@ if TYPE_CHECKING:
     from dogscats.data.loading.datamodule import DogsCatsDataModule
     from dogscats.data.loading.sample_data import SampleDataModule
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
-    from dogscats.lesson.backbone import (
-        Backbone,
-        efficientnet_lite0,
-        efficientnet_lite1,
-        efficientnet_lite2,
-        resnet34,
-        timm_backbone,
-    )
+    from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
     from dogscats.lesson.lr_finder import LRFinder, find_lr
-    from dogscats.lesson.lr_trace import LRTrace
     from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.predictions import Predictions
-    from dogscats.lesson.sgdr import SGDR, LRSchedule
+    from dogscats.lesson.sgdr import SGDR, LRSchedule, LRTrace
     from dogscats.lesson.tta import TTA
+    from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
+    from dogscats.networks.timm_backbone import timm_backbone
     from dogscats.predict.predictor import Predictor
     from dogscats.report.history import History
     from dogscats.report.report_callback import Pictures, Report
@@ -42,7 +36,7 @@ _MODULES = {
     "History": "report.history",
     "LRFinder": "lesson.lr_finder",
     "LRSchedule": "lesson.sgdr",
-    "LRTrace": "lesson.lr_trace",
+    "LRTrace": "lesson.sgdr",
     "LogFormatter": "base.text",
     "OutputFolder": "runs.directory",
     "Pictures": "report.report_callback",
@@ -52,15 +46,15 @@ _MODULES = {
     "SampleDataModule": "data.loading.sample_data",
     "SweepReport": "runs.sweep",
     "crops": "data.pixels.transforms",
-    "efficientnet_lite0": "lesson.backbone",
-    "efficientnet_lite1": "lesson.backbone",
-    "efficientnet_lite2": "lesson.backbone",
+    "efficientnet_lite0": "networks.efficientnet_lite",
+    "efficientnet_lite1": "networks.efficientnet_lite",
+    "efficientnet_lite2": "networks.efficientnet_lite",
     "evaluation_metrics": "lesson.metrics",
     "find_lr": "lesson.lr_finder",
     "none": "data.pixels.transforms",
     "resnet34": "lesson.backbone",
     "side_on": "data.pixels.transforms",
-    "timm_backbone": "lesson.backbone",
+    "timm_backbone": "networks.timm_backbone",
     "top_down": "data.pixels.transforms",
 }
 """Module of each public name."""

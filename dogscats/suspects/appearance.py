@@ -16,7 +16,7 @@ from dogscats.data.pixels.images import UnreadableImageError, decode
 THUMBNAIL = 48
 """Side of a thumbnail in pixels: 5 % cropped from a photo are 2 of them, which alignment can tell."""
 
-SIDE = 256
+SHARPNESS_SIDE = 256
 """Pixels of the short side at which sharpness is measured, so that it depends on the picture, not on the camera."""
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
@@ -25,16 +25,16 @@ LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 GROUP = 256
 """Photos that are decoded ahead."""
 
-BLANK = 4.0
+MIN_CONTRAST = 4.0
 """Standard deviation of brightness, from 0 to 255, below which a photo shows nothing."""
 
-DARK, BRIGHT = 25.0, 240.0
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 25.0, 240.0
 """Mean brightness below and above which little can be told."""
 
-TINY = 0.3
+MIN_SIDE_RATIO = 0.3
 """Share of the side that the network takes: smaller photos are enlarged to a blur."""
 
-BLURRED = 0.06
+MIN_SHARPNESS_RATIO = 0.06
 """Sharpness relative to contrast below which edges are wide."""
 
 
@@ -69,7 +69,7 @@ def look_at(root: Path, paths: Sequence[str]) -> Appearance:
 
     def look(index: int) -> None:
         try:
-            found = decode(root / paths[index], quietly=True, least=SIDE)
+            found = decode(root / paths[index], quietly=True, least=SHARPNESS_SIDE)
         except (UnreadableImageError, Failure):
             return
         gray = (found.pixels * LUMA).sum(dim=0, keepdim=True)[None]
@@ -93,7 +93,7 @@ def look_at(root: Path, paths: Sequence[str]) -> Appearance:
 
 def _sharpness(gray: torch.Tensor) -> torch.Tensor:
     """Return the standard deviation of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing", 2000)."""
-    scale = SIDE / min(gray.shape[2:])
+    scale = SHARPNESS_SIDE / min(gray.shape[2:])
     if scale < 1:
         size = [max(round(side * scale), 3) for side in gray.shape[2:]]
         gray = nnf.interpolate(gray, size, mode="bilinear", antialias=True)
@@ -115,15 +115,15 @@ def quality(appearance: Appearance, size: int) -> tuple[torch.Tensor, Callable[[
     """
     a = appearance
     ratios = {  # above 1: bad
-        "blank: its contrast is {:.1f} of 255": (BLANK / a.contrast.clamp_min(1e-3), a.contrast),
-        "dark: its brightness is {:.0f} of 255": (DARK / a.brightness.clamp_min(1e-3), a.brightness),
+        "blank: its contrast is {:.1f} of 255": (MIN_CONTRAST / a.contrast.clamp_min(1e-3), a.contrast),
+        "dark: its brightness is {:.0f} of 255": (MIN_BRIGHTNESS / a.brightness.clamp_min(1e-3), a.brightness),
         "bright: its brightness is {:.0f} of 255": (
-            (255 - BRIGHT) / (255 - a.brightness).clamp_min(1e-3),
+            (255 - MAX_BRIGHTNESS) / (255 - a.brightness).clamp_min(1e-3),
             a.brightness,
         ),
-        f"small: {{:.0f}} pixels, for a network of {size}": (TINY * size / a.sides, a.sides),
+        f"small: {{:.0f}} pixels, for a network of {size}": (MIN_SIDE_RATIO * size / a.sides, a.sides),
         "blurred: its sharpness is {:.3f} of its contrast": (
-            BLURRED * a.contrast / a.sharpness.clamp_min(1e-3),
+            MIN_SHARPNESS_RATIO * a.contrast / a.sharpness.clamp_min(1e-3),
             a.sharpness / a.contrast.clamp_min(1e-3),
         ),
     }

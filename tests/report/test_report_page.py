@@ -180,7 +180,7 @@ def test_a_missing_file_leaves_its_section_out(run_dir: Path, tmp_path: Path, fi
     after = Page(write_page(copy))
     assert not caplog.records
     assert len(after.elements) < len(before.elements)
-    assert "How to repeat it" in after.text
+    assert "Reproduce this run" in after.text
 
 
 @pytest.mark.usefixtures("blank_pictures")
