@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torchvision.transforms import v2
 
 from dogscats import Backbone, DogsCatsDataModule, Predictions
+from dogscats.runs.signals import Interrupted
 
 
 def network() -> Backbone:
@@ -56,7 +57,8 @@ class Older(DogsCatsDataModule):
 class Epochs(Callback):
     """Counts epochs, and keeps the count when a stage is resumed.
 
-    The environment variable INTERRUPT, a stage and a number of epochs, has SIGTERM come then.
+    The environment variable INTERRUPT, a stage and a number of epochs, has the run interrupted then, as SIGTERM
+    would: a signal could reach the process that runs the tests.
     """
 
     def __init__(self, word: str) -> None:
@@ -66,7 +68,7 @@ class Epochs(Callback):
         self.count += 1
         print(f"{self.word}: {pl_module.stage} {self.count}")
         if os.environ.get("INTERRUPT") == f"{pl_module.stage} {self.count}":
-            signal.raise_signal(signal.SIGTERM)
+            raise Interrupted(signal.SIGTERM)
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count}
