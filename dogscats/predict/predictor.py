@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
-from dogscats.base.trust import build, checked, load_config, rebuild
+from dogscats.base.trust import build, checked, rebuild
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.loading.photo_check import examine
@@ -69,7 +69,7 @@ class Predictor:
         Args:
             source: run directory, for its `checkpoints/last.ckpt`; a checkpoint; or a `model.safetensors`.
             trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
-            keep: share of the validation photos that get a class; `None` for the run's thresholds.
+            keep: share of the validation photos that are classified; `None` for the run's thresholds.
 
         Raises:
             UserError: if the run or checkpoint does not exist, cannot be read, was not saved by a stage, or names
@@ -80,20 +80,16 @@ class Predictor:
         checkpoint = read_checkpoint(file)
         try:
             saved, state = checked(checkpoint["hyper_parameters"], file, trust), checkpoint["state_dict"]
-            size, heads, seed, data = saved["size"], saved["heads"], saved.get("seed", 0), saved.get("data")
             check_description(saved, state)
             folder = file.resolve().parent
             run_dir = folder.parent if folder.name == "checkpoints" else folder
-            config_file = run_dir / "config.yaml"
-            if data is None and config_file.is_file():  # an older checkpoint without these keys
-                config = load_config(config_file, trust)
-                data, seed = config.get("data"), config.get("seed", 0)
-            data = data and with_own_decisions(data, run_dir)
+            data = with_own_decisions(saved["data"], run_dir)
             body = rebuild(Backbone, saved["model"], file, trust)
-            model = Classifier(body, saved["classes"], heads)
+            model = Classifier(body, saved["classes"], saved["heads"])
             model.load_state_dict(state)
             reliability = read_reliability(run_dir, state, keep)
-            return cls(model, size, build(saved["augment"], file, trust), seed, data, reliability)
+            augment = build(saved["augment"], file, trust)
+            return cls(model, saved["size"], augment, saved["seed"], data, reliability)
         except ArgumentError as error:
             raise UserError(f"{file}: {error}") from error
         except UserError:

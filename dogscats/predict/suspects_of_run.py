@@ -17,7 +17,7 @@ from dogscats.lesson.stage import GROUPS, make_stages
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.report import page as run_page
-from dogscats.suspects.search import CERTAIN, Labelled, Suspect, by_kind, find_suspects, joined, write_suspects
+from dogscats.suspects.search import LIKELY_SCORE, Labelled, Suspect, by_kind, find_suspects, joined, write_suspects
 from dogscats.suspects.suspects_page import write_page
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def report_suspects(
     write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes, decisions)
     rows = [[f"suspects among {len(labelled.paths)} photos", "likely", "listed"]]
     for kind, found in by_kind(suspects).items():
-        rows.append([kind, str(sum(suspect.score > CERTAIN for suspect in found)), str(len(found))])
+        rows.append([kind, str(sum(suspect.score > LIKELY_SCORE for suspect in found)), str(len(found))])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
     log.info("\nOpen %s in a browser, decide, and save decisions.csv. Then:", shown(page))
     log.info("%s data.decisions=<file>", shown(trained_by or command("train")))

@@ -1,13 +1,12 @@
 """Whether the depths of a network agree on the class of a photo, as they do for photos of a known class.
 
 A ridge regression predicts the class from the features of each depth alone. Its answer to a training photo is computed
-as if the photo had been left out, as answers to unseen photos are. That has a closed form: Hastie, Tibshirani and
-Friedman, "The Elements of Statistical Learning", 2nd edition, equation 7.64. A stranger is farther from what is usual
-for its nearest class than from what is usual for all photos: Ren et al., "A Simple Fix to Mahalanobis Distance for
-Improving Near-OOD Detection", https://arxiv.org/abs/2106.09022.
+as if the photo had been left out, as answers to unseen photos are. A stranger is farther from what is usual for its
+nearest class than from what is usual for all photos: Ren et al., "A Simple Fix to Mahalanobis Distance for Improving
+Near-OOD Detection", https://arxiv.org/abs/2106.09022.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -23,9 +22,6 @@ SHRINKAGE = 0.2
 
 MAX_CLASSES, MAX_ANSWERS = 256, 512
 """Largest number of classes, and of answers of all depths together: more would take too many megabytes."""
-
-ARRAYS = ("weight", "bias", "centers", "within", "center", "overall")
-"""Names of the arrays of a `Disagreement`."""
 
 
 class Disagreement(Sign):
@@ -47,6 +43,9 @@ class Disagreement(Sign):
     """
 
     ordinary = 0.95
+    names = ("widths", "weight", "bias", "centers", "within", "center", "overall")
+    large = ("weight", "within", "overall")
+    widths: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
     centers: torch.Tensor
@@ -54,11 +53,9 @@ class Disagreement(Sign):
     center: torch.Tensor
     overall: torch.Tensor
 
-    def __init__(self, widths: Sequence[int], **arrays: torch.Tensor):
-        super().__init__()
-        self.widths = list(widths)
-        for name in ARRAYS:  # not persistent: checkpoints stay as they are
-            self.register_buffer(name, arrays[name].float(), persistent=False)
+    def __init__(self, **arrays: torch.Tensor):
+        super().__init__(**arrays)
+        self.sizes: list[int] = self.widths.tolist()
 
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
@@ -98,7 +95,7 @@ class Disagreement(Sign):
             for values in (deviations, answers - mean)
         )
         return cls(
-            widths,
+            widths=torch.tensor(widths),
             weight=torch.cat(weights).half(),  # as it is read from the file
             bias=torch.cat(biases) / deviation,
             centers=means @ within,
@@ -110,7 +107,7 @@ class Disagreement(Sign):
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute how unusual the answers to photos are `(B,)`; larger for strangers."""
         sources = ((computed.features, 1), (self.weight, 0))
-        blocks, weights = (torch.split(values, self.widths, axis) for values, axis in sources)
+        blocks, weights = (torch.split(values, self.sizes, axis) for values, axis in sources)
         answers = [nnf.normalize(block.float(), dim=1) @ weight for block, weight in zip(blocks, weights, strict=True)]
         said = torch.cat(answers, dim=1) + self.bias
         inside, outside = said @ self.within, said @ self.overall - self.center
@@ -118,19 +115,18 @@ class Disagreement(Sign):
         nearest = (squares - 2 * inside @ self.centers.T).amin(dim=1)
         return nearest - outside.square().sum(dim=1)
 
-    def arrays(self) -> dict[str, torch.Tensor]:
-        """Return the arguments of the class."""
-        large = ("weight", "within", "overall")
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        saved = {name: values.half() if name in large else values.float() for name, values in arrays.items()}
-        return {"widths": torch.tensor(self.widths), **saved}
 
-    @classmethod
-    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self | None:
-        """Restore it if its widths are in the file."""
-        if "widths" not in arrays:
-            return None
-        return cls(arrays["widths"].tolist(), **{name: arrays[name] for name in ARRAYS})
+def without_photo(answers: torch.Tensor, targets: torch.Tensor, leverage: torch.Tensor) -> torch.Tensor:
+    """Compute what a linear regression would answer to each photo if it had been fitted without it.
+
+    Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 2nd edition, equation 7.64.
+
+    Args:
+        answers: answers of the regression that was fitted to all photos `(N, C)`.
+        targets: what it was fitted to `(N, C)`.
+        leverage: diagonal of the hat matrix `(N, 1)`.
+    """
+    return (answers - leverage * targets) / (1 - leverage).clamp_min(1e-3)
 
 
 def _regress(features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -153,6 +149,6 @@ def _regress(features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
         inverse = torch.linalg.inv(rows.T @ rows + penalty * torch.eye(rows.shape[1]))
         solution = inverse @ (rows.T @ targets)
         leverage = ((rows @ inverse) * rows).sum(dim=1, keepdim=True)
-        left_out = (rows @ solution - leverage * targets) / (1 - leverage)
+        left_out = without_photo(rows @ solution, targets, leverage)
     weight = solution[:-1] / scale[:, None]
     return weight, solution[-1] - mean @ weight, left_out

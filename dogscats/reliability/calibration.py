@@ -2,11 +2,11 @@
 
 import torch
 
-MOST_FITTED = 10_000
-"""Number of photos beyond which the temperature does not change, and its time does."""
+MAX_PHOTOS_FITTED = 10_000
+"""Number of photos to fit the temperature to; more take longer and do not change it."""
 
-FEWEST_FITTED = 50
-"""With fewer photos, no temperature is fitted: it would follow single photos."""
+MIN_PHOTOS_FITTED = 50
+"""Smallest number of photos to fit a temperature to; with fewer it would follow single photos."""
 
 FOLDS = 5
 
@@ -32,7 +32,7 @@ def fit_temperature(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
         probabilities: class probabilities `(N, C)`.
         labels: class indices `(N,)`.
     """
-    step = -(-len(labels) // MOST_FITTED)
+    step = -(-len(labels) // MAX_PHOTOS_FITTED)
     logs = _logs(probabilities[::step])
     of_label = logs.gather(1, labels[::step, None]).mean()
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]

@@ -70,7 +70,7 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
     Args:
         run_dir: run directory.
         state: weights of the checkpoint that is loaded.
-        keep: share of the validation photos that get a class; `None` for the saved thresholds.
+        keep: share of the validation photos that are classified; `None` for the saved thresholds.
 
     Returns:
         What was measured; `None`, with the reason in the log, if the run has no such files, or other weights.
@@ -116,13 +116,13 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
 
 
 def at_share(reliability: Reliability, keep: float) -> Reliability:
-    """Choose the thresholds anew, for another share of validation photos that get a class."""
+    """Choose the thresholds anew, for another share of validation photos to be classified."""
     tta = reliability.tta and reliability.tta.keeping(keep)
     return replace(reliability, plain=reliability.plain.keeping(keep), tta=tta, keep=keep)
 
 
 def log_reliability(reliability: Reliability) -> None:
-    """Print how many validation photos get a class, how accurate these are, and the calibration."""
+    """Print how many validation photos are classified, how accurate these are, and the calibration."""
     rows: list[list[object]] = [
         ["validation photos", "get a class", "accuracy of these", "ECE", "out of fold", "temperature"]
     ]

@@ -1,7 +1,7 @@
-"""How far the predictions of a run can be relied on: calibrated probabilities, and photos that get no class.
+"""How far the predictions of a run can be relied on: calibrated probabilities, and photos that are not classified.
 
 Everything is measured on the validation photos: the temperature, the thresholds, and the accuracy of the photos that
-get a class. Plain predictions and those with test-time augmentation have their own.
+are classified. Plain predictions and those with test-time augmentation have their own.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from dogscats.base.errors import UserError
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.calibration import (
-    FEWEST_FITTED,
+    MIN_PHOTOS_FITTED,
     fit_temperature,
     out_of_fold,
     with_temperature,
@@ -48,7 +48,7 @@ class Version:
     calibration: Mapping[str, float | None]
 
     def keeping(self, share: float) -> "Version":
-        """Choose other thresholds, with which a `share` of the validation photos get a class."""
+        """Choose other thresholds, with which a `share` of the validation photos are classified."""
         return replace(self, thresholds=choose_thresholds(self.probable, self.unlike, share))
 
     def summary(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Reliability:
         detector: scores how unlike the training photos a photo is.
         plain: for predictions of the plain photo.
         tta: for predictions with test-time augmentation; `None` if the run has none.
-        keep: share of the validation photos that get a class.
+        keep: share of the validation photos that are classified.
     """
 
     detector: StrangerDetector
@@ -156,7 +156,7 @@ def _version(predictions: Predictions) -> Version:
     calibration |= {f"{name}_after": None for name in before}
     temperature = 1.0
     right = predictions.predicted == labels
-    if len(labels) >= FEWEST_FITTED and not right.all():  # without a mistake, the best temperature would be 0
+    if len(labels) >= MIN_PHOTOS_FITTED and not right.all():  # without a mistake, the best temperature would be 0
         honest = replace(predictions, probabilities=out_of_fold(probabilities, labels))
         after = {"log_loss": honest.log_loss, "ece": honest.ece}
         calibration |= {f"{name}_after": value for name, value in after.items()}

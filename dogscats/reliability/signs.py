@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 
+from dogscats.reliability.neighbors import ROWS, Neighbors, nearest
+
 MAX_PHOTOS_KEPT = 20_000
 """Largest number of training photos that are kept, evenly spaced: enough for 10 MB."""
 
@@ -22,9 +24,6 @@ MAX_COMPONENTS = 128
 
 NEIGHBORS = 10
 """Number of nearest training photos."""
-
-ROWS = 4096
-"""Rows of features that are in memory at once."""
 
 
 class TrainingPhotos(NamedTuple):
@@ -62,13 +61,28 @@ class ForwardPass(NamedTuple):
 class Sign(nn.Module):
     """One sign of a stranger.
 
+    Args:
+        arrays: what it learned, by the names in `names`.
+
     Attributes:
         ordinary: quantile of the validation photos up to which a value is ordinary.
+        names: names of its arrays.
+        large: those that are saved in half precision.
+        prefix: prefix of the names in `strangers.npz`.
         needs_early: whether it is computed from the early features.
     """
 
     ordinary: ClassVar[float]
+    names: ClassVar[tuple[str, ...]] = ()
+    large: ClassVar[tuple[str, ...]] = ()
+    prefix: ClassVar[str] = ""
     needs_early: ClassVar[bool] = False
+
+    def __init__(self, **arrays: torch.Tensor):
+        super().__init__()
+        for name in self.names:  # not persistent: checkpoints stay as they are
+            values = arrays[name]
+            self.register_buffer(name, values.float() if values.is_floating_point() else values, persistent=False)
 
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
@@ -80,13 +94,16 @@ class Sign(nn.Module):
         raise NotImplementedError
 
     def arrays(self) -> dict[str, torch.Tensor]:
-        """Return what was learned, as it is saved in `strangers.npz`; the large arrays in half precision."""
-        return {}
+        """Return the arrays by their names in `strangers.npz`, in the precision in which they are saved."""
+        arrays = {name: getattr(self, name) for name in self.names}
+        return {f"{self.prefix}{name}": a.half() if name in self.large else a for name, a in arrays.items()}
 
     @classmethod
     def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self | None:
         """Restore the sign from all arrays of `strangers.npz`; `None` if its own are not among them."""
-        raise NotImplementedError
+        if any(f"{cls.prefix}{name}" not in arrays for name in cls.names):
+            return None
+        return cls(**{name: arrays[f"{cls.prefix}{name}"] for name in cls.names})
 
 
 class Distance(Sign):
@@ -106,7 +123,8 @@ class Distance(Sign):
     """
 
     ordinary = 0.98  # higher than for other signs: photos of another kind lie far beyond all validation photos
-    prefix = ""
+    names = ("mean", "deviation", "directions", "scales", "points")
+    large = ("directions", "points")
     mean: torch.Tensor
     deviation: torch.Tensor
     directions: torch.Tensor
@@ -114,19 +132,9 @@ class Distance(Sign):
     points: torch.Tensor
     lengths: torch.Tensor
 
-    def __init__(
-        self,
-        mean: torch.Tensor,
-        deviation: torch.Tensor,
-        directions: torch.Tensor,
-        scales: torch.Tensor,
-        points: torch.Tensor,
-    ):
-        super().__init__()
-        arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales, "points": points}
-        self.names = [*arrays]
-        for name, values in (arrays | {"lengths": points.float().square().sum(dim=1)}).items():
-            self.register_buffer(name, values.float(), persistent=False)  # checkpoints stay as they are
+    def __init__(self, **arrays: torch.Tensor):
+        super().__init__(**arrays)
+        self.register_buffer("lengths", self.points.square().sum(dim=1), persistent=False)
 
     @staticmethod
     def of(photos: TrainingPhotos | ForwardPass) -> torch.Tensor | None:
@@ -152,10 +160,11 @@ class Distance(Sign):
         if rest < 1e-6:  # so few photos that their components leave nothing out
             rest = variances.mean()
         scales = torch.cat([variances, rest[None]]).clamp_min(1e-6) ** 0.25
-        space = cls(mean, deviation, directions, scales, torch.empty(0, count))
+        arrays = {"mean": mean, "deviation": deviation, "directions": directions, "scales": scales}
+        space = cls(**arrays, points=torch.empty(0, count))
         kept = evenly_spaced(len(features), MAX_PHOTOS_KEPT)
         points = torch.cat([space.components(features[rows])[0] for rows in torch.split(kept, ROWS)])
-        return cls(mean, deviation, directions, scales, points.half())  # as it is read from the file
+        return cls(**arrays, points=points.half())  # as it is read from the file
 
     def components(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute scaled components `(B, D)` of features `(B, F)`, and the scaled square of the rest `(B, 1)`."""
@@ -175,25 +184,9 @@ class Distance(Sign):
         nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
         return nearest.clamp_min(0).sqrt().mean(dim=1)
 
-    def most_similar(self, features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosine similarities `(B, K)` of the `count` most similar training photos, and their indices."""
-        points, found = nnf.normalize(self.points, dim=1), nnf.normalize(self.components(features)[0], dim=1)
-        similarities, indices = (found @ points.T).topk(min(count, len(points)), dim=1)
-        return similarities, indices
-
-    def arrays(self) -> dict[str, torch.Tensor]:
-        """Return the arguments of the class, with the prefix of its space."""
-        large = ("directions", "points")
-        arrays = {name: getattr(self, name) for name in self.names}
-        return {f"{self.prefix}{name}": a.half() if name in large else a.float() for name, a in arrays.items()}
-
-    @classmethod
-    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self | None:
-        """Restore it if its points are in the file."""
-        if f"{cls.prefix}points" not in arrays:
-            return None
-        names = ("mean", "deviation", "directions", "scales", "points")
-        return cls(**{name: arrays[f"{cls.prefix}{name}"] for name in names})
+    def similar(self, features: torch.Tensor, count: int) -> Neighbors:
+        """Find the `count` most similar training photos of each photo by its features `(B, F)`."""
+        return nearest(self.components(features)[0], count, self.points, skip_same=False)
 
 
 class EarlyDistance(Distance):
@@ -224,11 +217,6 @@ class Energy(Sign):
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the negative log of the summed exponentials of the logits `(B,)`, averaged over the heads."""
         return -computed.logits.float().logsumexp(dim=2).mean(dim=0)
-
-    @classmethod
-    def restore(cls, arrays: Mapping[str, torch.Tensor]) -> Self:
-        """Return the sign, which keeps nothing."""
-        return cls()
 
 
 def evenly_spaced(count: int, most: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ class StrangerDetector(nn.Module):
         spread: from there to the largest ordinary value `(S,)`.
     """
 
+    signs: Sequence[Sign]
     median: torch.Tensor
     spread: torch.Tensor
 
@@ -47,7 +48,8 @@ class StrangerDetector(nn.Module):
         spread: torch.Tensor | None = None,
     ):
         super().__init__()
-        self.signs, self.paths, self.num_scores = nn.ModuleList(signs), list(paths), len(signs)
+        self.signs = nn.ModuleList(signs)  # type: ignore[assignment]
+        self.paths, self.num_scores = list(paths), len(signs)
         arrays = {"median": torch.zeros(len(signs)) if median is None else median}
         arrays["spread"] = torch.ones(len(signs)) if spread is None else spread
         for name, values in arrays.items():  # not persistent: checkpoints stay as they are
@@ -68,7 +70,7 @@ class StrangerDetector(nn.Module):
         """Return the arrays of all signs, `median` and `spread`, as saved in `strangers.npz`."""
         arrays = {"median": self.median.float(), "spread": self.spread.float()}
         for sign in self.signs:
-            arrays |= sign.arrays()  # type: ignore[operator]
+            arrays |= sign.arrays()
         return arrays
 
     @classmethod
@@ -99,7 +101,7 @@ class StrangerDetector(nn.Module):
 
     def scores(self, computed: ForwardPass) -> torch.Tensor:
         """Compute all signs `(B, S)`; larger for strangers."""
-        return torch.stack([sign.score(computed) for sign in self.signs], dim=1)  # type: ignore[operator]
+        return torch.stack([sign.score(computed) for sign in self.signs], dim=1)
 
     def forward(
         self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor
@@ -113,7 +115,7 @@ class StrangerDetector(nn.Module):
     def calibrate(self, scores: torch.Tensor) -> None:
         """Set what is ordinary by the signs of validation photos `(N, S)`."""
         scores = scores.double()
-        limits = [scores[:, column].quantile(sign.ordinary) for column, sign in enumerate(self.signs)]  # type: ignore[arg-type]
+        limits = [scores[:, column].quantile(sign.ordinary) for column, sign in enumerate(self.signs)]
         self.median = scores.quantile(0.5, dim=0).float()
         self.spread = (torch.stack(limits) - scores.quantile(0.5, dim=0)).clamp_min(1e-6).float()
 
@@ -134,10 +136,10 @@ class StrangerDetector(nn.Module):
         """
         distance = self.signs[0]
         assert isinstance(distance, Distance)
-        similarities, indices = distance.most_similar(features, count)
+        neighbors = distance.similar(features, count)
         return [
             [(self.paths[row], value) for row, value in zip(*pair, strict=True)]
-            for pair in zip(indices.tolist(), similarities.tolist(), strict=True)
+            for pair in zip(*(values.tolist() for values in neighbors), strict=True)
         ]
 
 

@@ -1,7 +1,7 @@
-"""Selective classification: a photo gets a class only if it is probable enough and like the training photos.
+"""Selective classification: a photo is classified only if it is probable enough and like the training photos.
 
-Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", https://arxiv.org/abs/1705.08500. Photos of
-which the class is improbable are "unsure"; those unlike the training photos are "none".
+Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", https://arxiv.org/abs/1705.08500. Photos
+whose class is improbable are "unsure"; those unlike the training photos are "none".
 """
 
 import math
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 
 KEEP = 0.95
-"""Share of the validation photos that get a class."""
+"""Share of the validation photos that are classified."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a photo gets no class.
+    """When a photo is not classified.
 
     Attributes:
         unsure_below: lowest probability of the most probable class.
@@ -53,11 +53,11 @@ def words(classes: Sequence[str]) -> tuple[str, str]:
     return unsure, none
 
 
-MARGIN = 1e-3
+MAX_MARGIN = 1e-3
 """Largest distance of a threshold from the nearest kept photo."""
 
-UNSURE = 0.25
-"""Number of validation photos that are left out as `unsure` for each that is left out as `none`."""
+UNSURE_PER_NONE = 0.25
+"""Validation photos that may become `unsure` for each that may become `none`."""
 
 
 def standing(probable: torch.Tensor, unlike: torch.Tensor) -> torch.Tensor:
@@ -71,11 +71,11 @@ def standing(probable: torch.Tensor, unlike: torch.Tensor) -> torch.Tensor:
         Rank of each photo `(N,)`, from 0 for the worst; they are not whole numbers.
     """
     by_probability, by_likeness = (values.argsort(stable=True).argsort().double() for values in (probable, -unlike))
-    return torch.minimum(by_probability / UNSURE, by_likeness)
+    return torch.minimum(by_probability / UNSURE_PER_NONE, by_likeness)
 
 
 def choose_thresholds(probable: torch.Tensor, unlike: torch.Tensor, keep: float = KEEP) -> Thresholds:
-    """Choose thresholds with which at least a share `keep` of the photos get a class; arguments as for `standing`."""
+    """Choose thresholds that classify at least a share `keep` of the photos; arguments as for `standing`."""
     rank = standing(probable, unlike)
     kept = rank >= rank.sort(descending=True).values[math.ceil(keep * len(rank) - 1e-9) - 1]
     return Thresholds(_just_below(probable, kept), -_just_below(-unlike, kept))
@@ -85,14 +85,14 @@ def _just_below(values: torch.Tensor, kept: torch.Tensor) -> float:
     """Return a threshold below the kept values, and not at the lowest: rounding must not change what is decided."""
     lowest = values[kept].double().min()
     others = values[values < lowest].double()
-    gap = (lowest - others.max()).item() if len(others) else MARGIN
-    return lowest.item() - min(gap / 2, MARGIN)
+    gap = (lowest - others.max()).item() if len(others) else MAX_MARGIN
+    return lowest.item() - min(gap / 2, MAX_MARGIN)
 
 
 def accuracy_kept(
     probable: torch.Tensor, unlike: torch.Tensor, right: torch.Tensor, points: int = 100
 ) -> list[tuple[float, float]]:
-    """Compute the accuracy of the photos that get a class against their share, from few to all.
+    """Compute the accuracy of the photos that are classified against their share, from few to all.
 
     Args:
         probable: probability of the most probable class `(N,)`.

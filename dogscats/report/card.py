@@ -10,8 +10,7 @@ from dogscats.base.files import write_text
 from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
 from dogscats.lesson.metrics import METRICS
-from dogscats.report.facts import SPLITS, Facts, Result
-from dogscats.report.templates import template
+from dogscats.report.facts import SPLITS, Facts, Result, template
 
 FILE = "MODEL_CARD.md"
 

@@ -1,7 +1,7 @@
-"""What the files of a run directory say about the run, for its page and its model card."""
+"""What the files of a run directory say about the run, and the templates that its page and model card are made from."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_csv, read_json
@@ -171,9 +172,32 @@ class Facts:
             found.append("This was a trial run (fast_dev_run): its metrics mean nothing.")
         if any(stage.keep == "best" for stage in self.stages):
             found.append(
-                "The epoch whose weights were kept was chosen by the validation photos (keep=best), so that their "
+                "The epoch whose weights were kept was chosen by the validation photos (keep=best), so their "
                 "metrics are slightly optimistic."
             )
         if data.get("limit") is not None:
             found.append(f"At most {data['limit']} photos of each class were used (data.limit).")
         return found
+
+
+def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
+    """Load a template of this package, whose filters `number` and `count` write metrics and numbers of photos.
+
+    Its global `metrics` has the rows of `METRICS` that a run computes.
+
+    Args:
+        name: file of the template.
+        finalize: function of each value before it is written.
+        autoescape: whether values are escaped for HTML.
+    """
+    environment = Environment(
+        loader=PackageLoader("dogscats.report", ""),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=finalize,
+    )
+    environment.filters.update(number=number, count=lambda value: f"{value:,}")
+    environment.globals["metrics"] = final_metrics()
+    return environment.get_template(name)

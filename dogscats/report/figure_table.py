@@ -1,32 +1,18 @@
 """The figures of a run: the table that files, loggers, the page and `dogscats.Report` walk over."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger
 
-from dogscats.base.errors import optional
-from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.report.facts import Facts
-from dogscats.report.figures.accuracy_kept import accuracy_kept
-from dogscats.report.figures.augmentation import augmentation
 from dogscats.report.figures.confusion_matrix import confusion_matrix
-from dogscats.report.figures.curves import curve
-from dogscats.report.figures.learning_rates import lr_curve, lr_schedule
-from dogscats.report.figures.photo_rows import pictures
-from dogscats.report.figures.publish import publish
-from dogscats.report.figures.reliability_diagram import reliability
-
-Drawn = Figure | Mapping[str, Figure] | None
-"""A figure, figures by name, or `None` if there is nothing to draw."""
-
-
-def by_name(drawn: Drawn, default: str) -> Mapping[str, Figure]:
-    """Return what was drawn as figures by name; `default` for a figure without one."""
-    return {default: drawn} if isinstance(drawn, Figure) else drawn or {}
+from dogscats.report.figures.curves import curve, lr_finder, lr_schedule
+from dogscats.report.figures.photo_figures import augmentation, pictures
+from dogscats.report.figures.publish import Drawn, draw_and_publish
+from dogscats.report.figures.reliability_figures import accuracy_kept, reliability
 
 
 @dataclass(frozen=True)
@@ -60,11 +46,6 @@ class RunFigure:
     folded: bool = False
     formats: tuple[str, ...] = ("png",)
     has_node: bool = False
-
-
-def lr_finder(run: Facts) -> dict[str, Figure]:
-    """Draw the LR finder's curve before each stage that had one; figures by the name of its CSV file."""
-    return {file.stem: lr_curve(LRCurve.read(file), SKIP) for file in sorted(run.run_dir.glob("lr_finder*.csv"))}
 
 
 LOSSES = {"training": "train_loss", "validation": "valid_loss"}
@@ -127,6 +108,4 @@ def publish_figures(run: Facts, loggers: Iterable[Logger]) -> None:
     """Draw the figures of a finished run that come from its files; save them, and send them to the loggers."""
     for row in FIGURES:
         if row.drawn_from == "run" and "png" in row.formats:
-            with optional(row.name):
-                for name, figure in by_name(row.draw(run), row.name).items():
-                    publish(figure, run.run_dir / f"{name}.png", loggers, name)
+            draw_and_publish(row.draw, run, row.name, run.run_dir, loggers)

@@ -7,9 +7,9 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from dogscats.base.files import write_stage_rows
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.metrics import epoch_columns
-from dogscats.lesson.stage_table import StageTable, named
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,7 @@ class History(Callback):
         self.seconds_before = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the table and print its header."""
-        assert isinstance(pl_module, Classifier)
-        self.table = StageTable(Path(trainer.default_root_dir) / "history.csv", pl_module.stage)
-        self.table.rows = self.rows
+        """Print the header."""
         self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
         log.info("epoch  %s    seconds", "  ".join(map(column_heading, epoch_columns())))
 
@@ -67,7 +64,8 @@ class History(Callback):
         log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
         ordered = dict.fromkeys(columns, "") | metrics
         self.rows.append({"epoch": trainer.current_epoch, **ordered, "seconds": seconds})
-        self.table.write()
+        assert isinstance(pl_module, Classifier)
+        write_stage_rows(Path(trainer.default_root_dir) / "history.csv", pl_module.stage, self.rows)
 
     def metrics(self, epoch: int | str | None = None) -> dict[str, float]:
         """Losses and metrics of an epoch, by default of the last; empty if there was none."""
@@ -81,5 +79,5 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the rows from a checkpoint, so that the file has no duplicate epochs."""
-        self.rows = named(state_dict["rows"], ["epoch", "train_loss", "valid_loss", "valid_acc", "seconds"])
+        self.rows = state_dict["rows"]
         self.seconds_before = sum(row["seconds"] for row in self.rows)

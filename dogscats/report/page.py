@@ -15,10 +15,10 @@ from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.text import setting, shown, shown_lines
-from dogscats.report.facts import SPLITS, Facts
-from dogscats.report.figure_table import FIGURES, RunFigure, by_name
-from dogscats.report.templates import template
-from dogscats.suspects.search import CERTAIN, KINDS
+from dogscats.report.facts import SPLITS, Facts, template
+from dogscats.report.figure_table import FIGURES, RunFigure
+from dogscats.report.figures.publish import by_name
+from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
 FILE = "report.html"
 
@@ -133,7 +133,7 @@ def _suspects(folder: Path | None) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
     if folder is not None:
         for row in csv_rows(folder / "suspects.csv"):
-            likely = row["kind"] in found and float(row["score"]) > CERTAIN
+            likely = row["kind"] in found and float(row["score"]) > LIKELY_SCORE
             if likely and len(found[row["kind"]]) < MOST_SUSPECTS:
                 found[row["kind"]].append(row)
     return {kind: rows for kind, rows in found.items() if rows}
@@ -150,5 +150,5 @@ def _commands(run_dir: Path) -> dict[str, str]:
         "Search for suspects": f"{evaluate} {run} suspects=true",
         "Export it": f"{evaluate} {run} export=onnx",
         "Start another run from its weights": f"{trained} {setting('load', folder / WEIGHTS)}",
-        "Resume it, if it had been interrupted": f"{command('train')} {setting('resume', folder)}",
+        "Resume it if it was interrupted": f"{command('train')} {setting('resume', folder)}",
     }

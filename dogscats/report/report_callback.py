@@ -14,10 +14,9 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
-from dogscats.report.figure_table import FIGURES, Drawn, by_name
-from dogscats.report.figures.explanation import overlay
-from dogscats.report.figures.photo_rows import pictures
-from dogscats.report.figures.publish import publish
+from dogscats.report.figure_table import FIGURES
+from dogscats.report.figures.photo_figures import overlay, pictures
+from dogscats.report.figures.publish import Drawn, draw_and_publish
 from dogscats.report.gradcam import explain
 
 
@@ -44,12 +43,9 @@ class Report(Callback):
         rows = {row.name: row for row in FIGURES if row.drawn_from == "predictions"}
         if isinstance(draw, str) and draw not in rows:
             raise ArgumentError("callbacks.reports", f"draw={draw}: expected a function, or {' or '.join(rows)}.")
-        self.prefix, self.draws = prefix, dict[str, Callable[[Predictions], Drawn]]()
-        if draw is None:
-            self.draws = {name: row.draw for name, row in rows.items() if not row.has_node}
-        elif isinstance(draw, str):
-            self.draws = {draw: rows[draw].draw}
-        else:
+        chosen = [row for row in rows.values() if row.name == draw or (draw is None and not row.has_node)]
+        self.prefix, self.draws = prefix, {row.name: row.draw for row in chosen}
+        if callable(draw):
             function = draw.func if isinstance(draw, partial) else draw
             self.draws = {getattr(function, "__name__", type(function).__name__): draw}
 
@@ -57,11 +53,9 @@ class Report(Callback):
         """Draw the figures, save them and send them to the loggers."""
         if not trainer.is_global_zero:  # what other ranks draw would be thrown away
             return
-        for default, draw in self.draws.items():
-            with optional(default):
-                for name, figure in by_name(draw(TTA.of(trainer).best), default).items():
-                    path = Path(trainer.default_root_dir) / f"{name}.png"
-                    publish(figure, path, trainer.loggers, f"{self.prefix}{name}")
+        best, folder = TTA.of(trainer).best, Path(trainer.default_root_dir)
+        for name, draw in self.draws.items():
+            draw_and_publish(draw, best, name, folder, trainer.loggers, self.prefix)
 
 
 class Pictures(Report):

@@ -12,12 +12,10 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base.errors import optional
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.divergence import StopAtDivergence
-from dogscats.lesson.keep_best import KeepBest
-from dogscats.lesson.loss_scale import LossScale
+from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
 from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
 from dogscats.lesson.stage import Stage
-from dogscats.report.figures.learning_rates import lr_curve
+from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.publish import publish
 from dogscats.report.history import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier

@@ -159,8 +159,7 @@ def own_signal_handlers() -> LambdaCallback:
         if threading.current_thread() is not threading.main_thread():  # elsewhere nothing was replaced
             return
         for number, handler in handlers.items():
-            if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
-                signal.signal(number, handler)
+            signal.signal(number, handler)
 
     def stop(*args: Any) -> None:
         stop_if_interrupted()

@@ -1,10 +1,11 @@
 """How photos look: a thumbnail of each, and bad quality: blank, very dark or bright, tiny, or blurred."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as nnf
@@ -13,28 +14,31 @@ from dogscats.base.console import progress_bar
 from dogscats.base.errors import Failure
 from dogscats.data.pixels.images import UnreadableImageError, decode
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 THUMBNAIL = 48
 """Side of a thumbnail in pixels: 5 % cropped from a photo are 2 of them, which alignment can tell."""
 
-SIDE = 256
+SHARPNESS_SIDE = 256
 """Pixels of the short side at which sharpness is measured, so that it depends on the picture, not on the camera."""
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
 GROUP = 256
-"""Photos that are decoded ahead."""
+"""Photos that are decoded ahead of where their results are used."""
 
-BLANK = 4.0
+MIN_CONTRAST = 4.0
 """Standard deviation of brightness, from 0 to 255, below which a photo shows nothing."""
 
-DARK, BRIGHT = 25.0, 240.0
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 25.0, 240.0
 """Mean brightness below and above which little can be told."""
 
-TINY = 0.3
+MIN_SIDE_RATIO = 0.3
 """Share of the side that the network takes: smaller photos are enlarged to a blur."""
 
-BLURRED = 0.06
+MIN_SHARPNESS_RATIO = 0.06
 """Sharpness relative to contrast below which edges are wide."""
 
 
@@ -69,7 +73,7 @@ def look_at(root: Path, paths: Sequence[str]) -> Appearance:
 
     def look(index: int) -> None:
         try:
-            found = decode(root / paths[index], quietly=True, least=SIDE)
+            found = decode(root / paths[index], quietly=True, least=SHARPNESS_SIDE)
         except (UnreadableImageError, Failure):
             return
         gray = (found.pixels * LUMA).sum(dim=0, keepdim=True)[None]
@@ -79,21 +83,26 @@ def look_at(root: Path, paths: Sequence[str]) -> Appearance:
         small = nnf.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
         thumbnails[index] = small[0, 0].round().to(torch.uint8)
 
-    # Threads suffice: the decoders release the GIL.
+    for _ in in_threads(look, range(len(paths)), "Looking at photos"):
+        pass
+    return Appearance(thumbnails, *numbers.unbind(dim=1))
+
+
+def in_threads(function: Callable[[Item], Result], photos: Sequence[Item], doing: str) -> Iterator[Result]:
+    """Yield the result for each photo, with a progress bar. Threads suffice: the decoders release the GIL."""
     with (
         ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(paths, "Looking at photos", len(paths), "photo") as bar,
+        progress_bar(photos, doing, len(photos), "photo") as bar,
     ):
-        for start in range(0, len(paths), GROUP):
-            group = range(start, min(start + GROUP, len(paths)))
-            for _ in pool.map(look, group):
+        for start in range(0, len(photos), GROUP):
+            for result in pool.map(function, photos[start : start + GROUP]):
+                yield result
                 bar.update()
-    return Appearance(thumbnails, *numbers.unbind(dim=1))
 
 
 def _sharpness(gray: torch.Tensor) -> torch.Tensor:
     """Return the standard deviation of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing", 2000)."""
-    scale = SIDE / min(gray.shape[2:])
+    scale = SHARPNESS_SIDE / min(gray.shape[2:])
     if scale < 1:
         size = [max(round(side * scale), 3) for side in gray.shape[2:]]
         gray = nnf.interpolate(gray, size, mode="bilinear", antialias=True)
@@ -115,15 +124,15 @@ def quality(appearance: Appearance, size: int) -> tuple[torch.Tensor, Callable[[
     """
     a = appearance
     ratios = {  # above 1: bad
-        "blank: its contrast is {:.1f} of 255": (BLANK / a.contrast.clamp_min(1e-3), a.contrast),
-        "dark: its brightness is {:.0f} of 255": (DARK / a.brightness.clamp_min(1e-3), a.brightness),
+        "blank: its contrast is {:.1f} of 255": (MIN_CONTRAST / a.contrast.clamp_min(1e-3), a.contrast),
+        "dark: its brightness is {:.0f} of 255": (MIN_BRIGHTNESS / a.brightness.clamp_min(1e-3), a.brightness),
         "bright: its brightness is {:.0f} of 255": (
-            (255 - BRIGHT) / (255 - a.brightness).clamp_min(1e-3),
+            (255 - MAX_BRIGHTNESS) / (255 - a.brightness).clamp_min(1e-3),
             a.brightness,
         ),
-        f"small: {{:.0f}} pixels, for a network of {size}": (TINY * size / a.sides, a.sides),
+        f"small: {{:.0f}} pixels, for a network of {size}": (MIN_SIDE_RATIO * size / a.sides, a.sides),
         "blurred: its sharpness is {:.3f} of its contrast": (
-            BLURRED * a.contrast / a.sharpness.clamp_min(1e-3),
+            MIN_SHARPNESS_RATIO * a.contrast / a.sharpness.clamp_min(1e-3),
             a.sharpness / a.contrast.clamp_min(1e-3),
         ),
     }

@@ -11,27 +11,27 @@ import torch
 import torch.nn.functional as nnf
 
 from dogscats.base.console import progress_bar
-from dogscats.suspects.neighbors import nearest
+from dogscats.reliability.neighbors import nearest
 
 COARSE = 8
 """Side of the thumbnails that candidates are looked for by, in pixels."""
 
-LIKELY = 0.85
+MIN_COARSE_CORRELATION = 0.85
 """Least correlation of the coarse thumbnails of candidates."""
 
-POSSIBLE = 0.5
+MIN_UNALIGNED_CORRELATION = 0.5
 """Least correlation of thumbnails before alignment, which takes most of the time."""
 
-SAME = 0.95
+MIN_CORRELATION = 0.95
 """Least correlation of the thumbnails of two photos of the same picture, after alignment."""
 
-SAME_DETAILS = 0.8
+MIN_DETAILS_CORRELATION = 0.8
 """Least correlation of their details: on a plain background, thumbnails of two things can be alike as a whole."""
 
 DETAILS = 5
 """Side of the window, in pixels of a thumbnail, whose mean is subtracted from a pixel to leave the details."""
 
-FLAT = 6.0
+MIN_CONTRAST = 6.0
 """Standard deviation of brightness below which thumbnails show too little to tell pictures apart."""
 
 SCALES = (1.0, 1.027, 1.053, 1.08)
@@ -49,10 +49,10 @@ WINDOWS = torch.tensor(
 )
 """Windows of the larger photo that the smaller one may be, as affine matrices `(W, 2, 3)`."""
 
-FULL = 4
+FULL_WINDOWS = 4
 """Number of windows that are compared in full resolution."""
 
-PAIRS = 1024
+PAIRS_AT_ONCE = 1024
 """Pairs that are aligned at once."""
 
 
@@ -69,7 +69,7 @@ def candidates_by_thumbnails(thumbnails: torch.Tensor, count: int = 3) -> torch.
     for turned in progress_bar(_orientations(coarse), "Comparing thumbnails", 8, "orientation"):
         found = nearest(_normalized(coarse).flatten(1), count, among=_normalized(turned).flatten(1))
         first = torch.arange(len(coarse)).repeat_interleave(found.indices.shape[1])
-        likely = found.similarities.flatten() >= LIKELY
+        likely = found.similarities.flatten() >= MIN_COARSE_CORRELATION
         pairs.append(_pairs(first[likely], found.indices.flatten()[likely]))
     return torch.cat(pairs)
 
@@ -87,18 +87,19 @@ def duplicates(thumbnails: torch.Tensor, candidates: torch.Tensor) -> list[tuple
     """
     candidates = torch.unique(candidates, dim=0)
     contrast = thumbnails.float().flatten(1).std(dim=1, correction=0)
-    candidates = candidates[(contrast[candidates] >= FLAT).all(dim=1)]
+    candidates = candidates[(contrast[candidates] >= MIN_CONTRAST).all(dim=1)]
     found = []
-    for pairs in progress_bar(torch.split(candidates, PAIRS), "Comparing pairs", -(-len(candidates) // PAIRS), "batch"):
+    batches = torch.split(candidates, PAIRS_AT_ONCE)
+    for pairs in progress_bar(batches, "Comparing pairs", -(-len(candidates) // PAIRS_AT_ONCE), "batch"):
         first, second = (thumbnails[pairs[:, side]].float() for side in (0, 1))
         turned = torch.stack(list(_orientations(second)), dim=1)  # (P, 8, T, T)
         before = _correlation(first[:, None], turned)
         best, orientation = before.max(dim=1)
-        likely = (best >= POSSIBLE).nonzero().flatten()
+        likely = (best >= MIN_UNALIGNED_CORRELATION).nonzero().flatten()
         if not len(likely):
             continue
         alike, details = _aligned(first[likely], turned[likely, orientation[likely]])
-        same = (alike >= SAME) & (details >= SAME_DETAILS)
+        same = (alike >= MIN_CORRELATION) & (details >= MIN_DETAILS_CORRELATION)
         for pair, value in zip(pairs[likely][same].tolist(), details[same].tolist(), strict=True):
             found.append((*pair, value))
     return sorted(found, key=lambda pair: (-pair[2], pair[:2]))
@@ -118,7 +119,7 @@ def _orientations(images: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _normalized(images: torch.Tensor) -> torch.Tensor:
-    """Scale images `(..., T, T)` to mean 0 and norm 1, so that products are correlations, whatever the brightness."""
+    """Scale images `(..., T, T)` to mean 0 and norm 1: their products are correlations, whatever the brightness."""
     centered = images - images.mean(dim=(-2, -1), keepdim=True)
     normalized: torch.Tensor = centered / torch.linalg.vector_norm(centered, dim=(-2, -1), keepdim=True).clamp_min(1e-6)
     return normalized
@@ -135,7 +136,7 @@ def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, t
         [_correlation(_window(whole, window), cropped) for whole, cropped in (small, small[::-1]) for window in WINDOWS]
     )
     best, details = torch.full((2, len(first)), -1.0)
-    for numbers in found.topk(FULL, dim=0).indices:
+    for numbers in found.topk(FULL_WINDOWS, dim=0).indices:
         swapped = (numbers >= len(WINDOWS))[:, None, None]
         whole, cropped = torch.where(swapped, second, first), torch.where(swapped, first, second)
         window = _window(whole, WINDOWS[numbers % len(WINDOWS)])

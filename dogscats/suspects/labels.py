@@ -10,7 +10,8 @@ import math
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.suspects.neighbors import ROWS, Neighbors
+from dogscats.reliability.agreement import without_photo
+from dogscats.reliability.neighbors import ROWS, Neighbors
 
 LANDMARKS = 1000
 """Photos that the kernel is approximated by (Nystroem, https://proceedings.neurips.cc/paper/2000, Williams and Seeger);
@@ -91,7 +92,7 @@ def _kernel_ridge(points: torch.Tensor, labels: torch.Tensor, classes: int, widt
         inverse = torch.linalg.solve_triangular(factor, torch.eye(size, dtype=torch.double), upper=False).float()
         squares = [(rows @ inverse.T).square().sum(dim=1) for rows in torch.split(features, ROWS)]
         leverage = torch.cat(squares)[:, None]
-        without = (fitted - leverage * targets) / (1 - leverage).clamp_min(1e-3)
+        without = without_photo(fitted, targets, leverage)
         for temperature in TEMPERATURES:
             logs = (without * temperature).log_softmax(dim=1)
             mean = -nnf.nll_loss(logs, labels).item()

@@ -9,10 +9,10 @@ import torch
 
 from dogscats.base.files import write_csv
 from dogscats.data.photos.layouts import Photos
+from dogscats.reliability.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.appearance import Appearance, look_at, quality
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities
-from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 
 KINDS = {
     "label": "Wrong label?",
@@ -23,19 +23,19 @@ KINDS = {
 }
 """Kinds of suspects, in the order in which they are listed, and their headings on pages."""
 
-CERTAIN = 0.5
+LIKELY_SCORE = 0.5
 """Score from which a suspect is likely."""
 
-LISTED = 200
+MIN_LISTED = 200
 """Number of the worst suspects of each kind that are listed, however bad they are."""
 
 MOST_COMPARED = 100_000
 """Number of photos up to which all thumbnails are compared with each other, which takes minutes then."""
 
-FAR = 3.0
+OUTLIER_DEVIATIONS = 3.0
 """Deviations below the median similarity from which a photo is an outlier."""
 
-AROUND = 10
+OUTLIER_NEIGHBORS = 10
 """Number of nearest neighbors that an outlier is far from."""
 
 
@@ -123,7 +123,7 @@ def find_suspects(photos: Labelled, features: torch.Tensor, size: int) -> list[S
         size: side of the square images that the network takes, in pixels.
 
     Returns:
-        Suspects, worst first within each kind; at least `LISTED` of a kind, or all photos if there are fewer, apart
+        Suspects, worst first within each kind; at least `MIN_LISTED` of a kind, or all photos if there are fewer, apart
         from duplicates.
     """
     appearance = look_at(photos.root, photos.paths)
@@ -150,7 +150,7 @@ def wrong_labels(photos: Labelled, points: torch.Tensor, neighbors: Neighbors) -
     scores, suggested = label_scores(probabilities, photos.labels)
     counts = torch.bincount(photos.labels, minlength=len(photos.classes))
     scores = torch.where(counts[photos.labels] > 1, scores, 0.0)
-    votes = photos.labels[neighbors.indices[:, :AROUND]] == suggested[:, None]
+    votes = photos.labels[neighbors.indices[:, :OUTLIER_NEIGHBORS]] == suggested[:, None]
     suspects = []
     for index in _worst(scores):
         other = photos.classes[int(suggested[index])]
@@ -176,7 +176,7 @@ def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | 
     suspects = []
     for first, second, score in pairs:
         leak = photos.splits[first] != photos.splits[second]
-        # Of a leak the training photo goes, so that validation stays the same; or else the smaller photo.
+        # Of a leak the training photo goes, to leave validation unchanged; else the smaller photo.
         keeps_second = photos.splits[second] != "train" if leak else appearance.sides[first] < appearance.sides[second]
         index, twin = (first, second) if keeps_second else (second, first)
         differ = photos.labels[index] != photos.labels[twin]
@@ -191,14 +191,14 @@ def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | 
 def outliers(photos: Labelled, neighbors: Neighbors) -> list[Suspect]:
     """List photos that are far from all others: by the mean cosine similarity to the nearest ones.
 
-    The score is above .5 if it is more than `FAR` deviations below the median.
+    The score is above .5 if it is more than `OUTLIER_DEVIATIONS` deviations below the median.
     """
-    similarities = neighbors.similarities[:, :AROUND].mean(dim=1)
+    similarities = neighbors.similarities[:, :OUTLIER_NEIGHBORS].mean(dim=1)
     below = similarities.median() - similarities
     deviation = 1.4826 * below.abs().median()  # of a normal distribution, by its median absolute deviation
-    far = (below / deviation.clamp_min(1e-6)).clamp_min(0) / FAR
+    far = (below / deviation.clamp_min(1e-6)).clamp_min(0) / OUTLIER_DEVIATIONS
     scores = far**2 / (1 + far**2)
-    reason = f"unlike all others: mean cosine similarity {{:.2f}} to its {AROUND} nearest photos"
+    reason = f"unlike all others: mean cosine similarity {{:.2f}} to its {OUTLIER_NEIGHBORS} nearest photos"
     return [
         _suspect(photos, index, "outlier", scores[index], reason.format(similarities[index]))
         for index in _worst(scores)
@@ -213,7 +213,7 @@ def bad_quality(photos: Labelled, appearance: Appearance, size: int) -> list[Sus
 
 def _worst(scores: torch.Tensor) -> list[int]:
     order: list[int] = scores.argsort(descending=True, stable=True).tolist()
-    return order[: max(LISTED, int((scores > CERTAIN).sum()))]
+    return order[: max(MIN_LISTED, int((scores > LIKELY_SCORE).sum()))]
 
 
 def _suspect(

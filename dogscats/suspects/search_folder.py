@@ -16,7 +16,7 @@ from dogscats.base.text import shown, text_table
 from dogscats.data.loading.photo_check import check_images
 from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
 from dogscats.data.photos.listing import left_out, left_out_summary
-from dogscats.suspects.search import CERTAIN, MOST_COMPARED, find_by_appearance, joined
+from dogscats.suspects.search import LIKELY_SCORE, MOST_COMPARED, find_by_appearance, joined
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def report(
         root: folder of the dataset.
         labels: table of paths and labels, as in the data module.
         group: regular expression for groups, as in the data module.
-        valid_fraction: share to hold out, as in the data module.
+        valid_fraction: share to set aside, as in the data module.
 
     Returns:
         The report as text: layout, class balance, unreadable photos and leaks; and whether there are no such photos
@@ -104,15 +104,15 @@ def report(
     }
     looks = _looks(good, classes, {*chain.from_iterable(leaks.values())})
     for count, what, listed in [
-        (len(bad), "cannot be read", [f"{path}: {reason}" for path, reason in bad.items()]),
+        (len(bad), "Unreadable photos", [f"{path}: {reason}" for path, reason in bad.items()]),
         *(
-            (len(pairs), f"in {where}", [f"{ours} = {theirs}" for ours, theirs in pairs])
+            (len(pairs), f"Photos in {where}", [f"{ours} = {theirs}" for ours, theirs in pairs])
             for where, pairs in leaks.items()
         ),
-        (len(odd), "with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
+        (len(odd), "Photos with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
         *looks,
     ]:
-        lines.append(f"\nPhotos {what}: {count or 'none'}")
+        lines.append(f"\n{what}: {count or 'none'}")
         lines.extend(f"  {shown(line)}" for line in listed)
     if bad:
         lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
@@ -151,12 +151,12 @@ def _looks(
         ]
         for kind in ("leak", "duplicate")
     }
-    bad = [f"{s.path}: {s.reason}" for s in found if s.kind == "quality" and s.score > CERTAIN]
+    bad = [f"{s.path}: {s.reason}" for s in found if s.kind == "quality" and s.score > LIKELY_SCORE]
     more = [f"... and {len(bad) - MOST_LINES} more"] if len(bad) > MOST_LINES else []
     return [
-        (len(pairs["leak"]), "in two splits, altered", pairs["leak"]),
-        (len(pairs["duplicate"]), "twice in a split", pairs["duplicate"]),
-        (len(bad), "of bad quality", bad[:MOST_LINES] + more),
+        (len(pairs["leak"]), "Photos in two splits, altered", pairs["leak"]),
+        (len(pairs["duplicate"]), "Photos twice in a split", pairs["duplicate"]),
+        (len(bad), "Photos of bad quality", bad[:MOST_LINES] + more),
     ]
 
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder of the dataset")
     parser.add_argument("--labels", help="table of paths and labels, as data.labels")
     parser.add_argument("--group", help="regular expression for photos that belong together, as data.group")
-    parser.add_argument("--valid-fraction", type=float, default=0.2, help="share to hold out, as data.valid_fraction")
+    parser.add_argument("--valid-fraction", type=float, default=0.2, help="share to set aside, as data.valid_fraction")
     options = parser.parse_args()
     root = options.root.expanduser()
     with user_errors_exit():

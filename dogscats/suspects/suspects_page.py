@@ -6,20 +6,18 @@ import html
 import io
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
-from dogscats.base.console import progress_bar
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
 from dogscats.base.text import shown
 from dogscats.data.photos.decisions import Decision
 from dogscats.data.pixels.images import UnreadableImageError, read_image
+from dogscats.suspects.appearance import in_threads
 from dogscats.suspects.search import KINDS, Suspect, by_kind
 
 log = logging.getLogger(__name__)
@@ -28,9 +26,6 @@ TEMPLATE = Path(__file__).with_name("suspects_page.html")
 
 SIDE = 200
 """Longest side of a photo on the page, in pixels."""
-
-GROUP = 256
-"""Photos that are read ahead of what is written."""
 
 
 def write_page(
@@ -102,17 +97,9 @@ def write_page(
 def _write_photos(page: io.TextIOBase, root: Path, paths: Sequence[str]) -> None:
     """Write each photo as an element of its own, so that the page need not parse them before it can be used."""
     unreadable = 0
-    # Threads suffice: the decoders release the GIL.
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(paths, "Writing the page", len(paths), "photo") as bar,
-    ):
-        for start in range(0, len(paths), GROUP):
-            group = [root / path for path in paths[start : start + GROUP]]
-            for number, photo in enumerate(pool.map(_photo, group), start):
-                page.write(f'<script type="application/json" id="photo-{number}">{_json(photo)}</script>\n')
-                unreadable += "unreadable" in photo
-                bar.update()
+    for number, photo in enumerate(in_threads(_photo, [root / path for path in paths], "Writing the page")):
+        page.write(f'<script type="application/json" id="photo-{number}">{_json(photo)}</script>\n')
+        unreadable += "unreadable" in photo
     if unreadable:
         log.warning("%d of the %d photos on the page cannot be read.", unreadable, len(paths))
 

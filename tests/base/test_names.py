@@ -63,7 +63,7 @@ def test_a_run_and_an_evaluation_with_odd_names(
 def test_a_picture_that_fails_is_named_and_costs_nothing_else(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dogscats.report.figures.photo_rows.draw_photos", lambda *_: 1 / 0)
+    monkeypatch.setattr("dogscats.report.figures.photo_figures.draw_photos", lambda *_: 1 / 0)
     settings = [f"data.root={shared_root}", *HEAD]
     result = run_command("train.py", *settings, "hydra.run.dir=run")
     assert result.returncode == 0
@@ -79,7 +79,7 @@ def test_predictions_and_metrics_are_written_before_any_picture(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dogscats.report.report_callback.publish", stop)
+    monkeypatch.setattr("dogscats.report.figures.publish.publish", stop)
     assert run_command("train.py", f"data.root={shared_root}", *HEAD, "hydra.run.dir=run").returncode == 1
     assert len(read_csv(tmp_path / "run" / "predictions_valid.csv")) == 10
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]["n"] == 10

@@ -8,14 +8,11 @@ from conftest import REAL_DATA
 from torch import nn
 
 from dogscats.base.errors import UserError
+from dogscats.base.weights import read_weights
 from dogscats.lesson.activations import fold_batchnorm
-from dogscats.lesson.backbone import (
-    Backbone,
-    efficientnet_lite0,
-    read_weights,
-    resnet34,
-    timm_backbone,
-)
+from dogscats.lesson.backbone import Backbone, resnet34
+from dogscats.networks.efficientnet_lite import efficientnet_lite0
+from dogscats.networks.timm_backbone import timm_backbone
 
 
 def photos(size: int = 64) -> torch.Tensor:

@@ -12,8 +12,8 @@ from conftest import QUIET, REPOSITORY, TINY, Run, command_runner
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dogscats.lesson.backbone import timm_backbone
 from dogscats.lesson.schedules import Position, sgdr
+from dogscats.networks.timm_backbone import timm_backbone
 
 
 def table(path: Path, stage: str) -> list[dict[str, str]]:

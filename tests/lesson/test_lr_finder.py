@@ -22,7 +22,7 @@ from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.lr_finder import SKIP, LRCurve, find_lr
-from dogscats.report.figures.learning_rates import lr_curve
+from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.publish import publish
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)

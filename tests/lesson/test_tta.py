@@ -18,8 +18,7 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
-from dogscats.report.figures.explanation import overlay
-from dogscats.report.figures.photo_rows import choose_photos, draw_photos
+from dogscats.report.figures.photo_figures import choose_photos, draw_photos, overlay
 from dogscats.report.gradcam import Explanation, grad_cam
 from dogscats.report.report_callback import Pictures, Report
 
@@ -157,7 +156,7 @@ def test_what_was_most_wrong_and_most_uncertain_is_explained(
         drawn[next(iter(rows)).rpartition(" ")[0]] = {index for row in rows.values() for index in row}, overlays
         return draw_photos(predictions, rows, count, overlays)
 
-    monkeypatch.setattr("dogscats.report.figures.photo_rows.draw_photos", draw)
+    monkeypatch.setattr("dogscats.report.figures.photo_figures.draw_photos", draw)
     found = predicted(classifier, data, 1, tmp_path, Pictures(count=2)).best
     plain = PhotoDataset(data.valid, data.evaluation, data.seed)
     for name, (indices, overlays) in drawn.items():

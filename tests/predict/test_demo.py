@@ -245,7 +245,7 @@ def test_only_uploads_are_looked_at(
 STUCK = """\
 import os, signal, sys
 from dogscats.predict.demo.server import folder_for_uploads
-from dogscats.runs import signals
+from dogscats.base import signals
 signals.STUCK = 0.5
 with signals.interruptible(), folder_for_uploads() as folder:
     open("stuck.py", "w").write("import os, time; os.kill(os.getpid(), 2); time.sleep(60)")

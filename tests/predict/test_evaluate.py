@@ -21,7 +21,7 @@ from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.predict.export.export import export_files
 from dogscats.predict.predictor import Predictor
-from dogscats.report.figures.explanation import caption, overlay
+from dogscats.report.figures.photo_figures import caption, overlay
 from dogscats.report.gradcam import Explanation
 
 

@@ -232,7 +232,7 @@ def test_another_class_or_nan_is_refused(tmp_path: Path) -> None:
 
 def test_an_export_that_differs_is_not_kept(odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("dogscats.predict.export.reference.PHOTOS", -1.0)
+    monkeypatch.setattr("dogscats.predict.export.reference.PHOTOS_TOLERANCE", -1.0)
     with pytest.raises(
         UserError, match=r"photo.onnx: .* more than -1.* not kept. Try export=torch, .* or use model.onnx"
     ):
@@ -266,7 +266,7 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
     pixels = noise(50, 60).numpy()
     found, exact = (onnx_predict(tmp_path / "kept" / name)(pixels) for name in ("photo-int8.onnx", "photo.onnx"))
     assert 0 < np.abs(found - exact).max() < 0.1
-    monkeypatch.setattr("dogscats.predict.export.int8.MOST_LOST", -2.0)
+    monkeypatch.setattr("dogscats.predict.export.int8.MOST_ACCURACY_LOST", -2.0)
     with pytest.raises(UserError, match=r"photo-int8.onnx: accuracy .* loses more than"):
         export_files("onnx-int8", predictor, tmp_path / "refused", dataset)
     assert not list((tmp_path / "refused").glob("*int8*"))

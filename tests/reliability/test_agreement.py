@@ -6,7 +6,7 @@ import torch.nn.functional as nnf
 from conftest import TinyNetwork
 
 from dogscats import Backbone
-from dogscats.lesson.timm_network import TimmBackbone, create_network
+from dogscats.networks.timm_backbone import TimmBackbone, create_network
 from dogscats.reliability import agreement as module
 from dogscats.reliability.agreement import MAX_ANSWERS, PENALTY, Disagreement, _regress
 from dogscats.reliability.signs import ForwardPass
@@ -66,9 +66,9 @@ def test_classes_without_photos_few_or_equal_photos_are_no_error() -> None:
 
 def test_very_many_answers_are_those_of_all_depths_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_ANSWERS >= 6
-    assert Disagreement.of(*photos(30, 0), 3, WIDTHS).widths == WIDTHS
+    assert Disagreement.of(*photos(30, 0), 3, WIDTHS).sizes == WIDTHS
     monkeypatch.setattr(module, "MAX_ANSWERS", 5)
-    assert Disagreement.of(*photos(30, 0), 3, WIDTHS).widths == [32]
+    assert Disagreement.of(*photos(30, 0), 3, WIDTHS).sizes == [32]
 
 
 def test_widths_of_the_depths() -> None:

@@ -7,9 +7,10 @@ import torch
 from conftest import TinyNetwork
 from torch import nn
 
-from dogscats.lesson.backbone import Backbone, timm_backbone
+from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
-from dogscats.report.figures.explanation import overlay
+from dogscats.networks.timm_backbone import timm_backbone
+from dogscats.report.figures.photo_figures import overlay
 from dogscats.report.gradcam import Explanation, grad_cam
 
 SIDE = 64

@@ -20,9 +20,9 @@ from interrupted_runs import outcome, rows, run, start, stop
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
+from dogscats.base.files import write_stage_rows
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone
-from dogscats.lesson.stage_table import StageTable
 from dogscats.report.figures.publish import new_figure, publish
 from dogscats.report.summary import RunReport
 from dogscats.runs.checkpoint import read_checkpoint, write_checkpoint
@@ -108,9 +108,7 @@ def write_metrics(path: Path) -> None:
 
 
 def write_table(path: Path) -> None:
-    table = StageTable(path, "stage")
-    table.rows = [{"step": step} for step in range(100)]
-    table.write()
+    write_stage_rows(path, "stage", [{"step": step} for step in range(100)])
 
 
 @pytest.mark.fault("disk full at a picture, metrics, log, checkpoint: named, the old file stays")

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from test_trainer import PHOTOS, cycles
 
 from dogscats.base.errors import Diverged
-from dogscats.lesson.divergence import StopAtDivergence
+from dogscats.lesson.keep_best import StopAtDivergence
 from dogscats.lesson.lr_finder import find_lr
 from dogscats.lesson.sgdr import SGDR
 from dogscats.report.history import History

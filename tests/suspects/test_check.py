@@ -173,7 +173,7 @@ def test_the_command_on_a_bad_dataset(run_command: Run, root: Path) -> None:
     (root / "test1/1.jpg").write_text("text")
     result = run_command("dogscats/check.py", os.fspath(root))
     assert result.returncode == 1
-    assert "Photos cannot be read: 7" in result.stdout
+    assert "Unreadable photos: 7" in result.stdout
     for path, reason in {**bad, "test1/1.jpg": "not a picture"}.items():
         shown = path.encode(errors="backslashreplace").decode()
         assert any(shown in line and reason in line for line in result.stdout.splitlines())

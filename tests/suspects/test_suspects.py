@@ -15,11 +15,11 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import read_csv
 from dogscats.data.photos.layouts import Photos
 from dogscats.predict.suspects_of_run import frozen_checkpoint
+from dogscats.reliability.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects import search
 from dogscats.suspects.appearance import look_at, quality
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import label_scores, left_out_probabilities, vote
-from dogscats.suspects.neighbors import Neighbors, half_whitened, nearest, principal_components
 from dogscats.suspects.search import Labelled, find_suspects
 
 
@@ -160,7 +160,7 @@ def test_pairs_of_which_none_is_alike(tmp_path: Path) -> None:
     again = torch.cat([thumbnails, thumbnails[:1]])
     every = torch.tensor([[0, 3], [0, 1], [0, 2], [1, 2]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dogscats.suspects.duplicates.PAIRS", 2)
+        patch.setattr("dogscats.suspects.duplicates.PAIRS_AT_ONCE", 2)
         assert [pair[:2] for pair in duplicates(again, every)] == [(0, 3)]
 
 

@@ -48,7 +48,7 @@ class Verdict:
 
     Attributes:
         probabilities: probability of each class, by its name.
-        decision: name of the class, `unsure`, or `none` for a photo unlike all classes, the latter in parentheses if a
+        decision: name of the class, `unsure`, or `none` for a photo unlike any class, the latter in parentheses if a
             class is called so; `None` if the classifier does not decide.
         seen: pictures of what the network sees, and where.
         similar: the most similar training photos.
@@ -168,7 +168,7 @@ def render(verdict: Verdict) -> str:
     if word == "unsure":
         kind, title, why = "unsure", "Unsure", f"perhaps {name}"
     elif word == "none":
-        kind, title, why = "none", "None of these", "it is unlike the photos of all classes"
+        kind, title, why = "none", "None of these", "it is unlike any class"
     bars = "".join(map(_bar, *zip(*ranked[:MOST_CLASSES], strict=True)))
     rest = len(ranked) - MOST_CLASSES
     more = f'<p class="more">and {rest} less probable ones</p>' if rest > 0 else ""

@@ -11,9 +11,9 @@ from dogscats.base.text import shown
 from dogscats.data.pixels.images import UnreadableImageError, read_image
 from dogscats.predict.demo.demo_page import GONE, Picture, Refused, Verdict
 from dogscats.predict.predictor import Predictor
-from dogscats.report.figures.explanation import overlay
+from dogscats.report.figures.photo_figures import overlay
 
-SIDE = 320
+SIMILAR_SIDE = 320
 """Longest side of a similar photo, in pixels."""
 
 
@@ -60,8 +60,8 @@ def _similar(predictor: Predictor, file: str) -> list[Picture]:
         return []
     for path, similarity in found:
         with suppress(UnreadableImageError, Failure):  # removed or damaged since
-            photo = _picture(read_image(Path(root) / path, quietly=True, least=SIDE))
-            photo.thumbnail((SIDE, SIDE))
+            photo = _picture(read_image(Path(root) / path, quietly=True, least=SIMILAR_SIDE))
+            photo.thumbnail((SIMILAR_SIDE, SIMILAR_SIDE))
             pictures.append(Picture(photo, f"{shown(path)}, {similarity:.2f}"))
     return pictures
 

@@ -27,7 +27,7 @@ QUIET = {
 }
 """Environment in which Gradio and the libraries below it send nothing."""
 
-PATIENCE = 2
+GRACE_SECONDS = 2
 """Seconds that open pages get to finish when the server ends."""
 
 RULES: dict[str, Rule] = {
@@ -195,7 +195,7 @@ def serving(app: Any, listener: socket.socket) -> Iterator[Thread]:
     """Run the server in a thread of its own: signals are for the main thread."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=PATIENCE)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
@@ -203,4 +203,4 @@ def serving(app: Any, listener: socket.socket) -> Iterator[Thread]:
         yield thread
     finally:
         server.should_exit = True
-        thread.join(2 * PATIENCE)
+        thread.join(2 * GRACE_SECONDS)

@@ -4,12 +4,12 @@ Nothing here imports torch, which takes seconds: wrong settings are refused befo
 module with the function that writes it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
@@ -19,24 +19,7 @@ if TYPE_CHECKING:
 
     from dogscats.predict.export.reference import Reference
 
-
-class Write(Protocol):
-    """Function that writes the files of a format."""
-
-    def __call__(
-        self, network: "nn.Module", metadata: Mapping[str, str], folder: Path, reference: "Reference"
-    ) -> Iterator[tuple[str, object]]:
-        """Write the files, each only if it predicts what PyTorch does.
-
-        Args:
-            network: network from squares to probabilities, and to `unlike` with likeness.
-            metadata: metadata of the files, as in `onnx_files.export_onnx`.
-            folder: folder of the files.
-            reference: photos for the comparison.
-
-        Yields:
-            Name of each file, and what to print about the comparison.
-        """
+    Write = Callable[[nn.Module, Mapping[str, str], Path, Reference], Iterator[tuple[str, object]]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +27,9 @@ class Exporter:
     """A format, one value of `export=`.
 
     Attributes:
-        function: ``module:name`` of the function that writes the files, a `Write`.
+        function: ``module:name`` of the function that writes the files. It is given the network from squares to
+            probabilities, the metadata of `onnx_files.export_onnx`, the folder, and a `Reference` that each file is
+            compared with before it is kept; it yields the name of each file, and what to print about the comparison.
         help: what is written, in one line.
         files: files, and what they take as input: the rows of README's table.
         packages: packages that are needed.
@@ -105,7 +90,7 @@ def export_help() -> str:
     return "\n".join(f"python evaluate.py run=<run> {'export=' + key:<24} {row.help}" for key, row in EXPORTERS.items())
 
 
-def load_exporter(form: str) -> Write:
+def load_exporter(form: str) -> "Write":
     """Import the function that writes a format, if the packages that it needs are there.
 
     Raises:

@@ -16,7 +16,7 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.predict.export.onnx_files import export_onnx, onnx_predict, with_preprocessing
 from dogscats.predict.export.reference import Array, Predict, Reference, whole_photo
 
-MOST_LOST = 0.005
+MOST_ACCURACY_LOST = 0.005
 """Largest accepted loss of accuracy."""
 
 QUANTIZED = ["Conv", "Gemm", "MatMul", "Clip", "Relu", "Add"]
@@ -42,8 +42,8 @@ def export_int8(
         Name of each file of `export_onnx` and its difference from PyTorch; then the accuracies in one line.
 
     Raises:
-        UserError: as `export_onnx` does, or if more than `MOST_LOST` of the accuracy is lost; the int8 files are not
-            kept then.
+        UserError: as `export_onnx` does, or if more than `MOST_ACCURACY_LOST` of the accuracy is lost; the int8 files
+            are not kept then.
     """
     import onnx
 
@@ -59,10 +59,10 @@ def export_int8(
         files = folder / "photo.onnx", photo
         before, after = accuracies(reference.photos, tuple(onnx_predict(file) for file in files))
         text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(reference.photos.paths)} photos"
-        if before - after > MOST_LOST:
+        if before - after > MOST_ACCURACY_LOST:
             raise UserError(
-                f"photo-int8.onnx: {text}: it loses more than {MOST_LOST:g}. The int8 files were not kept. Use "
-                "photo.onnx and model.onnx."
+                f"photo-int8.onnx: {text}: it loses more than {MOST_ACCURACY_LOST:g}. The int8 files were not kept. "
+                "Use photo.onnx and model.onnx."
             )
         if "none_above" in metadata:
             none_above = same_share(reference, files, float(metadata["none_above"]))
@@ -76,8 +76,8 @@ def export_int8(
 def same_share(reference: Reference, files: tuple[Path, Path], none_above: float) -> float:
     """Return the threshold by which the second file calls as many photos `none` as the first one by `none_above`.
 
-    Features of 8-bit integers are farther from those of the training photos, all of them. At most `reference.MOST`
-    photos are compared, evenly spaced.
+    Features of 8-bit integers are farther from those of the training photos, all of them. At most
+    `reference.MOST_PHOTOS` photos are compared, evenly spaced.
     """
     first, second = (
         np.array([predict(whole_photo(reference.photos, index)) for index in reference.indices])

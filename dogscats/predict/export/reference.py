@@ -16,19 +16,19 @@ from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import is_large, read_image
 
-MOST = 200
+MOST_PHOTOS = 200
 """Number of photos to compare."""
 
-BATCH = 50
+BATCH_SIZE = 50
 """Number of photos in a batch."""
 
-SQUARES = 1e-4
+SQUARES_TOLERANCE = 1e-4
 """Largest accepted difference of a probability for squares, which PyTorch and the exported file get alike."""
 
-PHOTOS = 0.01
+PHOTOS_TOLERANCE = 0.01
 """Largest accepted difference of a probability for whole photos."""
 
-SCALED = 0.02
+SCALED_TOLERANCE = 0.02
 """The same for large photos that predictions decode at a fraction of their size (`data.shrink`)."""
 
 SHAPES = ((1, 1), (1, 1.5), (1.5, 1), (2.3, 2.9), (0.3, 0.4), (4, 1), (1, 20))
@@ -66,8 +66,8 @@ class Reference:
 
     Args:
         predict: what to compare with, for batches.
-        dataset: photos with the evaluation transform; `MOST` of them are used, evenly spaced. Large ones are read
-            without their shrunken copies, whose compression changes probabilities, too.
+        dataset: photos with the evaluation transform; `MOST_PHOTOS` of them are used, evenly spaced. Large ones are
+            read without their shrunken copies, whose compression changes probabilities, too.
     """
 
     def __init__(self, predict: Predict, dataset: PhotoDataset):
@@ -75,31 +75,31 @@ class Reference:
         self.photos = replace(dataset.photos, shrink=shrink)
         dataset = PhotoDataset(self.photos, dataset.transform, dataset.seed)
         # Evenly spaced, so that all classes appear.
-        self.indices = range(0, len(dataset), -(-len(dataset) // MOST))
+        self.indices = range(0, len(dataset), -(-len(dataset) // MOST_PHOTOS))
         self.squares = np.stack([dataset[index, 0][0].numpy() for index in self.indices])
         self.expected = np.concatenate([predict(part) for part in self.batches()])
 
     def batches(self) -> Iterator[Array]:
         """Yield batches `(B, 3, size, size)`, uint8, of the photos."""
-        for start in range(0, len(self.squares), BATCH):
-            yield self.squares[start : start + BATCH]
+        for start in range(0, len(self.squares), BATCH_SIZE):
+            yield self.squares[start : start + BATCH_SIZE]
 
     def check_squares(self, file: str, predict: Predict) -> Difference:
         """Compare a file for batches of squares, also with a batch of one.
 
         Raises:
-            UserError: if a probability differs by more than `SQUARES`, or a class.
+            UserError: if a probability differs by more than `SQUARES_TOLERANCE`, or a class.
         """
         found = np.concatenate([predict(part) for part in self.batches()])
-        self._compare(file, found, np.full(len(found), SQUARES))
+        self._compare(file, found, np.full(len(found), SQUARES_TOLERANCE))
         found[0] = predict(self.squares[:1])[0]
-        return Difference(self._compare(file, found, np.full(len(found), SQUARES)), len(found))
+        return Difference(self._compare(file, found, np.full(len(found), SQUARES_TOLERANCE)), len(found))
 
     def check_photos(self, file: str, predict: Predict) -> Difference:
         """Compare a file for whole photos, which are decoded in full.
 
         Raises:
-            UserError: if a probability differs by more than `PHOTOS` or `SCALED`, or a class.
+            UserError: if a probability differs by more than `PHOTOS_TOLERANCE` or `SCALED_TOLERANCE`, or a class.
         """
         found, scaled = [], []
         for index in self.indices:
@@ -107,7 +107,7 @@ class Reference:
             found.append(predict(photo))
             shrink, (height, width, _) = self.photos.shrink, photo.shape
             scaled.append(shrink is not None and is_large((width, height), shrink.side))
-        tolerances = np.where(scaled, SCALED, PHOTOS)
+        tolerances = np.where(scaled, SCALED_TOLERANCE, PHOTOS_TOLERANCE)
         return Difference(self._compare(file, np.stack(found), tolerances), len(found), sum(scaled))
 
     def _compare(self, file: str, found: Array, tolerances: npt.NDArray[np.float64]) -> float:
@@ -117,7 +117,7 @@ class Reference:
         gaps = self.expected.max(axis=1) - self.expected[rows, found.argmax(axis=1)]
         for what, bad in (  # the comparisons are also false for NaN
             ("its probabilities differ from PyTorch's by up to {:.2g}, more than {:g}", ~(differences <= tolerances)),
-            ("it predicts another class than PyTorch; probabilities differ by {:.2g}", ~(gaps <= SQUARES)),
+            ("it predicts another class than PyTorch; probabilities differ by {:.2g}", ~(gaps <= SQUARES_TOLERANCE)),
         ):
             if bad.any():
                 worst = np.where(bad, differences, -1).argmax()

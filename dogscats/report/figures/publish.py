@@ -1,13 +1,15 @@
 """Figures are drawn once, saved as PNG and sent to every logger that supports figures."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
+from dogscats.base.errors import optional
 from dogscats.base.files import atomic_path
 
 DPI = 100
@@ -17,6 +19,15 @@ DPI = 100
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure of `width` by `height` inches, outside pyplot's global state."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+Drawn = Figure | Mapping[str, Figure] | None
+"""A figure, figures by name, or `None` if there is nothing to draw."""
+
+
+def by_name(drawn: Drawn, default: str) -> Mapping[str, Figure]:
+    """Return what was drawn as figures by name; `default` for a figure without one."""
+    return {default: drawn} if isinstance(drawn, Figure) else drawn or {}
 
 
 def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str = "") -> None:
@@ -42,3 +53,21 @@ def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str
                 logger.experiment.log_image(logger.run_id, pixels, f"{tag}.png")
         elif hasattr(logger, "log_image"):
             logger.log_image(tag, [str(path)])
+
+
+def draw_and_publish(
+    draw: Callable[[Any], Drawn], source: Any, name: str, folder: Path, loggers: Iterable[Logger], prefix: str = ""
+) -> None:
+    """Draw figures, and `publish` them; if that fails, the log says so and everything else goes on.
+
+    Args:
+        draw: function from `source` to what it draws.
+        source: what to draw it from.
+        name: name of the figure, if `draw` gives it none.
+        folder: folder of the PNG files, `<name>.png`.
+        loggers: loggers of the Trainer.
+        prefix: prefix of the names in the loggers.
+    """
+    with optional(name):
+        for key, figure in by_name(draw(source), name).items():
+            publish(figure, folder / f"{key}.png", loggers, f"{prefix}{key}")

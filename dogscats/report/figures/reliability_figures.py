@@ -1,8 +1,9 @@
-"""Figure of the reliability diagram: accuracy of predictions by their probability."""
+"""Figures of reliability: whether probabilities are right, and how accurate the classified photos are."""
 
 from matplotlib.figure import Figure
 
 from dogscats.lesson.predictions import BINS, Predictions, calibration_bins
+from dogscats.report.facts import Facts
 from dogscats.report.figures.publish import new_figure
 
 
@@ -26,4 +27,22 @@ def reliability(predictions: Predictions) -> Figure:
     histogram.bar(left, counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
     histogram.set_yscale("log")
     histogram.set(ylim=(0.7, 2 * counts.max()), ylabel="Photos", xlabel="Probability of the predicted class")
+    return figure
+
+
+def accuracy_kept(run: Facts) -> Figure | None:
+    """Draw the accuracy of classified photos against their share, a curve for each version in `reliability.json`."""
+    if not run.reliability:
+        return None
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
+    for name, summary in run.reliability.items():
+        shares, accuracies = zip(*summary["accuracy_by_share"], strict=True)
+        (line,) = axes.plot(shares, accuracies, label=name, clip_on=False)
+        axes.plot(summary["kept"], summary["accuracy_kept"], "o", color=line.get_color(), clip_on=False)
+    axes.set(
+        xlim=(0, 1), xlabel="Share of the validation photos that are classified", ylabel="Accuracy of these photos"
+    )
+    axes.set_title("Accuracy against share kept; points: the run's thresholds")
+    axes.legend(loc="lower left")
     return figure

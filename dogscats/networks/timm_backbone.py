@@ -1,4 +1,4 @@
-"""timm's networks: image sizes, feature maps at several depths, layer groups."""
+"""timm's networks as backbones: image sizes, feature maps at several depths, layer groups."""
 
 import inspect
 import sys
@@ -6,16 +6,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, first_line
+from dogscats.base.trust import records_config
 from dogscats.base.weights import load_weights, not_downloaded, read_weights
-from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.backbone import Backbone, check_features
+
+try:
+    import timm
+except ImportError:  # it is optional
+    timm = None  # type: ignore[assignment]
 
 DEPTHS = 4
 """Number of depths of a transformer whose feature maps all have the same size; spread evenly over its blocks."""
+
+
+@records_config
+def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", size: int | None = None) -> Backbone:
+    """Build a timm network, convolutional or transformer; see `TimmBackbone`.
+
+    Args:
+        name: model name, as in `timm.list_models()`.
+        weights: `imagenet` (timm's pretrained weights, from its hub), `none`, or a file with a state dict that
+            uses timm's names.
+        features: `last` for the last feature maps, `all` for those of several depths.
+        size: side of the images in pixels, for networks that are built for one size; `None` for their own.
+
+    Raises:
+        UserError: if the package is missing, the name is unknown, the network has no feature maps or does not take
+            images of this size, or the weights cannot be downloaded, read or loaded.
+    """
+    check_features(features)
+    if timm is None:
+        raise ArgumentError("model", f"name={name} needs timm: {how_to_install('timm')}.")
+    return TimmBackbone(create_network(name, weights, size), features, size)
 
 
 def create_network(name: str, weights: str, size: int | None) -> Any:

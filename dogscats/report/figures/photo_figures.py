@@ -1,19 +1,25 @@
-"""Figures of photos with right, wrong and uncertain predictions."""
+"""Figures of photos: augmented versions, right, wrong and uncertain predictions, and why they were predicted."""
 
+import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
+from torchvision.utils import make_grid
 
+from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.pixels.images import read_image
 from dogscats.lesson.predictions import Predictions
 from dogscats.report.figures.drawable_text import as_name, drawable, shortened
-from dogscats.report.figures.explanation import caption
-from dogscats.report.figures.publish import new_figure
+from dogscats.report.figures.publish import DPI, new_figure
+from dogscats.report.gradcam import Explanation
 
 MOST_CLASSES = 10
 """With more classes, no figure has a row for each class."""
@@ -126,7 +132,7 @@ def draw_photos(
 
 
 def thumbnail(path: Path) -> np.ndarray[Any, Any]:
-    """Read a photo at the size at which it is drawn, so that large ones take no more memory than small ones.
+    """Read a photo at the size at which it is drawn: large ones take no more memory than small ones.
 
     Returns:
         RGB, uint8, `(H, W, 3)`; the long side has at most `SIDE` pixels.
@@ -134,3 +140,60 @@ def thumbnail(path: Path) -> np.ndarray[Any, Any]:
     picture = Image.fromarray(read_image(path, quietly=True, least=SIDE).permute(1, 2, 0).numpy())
     picture.thumbnail((SIDE, SIDE))
     return np.asarray(picture)
+
+
+COLORS, BRIGHTEST = "turbo", 0.9
+"""Color map, smoother to the eye than the usual `jet`, and its position at the maximum: beyond it, red darkens."""
+
+OPACITY = 0.65
+"""Opacity of the colors at the maximum, and 0 where nothing speaks for the class: there the photo stays as it is."""
+
+
+def overlay(explanation: Explanation) -> np.ndarray[Any, Any]:
+    """Draw the map of an explanation on its image.
+
+    Returns:
+        RGB, uint8, `(size, size, 3)`.
+    """
+    image = explanation.image.permute(1, 2, 0).float() / 255
+    heat = nnf.interpolate(explanation.heat[None, None], tuple(image.shape[:2]), mode="bicubic", align_corners=False)
+    heat = heat[0, 0].clamp(0, 1)
+    colors = torch.from_numpy(colormaps[COLORS](BRIGHTEST * heat.numpy())[..., :3]).float()
+    mixed = image + OPACITY * heat[..., None] * (colors - image)
+    return (255 * mixed).round().to(torch.uint8).numpy()
+
+
+def draw_explanation(explanation: Explanation, path: str, class_name: str, probability: float) -> Figure:
+    """Draw a photo as the network sees it, and beside it the same with the map of its predicted class."""
+    figure = new_figure(6, 3.5)
+    title = caption(path, class_name, probability, most=48)
+    as_name([figure.suptitle(drawable(title), fontsize=11)], [title])
+    photo = explanation.image.permute(1, 2, 0).numpy()
+    for axes, picture in zip(figure.subplots(1, 2), (photo, overlay(explanation)), strict=True):
+        axes.set_axis_off()
+        axes.imshow(picture)
+    return figure
+
+
+def caption(path: str, class_name: str, probability: float, most: int = 26) -> str:
+    """Return the name of a photo's file, of at most `most` characters, and below it its class and probability."""
+    name = textwrap.shorten(Path(path).name, most) if " " in path else Path(path).name[-most:]
+    # Round down, so that 0.9996 is not shown as 1.000.
+    return f"{name}\n{shortened(class_name)} {math.floor(1000 * probability) / 1000:.3f}"
+
+
+def augmentation(dataset: PhotoDataset, index: int = 0, versions: int = 6) -> Figure:
+    """Draw augmented versions of one photo, three per row, as in the lesson.
+
+    Args:
+        dataset: dataset with the augmentation transform.
+        index: index of the photo.
+        versions: number of versions.
+    """
+    images = torch.stack([dataset[index, epoch][0] for epoch in range(versions)])
+    grid = make_grid(images, nrow=3, padding=4, pad_value=255).permute(1, 2, 0).numpy()
+    figure = Figure(figsize=(grid.shape[1] / DPI, grid.shape[0] / DPI))
+    axes = figure.add_axes((0, 0, 1, 1))  # one pixel of the grid per pixel of the figure
+    axes.set_axis_off()
+    axes.imshow(grid)
+    return figure

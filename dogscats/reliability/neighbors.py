@@ -1,4 +1,4 @@
-"""Nearest neighbors in feature space, and the features in few dimensions that make it quick."""
+"""Nearest neighbors in feature space, and the principal components that make the search fast."""
 
 from typing import NamedTuple
 
@@ -57,21 +57,24 @@ def half_whitened(points: torch.Tensor) -> torch.Tensor:
     return points / points.std(dim=0, correction=0).clamp_min(1e-6).sqrt()
 
 
-def nearest(points: torch.Tensor, count: int, among: torch.Tensor | None = None) -> Neighbors:
-    """Find the nearest neighbors of each point by cosine similarity, the point itself left out.
+def nearest(points: torch.Tensor, count: int, among: torch.Tensor | None = None, skip_same: bool = True) -> Neighbors:
+    """Find the nearest neighbors of each point by cosine similarity.
 
     Args:
         points: points `(N, D)`.
         count: number of neighbors; fewer if there are fewer points.
-        among: other versions of the same points `(N, D)`, in the same order; `None` for the points themselves.
+        among: points to search `(M, D)`; `None` for the points themselves.
+        skip_same: whether the two are versions of the same points, in the same order, and a point is not its own
+            neighbor.
     """
     unit = nnf.normalize(points, dim=1)
     others = unit if among is None else nnf.normalize(among, dim=1)
-    count = min(count, len(points) - 1)
+    count = min(count, len(others) - skip_same)
     parts = []
     for start in range(0, len(points), BLOCK):
         similarities = unit[start : start + BLOCK] @ others.T
-        rows = torch.arange(len(similarities))
-        similarities[rows, start + rows] = -torch.inf
+        if skip_same:
+            rows = torch.arange(len(similarities))
+            similarities[rows, start + rows] = -torch.inf
         parts.append(similarities.topk(count, dim=1))
     return Neighbors(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))

@@ -1,0 +1,1 @@
+"""Pretrained networks other than the lesson's ResNet34, as backbones."""
