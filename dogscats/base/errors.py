@@ -199,7 +199,7 @@ def user_errors_exit() -> Iterator[None]:
         yield
     except Exception as error:
         message = user_message(error)
-        if message is None or _traceback_wanted():
+        if message is None or os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1":
             raise
         raise SystemExit(f"error: {shown_lines(message)}") from error
 
@@ -216,7 +216,3 @@ def hydra_errors_exit() -> Iterator[None]:
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
         del os.environ[USERS_FULL_ERROR]
-
-
-def _traceback_wanted() -> bool:
-    return os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1"

@@ -6,19 +6,20 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar
 
-PATIENCE = 3
+SECONDS_TO_END_WORKERS = 3
 """Seconds that the main process has to end its workers after a signal."""
 
-MOMENT = 0.2
+SECONDS_BEFORE_RAISE = 0.2
 """Seconds after which `Interrupted` is raised wherever the process is, and again if it was lost."""
 
-STUCK = 10
+SECONDS_BEFORE_EXIT = 10
 """Seconds after which a process that is still there is ended."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -67,10 +68,10 @@ class Interrupt:
         Interrupt.pending, self.signum, self.last = self, signum, None
         # Nor must the end of a worker: PyTorch's handler raises an error then.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.end = threading.Timer(STUCK, self._end)
+        self.end = threading.Timer(SECONDS_BEFORE_EXIT, self._end)
         self.end.daemon = True
         self.end.start()
-        signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_BEFORE_RAISE, SECONDS_BEFORE_RAISE)
         atexit.register(_leave, 128 + signum)
 
     def raise_unless_raised(self) -> None:
@@ -98,11 +99,7 @@ def _alarm(_: int, frame: FrameType | None) -> None:
 
 def _importing(frame: FrameType | None) -> bool:
     """Whether a module is being imported: C++ code that registers classes then aborts on an exception."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
+    return any(outer.f_code.co_filename.startswith("<frozen importlib") for outer, _ in traceback.walk_stack(frame))
 
 
 def _leave(code: int) -> None:
@@ -156,7 +153,7 @@ def leave_signal_to_main_process(signum: int, frame: FrameType | None) -> None:
     """
     if signum == signal.SIGTERM:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a forked process has inherited the main process's handler
-        signal.alarm(PATIENCE)
+        signal.alarm(SECONDS_TO_END_WORKERS)
 
 
 def handle_signals_in_worker(worker: int = 0) -> None:

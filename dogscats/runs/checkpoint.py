@@ -25,9 +25,6 @@ from dogscats.lesson.classifier import Classifier
 
 SAFETENSORS = ".safetensors"
 
-NEEDED = ("model", "augment", "classes", "heads", "size")
-"""Metadata without which a classifier cannot be rebuilt."""
-
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write `checkpoint` to `path`, and its SHA-256 to `<path>.sha256`, in the format of `sha256sum`.
@@ -98,7 +95,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        if missing := [key for key in NEEDED if key not in metadata]:
+        if missing := [key for key in ("model", "augment", "classes", "heads", "size") if key not in metadata]:
             raise UserError(
                 f"{path}: its metadata has no {', '.join(missing)}: it is not the model.safetensors of a run. To train "
                 "from its weights: model.weights=<file>."
@@ -165,12 +162,7 @@ def save_weights(path: Path, classifier: Classifier, description: Mapping[str, A
     """
     values = {name: (getattr(classifier.body, name).flatten() / 255).tolist() for name in ("mean", "std")}
     constants = {name: [round(value, 6) for value in channels] for name, channels in values.items()}
-    checkpoint = {
-        "state_dict": classifier.state_dict(),
-        "hyper_parameters": published(description) | constants,
-        "stage": stage,
-    }
-    write_checkpoint(checkpoint, path)
+    save_classifier(path, classifier, published(description) | constants, stage)
 
 
 def published(description: Mapping[str, Any]) -> dict[str, Any]:

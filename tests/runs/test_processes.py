@@ -256,7 +256,7 @@ FORKED = """
 import os, signal, time
 from dogscats.base import signals
 
-signals.PATIENCE = 1
+signals.SECONDS_TO_END_WORKERS = 1
 with signals.interruptible():
     reading, writing = os.pipe()
     pid = os.fork()
