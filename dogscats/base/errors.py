@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,7 +168,9 @@ def user_message(error: BaseException) -> str | None:
     if type(error).__name__ == "MisconfigurationException" or (isinstance(error, kinds) and library == "Lightning"):
         return f"Lightning: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where.)"
     if isinstance(error, kinds) and library == "Hydra":
-        return f"Hydra: {' '.join(str(error).split())}. (HYDRA_FULL_ERROR=1 shows where.)"
+        groups = [argument for argument in sys.argv[1:] if "." not in argument.partition("=")[0]]
+        hint = f" Is it one of {', '.join(groups)}?" if "group" in str(error) else ""
+        return f"Hydra: {' '.join(str(error).split())}.{hint} (HYDRA_FULL_ERROR=1 shows where.)"
     return None
 
 

@@ -173,13 +173,11 @@ def read_progress(run_dir: Path, stages: Sequence[Stage]) -> RunProgress:
 
 def _is_progress(metrics: Any) -> bool:
     """Check the types of the entries of a `metrics.json` that a run reads."""
-    if not isinstance(metrics, dict):
-        return False
-    stages, final, found = metrics.get("stages"), metrics.get("final", {}), metrics.get("lr_finder")
-    rows = isinstance(stages, dict) and all(isinstance(row, dict) and "seconds" in row for row in stages.values())
-    return (
-        rows and isinstance(final, dict) and isinstance(found, dict) and isinstance(metrics.get("seconds"), int | float)
-    )
+    match metrics:
+        case {"stages": dict(stages), "lr_finder": dict(), "seconds": int() | float()}:
+            rows = all(isinstance(row, dict) and "seconds" in row for row in stages.values())
+            return rows and isinstance(metrics.get("final", {}), dict)
+    return False
 
 
 def read_intact(file: Path) -> dict[str, Any] | None:
