@@ -75,7 +75,7 @@ def standing(probable: torch.Tensor, unlike: torch.Tensor) -> torch.Tensor:
 
 
 def choose_thresholds(probable: torch.Tensor, unlike: torch.Tensor, keep: float = KEEP) -> Thresholds:
-    """Choose thresholds with which at least a share `keep` of the photos are classified; arguments as in `standing`."""
+    """Choose thresholds that classify at least a share `keep` of the photos; arguments as for `standing`."""
     rank = standing(probable, unlike)
     kept = rank >= rank.sort(descending=True).values[math.ceil(keep * len(rank) - 1e-9) - 1]
     return Thresholds(_just_below(probable, kept), -_just_below(-unlike, kept))

@@ -223,8 +223,8 @@ def test_a_page_of_thousands_of_classes_is_bounded(tmp_path: Path) -> None:
     assert "... and 2980 more" in page.text
     facts = Facts(run_dir)
     assert facts.confused == [("breed 0", "breed 1", 2), ("breed 1", "breed 0", 1)]
-    assert facts.per_class[0].name == "breed 0"
-    assert facts.per_class[-1].recall is None
+    assert facts.per_class[0]["name"] == "breed 0"
+    assert facts.per_class[-1]["recall"] is None
 
 
 @pytest.mark.usefixtures("blank_pictures")

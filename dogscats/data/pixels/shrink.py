@@ -11,6 +11,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -65,18 +66,14 @@ class Shrink:
         if self.folder is None or path not in self.copies:
             return shrunken(root / path, self.side, quietly)
         file = self.folder / self.copies[path]
-        try:
-            pixels = _decoded(file.read_bytes())
-        except OSError:
-            pixels = None
-        if pixels is None:
-            content = _encoded(shrunken(root / path, self.side, quietly=True))
-            try:
-                _write(file, content)
-            except Failure as error:
-                log.debug("%s", error)  # a full disk or a read-only cache: the copy is made again every time
-            pixels = _decoded(content)
-            assert pixels is not None
+        with suppress(OSError):
+            if (pixels := _decoded(file.read_bytes())) is not None:
+                return pixels
+        content = _encoded(shrunken(root / path, self.side, quietly=True))
+        with suppress(Failure):  # a full disk or a read-only cache: the copy is made again every time
+            _write(file, content)
+        pixels = _decoded(content)
+        assert pixels is not None
         return pixels
 
     def keep(self, root: Path, path: str, pixels: torch.Tensor) -> None:
@@ -134,9 +131,8 @@ def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
         return shrink
     chosen = paths[:: -(-len(paths) // SAMPLED)]
     sizes = [size for path in chosen if (size := image_size(root / path)) and is_large(size, shrink.side)]
-    if not sizes:
-        return shrink
-    return shrink if _has_room(shrink, sizes, len(paths) / len(chosen)) else replace(shrink, folder=None)
+    has_room = not sizes or _has_room(shrink, sizes, len(paths) / len(chosen))
+    return shrink if has_room else replace(shrink, folder=None)
 
 
 def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) -> Shrink:
