@@ -11,7 +11,6 @@ from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.data.pixels.images import UnreadableImageError, decode
 
-
 THUMBNAIL = 48
 """Side of a thumbnail in pixels: 5 % cropped from a photo are 2 of them, which alignment can tell."""
 
