@@ -6,7 +6,7 @@ Groups of photos that belong together, such as those of one patient, are held ou
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
@@ -116,13 +116,17 @@ def held_out_groups(
             keys[path] = ("photo", path) if found is None else ("group", found)
             counts[keys[path]][name] += 1
     order = sorted(counts, key=lambda key: _hash(seed, "/".join(key)))
-    chosen: set[tuple[str, str]] = set()
-    parts = _connected(by_class, counts.values())
-    of_part: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    parts: list[frozenset[str]] = []  # classes that groups connect
+    for classes in {frozenset(count) for count in counts.values()}:
+        connected = [part for part in parts if part & classes]
+        parts = [part for part in parts if not part & classes] + [classes.union(*connected)]
+    part_of = {name: part for part in parts for name in part}
+    of_part: dict[frozenset[str], list[tuple[str, str]]] = defaultdict(list)
     for key in order:
-        of_part[id(parts[next(iter(counts[key]))])].append(key)
+        of_part[part_of[next(iter(counts[key]))]].append(key)
+    chosen: set[tuple[str, str]] = set()
     for part, groups in of_part.items():
-        names = [name for name in by_class if id(parts[name]) == part]
+        names = [name for name in by_class if name in part]
         totals = {name: len(by_class[name]) for name in names}
         wanted = {name: _wanted(total, fraction) for name, total in totals.items()}
         if len(names) == 1:
@@ -132,19 +136,6 @@ def held_out_groups(
             taken = _search([counts[key] for key in groups], wanted, totals)
         chosen.update(groups[index] for index in taken)
     return {name: [path for path in paths if keys[path] in chosen] for name, paths in by_class.items()}
-
-
-def _connected(names: Iterable[str], groups: Iterable[Counter[str]]) -> dict[str, set[str]]:
-    """Give each class the set of classes that groups connect it with; connected classes share one set."""
-    together = {name: {name} for name in names}
-    for group in groups:
-        first, *others = group
-        for other in others:
-            if together[other] is not together[first]:
-                larger, smaller = sorted((together[first], together[other]), key=len, reverse=True)
-                larger |= smaller
-                together.update(dict.fromkeys(smaller, larger))
-    return together
 
 
 def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
