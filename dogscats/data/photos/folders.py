@@ -188,11 +188,11 @@ class Folders:
 
     def _check_one_class(self, found: Mapping[str, Sequence[str]], folder: str, advice: str) -> None:
         """Refuse a single class whose photos are in folders, which may be the classes."""
-        if len(found) == 1 and any(path.count("/") > folder.count("/") + 1 for path in found[next(iter(found))]):
-            name = next(iter(found))
+        name, paths = next(iter(found.items()), ("", ()))
+        if len(found) == 1 and any(path.count("/") > folder.count("/") + 1 for path in paths):
             raise UserError(
-                f"data.root={self.root}: {self.place('train')} has only one class, {name!r}. If the folders in {name}/ "
-                f"are the classes, {advice}. Or else add photos of at least one more class."
+                f"{self.name}: {self.place('train')} has only one class, {name!r}. If the folders in {name}/ are the "
+                f"classes, {advice}. Or else add photos of at least one more class."
             )
 
     def _check_names_of_splits(self, found: Mapping[str, Sequence[str]]) -> None:
@@ -213,7 +213,7 @@ class Folders:
         names = names if folder else [name for name in names if _may_be_class(name)]
         found = self._class_folders(folder, names) or self._flat_names(split, folder)
         if not found:
-            raise UserError(f"data.root={self.root}: {folder} has no class folders with photos.\n{HOW_TO_GET_DATA}")
+            raise UserError(f"{self.name}: {folder} has no class folders with photos.\n{HOW_TO_GET_DATA}")
         return found
 
     def _class_folders(self, folder: str, names: Sequence[str]) -> dict[str, list[str]]:
