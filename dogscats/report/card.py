@@ -10,7 +10,7 @@ from dogscats.base.files import write_text
 from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
 from dogscats.lesson.metrics import METRICS
-from dogscats.report.facts import SPLITS, Facts, Result, template
+from dogscats.report.facts import SPLITS, Facts, Result, capitalised, template
 
 FILE = "MODEL_CARD.md"
 
@@ -79,7 +79,6 @@ def _metadata(facts: Facts) -> dict[str, Any]:
 
 def _result(facts: Facts, result: Result) -> dict[str, Any]:
     name = shown(facts.data_name)
-    values = ((metric.card or (metric.key, metric.heading), result.values.get(metric.key)) for metric in METRICS)
     return {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": {
@@ -89,8 +88,9 @@ def _result(facts: Facts, result: Result) -> dict[str, Any]:
         },
         "metrics": [
             {"type": kind, "value": round(value, 6), "name": title}
-            for (kind, title), value in values
-            if value is not None
+            for metric in METRICS
+            for kind, title in [metric.card or (metric.evaluated_as or metric.key, capitalised(metric.title))]
+            if (value := result.values.get(metric.key)) is not None
         ],
     }
 

@@ -30,6 +30,11 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def capitalised(text: str) -> str:
+    """Return a text with a capital letter at its beginning, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 @dataclass(frozen=True)
 class Result:
     """Metrics of one split, with or without test-time augmentation; `None` where an older run has none.
@@ -181,7 +186,7 @@ class Facts:
 
 
 def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
-    """Load a template of this package, whose filters `number` and `count` write metrics and numbers of photos.
+    """Load a template of this package, whose filters write metrics (`number`), photo counts (`count`) and headings.
 
     Its global `metrics` has the rows of `METRICS` that a run computes.
 
@@ -198,6 +203,6 @@ def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False
         lstrip_blocks=True,
         finalize=finalize,
     )
-    environment.filters.update(number=number, count=lambda value: f"{value:,}")
+    environment.filters.update(number=number, count=lambda value: f"{value:,}", capitalised=capitalised)
     environment.globals["metrics"] = final_metrics()
     return environment.get_template(name)

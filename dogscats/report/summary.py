@@ -145,8 +145,8 @@ class RunReport:
         rows: list[list[object]] = [[heading, *(metric.title for metric in final_metrics())]]
         for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
-                values = (final.get(f"{split}_{metric.key}{suffix}") for metric in final_metrics())
-                rows.append([version, *("-" if value is None else f"{value:.5f}" for value in values)])
+                values = (metric.text(final[f"{split}_{metric.key}{suffix}"]) for metric in final_metrics())
+                rows.append([version, *values])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 

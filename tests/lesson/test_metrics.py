@@ -135,7 +135,7 @@ def doubt() -> Iterator[Metric]:
     def compute(predictions: Predictions) -> float:
         return 1 - predictions.probabilities.max(dim=1).values.mean().item()
 
-    row = Metric("doubt", "mean doubt", compute, larger_is_better=False)
+    row = Metric("doubt", "mean doubt", compute, larger_is_better=False, tile="Mean doubt")
     METRICS.append(row)
     yield row
     METRICS.remove(row)
