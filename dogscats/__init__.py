@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
     from dogscats.networks.timm_backbone import timm_backbone
     from dogscats.predict.predictor import Predictor
-    from dogscats.report.history import History
-    from dogscats.report.report_callback import Pictures, Report
+    from dogscats.report.figure_table import Pictures, Report
+    from dogscats.report.summary import History
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
@@ -33,16 +33,16 @@ _MODULES = {
     "Backbone": "lesson.backbone",
     "Classifier": "lesson.classifier",
     "DogsCatsDataModule": "data.loading.datamodule",
-    "History": "report.history",
+    "History": "report.summary",
     "LRFinder": "lesson.lr_finder",
     "LRSchedule": "lesson.sgdr",
     "LRTrace": "lesson.sgdr",
     "LogFormatter": "base.text",
     "OutputFolder": "runs.directory",
-    "Pictures": "report.report_callback",
+    "Pictures": "report.figure_table",
     "Predictions": "lesson.predictions",
     "Predictor": "predict.predictor",
-    "Report": "report.report_callback",
+    "Report": "report.figure_table",
     "SampleDataModule": "data.loading.sample_data",
     "SweepReport": "runs.sweep",
     "crops": "data.pixels.transforms",

@@ -17,7 +17,7 @@ from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.report.facts import SPLITS, Facts, template
 from dogscats.report.figure_table import FIGURES, RunFigure
-from dogscats.report.figures.publish import by_name
+from dogscats.report.figures.drawing import by_name
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
 FILE = "report.html"

@@ -16,8 +16,8 @@ from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
 from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
 from dogscats.lesson.stage import Stage
 from dogscats.report.figures.curves import lr_curve
-from dogscats.report.figures.publish import publish
-from dogscats.report.history import History
+from dogscats.report.figures.drawing import publish
+from dogscats.report.summary import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
 from dogscats.runs.compose import build_callbacks, build_loggers, close, hyperparameters
 from dogscats.runs.run import Run, read_intact

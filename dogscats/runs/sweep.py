@@ -123,8 +123,7 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
 
 def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure":
     """Draw the metric against the swept value; against labels if values are not numeric or several keys are swept."""
-    from dogscats.report.figures.drawable_text import as_name, drawable
-    from dogscats.report.figures.publish import new_figure
+    from dogscats.report.figures.drawing import as_name, drawable, new_figure
 
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
@@ -185,7 +184,7 @@ def print_table(jobs: Sequence[Job], metric: str) -> None:
 
 def write_picture(folder: Path, jobs: Sequence[Job], metric: str) -> None:
     """Draw `sweep.png` of the jobs, and say where everything is."""
-    from dogscats.report.figures.publish import publish
+    from dogscats.report.figures.drawing import publish
 
     publish(draw_sweep(sorted(jobs, key=lambda job: job.number), swept_keys(jobs), metric), folder / "sweep.png")
     print(f"Written to {folder}: sweep.csv, sweep.png")

@@ -23,7 +23,7 @@ from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.lr_finder import SKIP, LRCurve, find_lr
 from dogscats.report.figures.curves import lr_curve
-from dogscats.report.figures.publish import publish
+from dogscats.report.figures.drawing import publish
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 

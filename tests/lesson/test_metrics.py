@@ -22,7 +22,7 @@ from dogscats.lesson.metrics import (
     wilson_interval,
 )
 from dogscats.lesson.predictions import Predictions, calibration_bins
-from dogscats.report.figures.reliability_figures import reliability
+from dogscats.report.figures.prediction_figures import reliability
 
 
 def made(labels: list[int], rows: list[list[float]], classes: str = "ab") -> Predictions:

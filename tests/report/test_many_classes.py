@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from dogscats.lesson.predictions import Predictions
-from dogscats.report.figures.confusion_matrix import MOST_PAIRS, confusion_matrix
 from dogscats.report.figures.photo_figures import SIDE, choose_photos, thumbnail
+from dogscats.report.figures.prediction_figures import MOST_PAIRS, confusion_matrix
 from dogscats.report.summary import RunReport
 
 CLASSES = 300

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.lesson.stage import GROUPS
 from dogscats.report.facts import Facts
-from dogscats.report.figures.publish import new_figure
+from dogscats.report.figures.drawing import new_figure
 
 
 def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:

@@ -17,8 +17,7 @@ from torchvision.utils import make_grid
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.pixels.images import read_image
 from dogscats.lesson.predictions import Predictions
-from dogscats.report.figures.drawable_text import as_name, drawable, shortened
-from dogscats.report.figures.publish import DPI, new_figure
+from dogscats.report.figures.drawing import DPI, as_name, drawable, new_figure, shortened
 from dogscats.report.gradcam import Explanation
 
 MOST_CLASSES = 10
