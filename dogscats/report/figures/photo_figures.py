@@ -73,25 +73,20 @@ def choose_photos(predictions: Predictions, count: int, seed: int = 0) -> dict[s
         found = mask.nonzero().flatten()
         return found[torch.randperm(len(found), generator=generator)[:count]].tolist()
 
-    def first(order: torch.Tensor, mask: torch.Tensor) -> list[int]:
-        return order[mask[order]][:count].tolist()
-
-    surest, least_sure = of_label.argsort(descending=True), of_label.argsort()
     pictures = {
         "random_right": {"Right, at random": at_random(right)},
         "random_wrong": {"Wrong, at random": at_random(~right)},
-        "most_right": {},
-        "most_wrong": {},
-        "most_uncertain": {"Most uncertain": probabilities.max(dim=1).values.argsort()[:count].tolist()},
     }
-    if len(predictions.classes) > MOST_CLASSES:
-        for kind, order, mask in (("right", surest, right), ("wrong", least_sure, ~right)):
-            chosen = order[mask[order]][: 2 * count].tolist()
-            pictures[f"most_{kind}"] = {f"Most {kind}, all classes": chosen[:count], "and next": chosen[count:]}
-        return pictures
-    for number, name in enumerate(predictions.classes):
-        pictures["most_right"][f"Most right {name}"] = first(surest, (labels == number) & right)
-        pictures["most_wrong"][f"Most wrong {name}"] = first(least_sure, (labels == number) & ~right)
+    surest_first, least_sure_first = of_label.argsort(descending=True), of_label.argsort()
+    for kind, order, mask in (("right", surest_first, right), ("wrong", least_sure_first, ~right)):
+        first = order[mask[order]]
+        if len(predictions.classes) > MOST_CLASSES:
+            rows = {f"Most {kind}, all classes": first[:count], "and next": first[count : 2 * count]}
+        else:
+            of_class = enumerate(predictions.classes)
+            rows = {f"Most {kind} {name}": first[labels[first] == number][:count] for number, name in of_class}
+        pictures[f"most_{kind}"] = {title: indices.tolist() for title, indices in rows.items()}
+    pictures["most_uncertain"] = {"Most uncertain": probabilities.max(dim=1).values.argsort()[:count].tolist()}
     return pictures
 
 
