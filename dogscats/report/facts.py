@@ -61,6 +61,17 @@ class Facts:
 
     Args:
         run_dir: run directory, with `config.yaml` and `metrics.json`.
+
+    Attributes:
+        config: its settings, with current names.
+        metrics: content of `metrics.json`.
+        classes: class names.
+        final: final metrics.
+        stages: stages of the recipe.
+        starts: content of `environment.json`: how the run was started, and resumed.
+        model_name: name of the backbone.
+        data_name: name of the dataset: that of its folder; a data module of one's own may have none.
+        n_aug: number of augmented versions per photo in test-time augmentation.
     """
 
     def __init__(self, run_dir: Path):
@@ -73,27 +84,14 @@ class Facts:
         self.final: dict[str, Any] = self.metrics["final"]
         self.stages: list[Stage] = make_stages(self.config["recipe"])
         self.starts: list[dict[str, Any]] = read_json(run_dir / environment.FILE) or []
+        model, tta = self.config["model"], (self.config.get("callbacks") or {}).get("tta") or {}
+        self.model_name = str(model.get("name", model["_target_"].rpartition(".")[2]))
+        self.data_name = Path(str(self.config["data"].get("root", ""))).name or "photos"
+        self.n_aug = int(tta.get("n_aug") or 0)
 
     def rows(self, file: str) -> Iterable[dict[str, str]]:
         """Rows of a CSV file of the run, one at a time in memory; none if the run has no such file."""
         return csv_rows(self.run_dir / file) if (self.run_dir / file).is_file() else []
-
-    @property
-    def model_name(self) -> str:
-        """Name of the backbone."""
-        model = self.config["model"]
-        return str(model.get("name", model["_target_"].rpartition(".")[2]))
-
-    @property
-    def data_name(self) -> str:
-        """Name of the dataset: that of its folder; a data module of one's own may have none."""
-        return Path(str(self.config["data"].get("root", ""))).name or "photos"
-
-    @property
-    def n_aug(self) -> int:
-        """Number of augmented versions per photo in test-time augmentation."""
-        tta = (self.config.get("callbacks") or {}).get("tta") or {}
-        return int(tta.get("n_aug", 0))
 
     def head_lr(self, stage: Stage) -> str:
         """Return the peak learning rate of the head in a stage."""
@@ -149,10 +147,9 @@ class Facts:
         return {split: counts for split, counts in found.items() if counts}
 
     @property
-    def photos_digest(self) -> str | None:
+    def photos_digest(self) -> str:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
-        file = self.run_dir / PHOTOS_FILE
-        return digest(file) if file.is_file() else None
+        return digest(self.run_dir / PHOTOS_FILE)
 
     @cached_property
     def reliability(self) -> dict[str, dict[str, Any]]:

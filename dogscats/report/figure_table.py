@@ -57,17 +57,14 @@ class RunFigure:
     has_node: bool = False
 
 
-LOSSES = {"training": "train_loss", "validation": "valid_loss"}
-"""Columns of `history.csv` by label."""
-
 FIGURES = [
     RunFigure(
         "augmentation", augmentation, "dataset", "settings", "Six augmented versions of one training photo",
         title="Augmented versions of one photo", folded=True,
     ),
     RunFigure(
-        "loss", partial(curve, name="loss", columns=LOSSES), "run", "stages", "Curve of the loss by epoch",
-        caption="Loss by epoch; dotted lines begin stages", formats=("svg",),
+        "loss", partial(curve, name="loss", columns={"training": "train_loss", "validation": "valid_loss"}), "run",
+        "stages", "Curve of the loss by epoch", caption="Loss by epoch; dotted lines begin stages", formats=("svg",),
     ),
     RunFigure(
         "accuracy", partial(curve, name="accuracy", columns={"validation": "valid_acc"}), "run", "stages",

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as nnf
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from PIL import Image
 from torchvision.utils import make_grid
 
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.pixels.images import read_image
+from dogscats.data.pixels.images import thumbnail
 from dogscats.lesson.predictions import Predictions
 from dogscats.report.figures.drawing import DPI, as_name, drawable, new_figure, shortened
 from dogscats.report.gradcam import Explanation
@@ -114,7 +113,7 @@ def draw_photos(
             axes.set_axis_off()
         for index, column in zip(indices, grid.T, strict=False):
             path, probabilities = predictions.paths[index], predictions.probabilities[index]
-            column[0].imshow(thumbnail(predictions.root / path))
+            column[0].imshow(thumbnail(predictions.root / path, SIDE))
             predicted = int(probabilities.argmax())
             title = caption(path, predictions.classes[predicted], float(probabilities[predicted].nan_to_num()))
             as_name([column[0].set_title(drawable(title), fontsize=9)], [title])
@@ -123,17 +122,6 @@ def draw_photos(
         if not indices:
             grid[0, 0].text(0, 0.5, "none", fontsize=11, transform=grid[0, 0].transAxes)
     return figure
-
-
-def thumbnail(path: Path) -> np.ndarray[Any, Any]:
-    """Read a photo at the size at which it is drawn: large ones take no more memory than small ones.
-
-    Returns:
-        RGB, uint8, `(H, W, 3)`; the long side has at most `SIDE` pixels.
-    """
-    picture = Image.fromarray(read_image(path, quietly=True, least=SIDE).permute(1, 2, 0).numpy())
-    picture.thumbnail((SIDE, SIDE))
-    return np.asarray(picture)
 
 
 COLORS, BRIGHTEST = "turbo", 0.9
