@@ -141,15 +141,12 @@ def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
     """Make the metrics of each epoch, of log-probabilities `(B, C)` and labels `(B,)`, by their keys."""
     # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
     options: Any = {"num_classes": num_classes, "validate_args": False}
-    return torchmetrics.MetricCollection(
-        {
-            metric.key: metric.torchmetric(**options)
-            if metric.torchmetric
-            else GatheredMetric(metric.compute, num_classes)
-            for metric in METRICS
-            if metric.computed == "epoch"
-        }
-    )
+    found: dict[str, torchmetrics.Metric | torchmetrics.MetricCollection] = {}
+    for metric in METRICS:
+        if metric.computed == "epoch":
+            gathered = GatheredMetric(metric.compute, num_classes)
+            found[metric.key] = metric.torchmetric(**options) if metric.torchmetric else gathered
+    return torchmetrics.MetricCollection(found)
 
 
 def epoch_columns() -> list[str]:
@@ -159,10 +156,8 @@ def epoch_columns() -> list[str]:
 
 def final_metrics() -> list[Metric]:
     """Metrics of the final prediction, in the order of `metrics.json`: accuracy and loss first."""
-    return sorted(
-        (metric for metric in METRICS if metric.computed != "evaluation"),
-        key=lambda metric: metric.key not in ("acc", "loss"),
-    )
+    ordered = sorted(METRICS, key=lambda metric: metric.key not in ("acc", "loss"))
+    return [metric for metric in ordered if metric.computed != "evaluation"]
 
 
 def larger_is_better(path: str) -> bool:
