@@ -1,7 +1,7 @@
 """The classifier: a pretrained body and one or more heads."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as nnf
@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
-from dogscats.base.record import rebuild
+from dogscats.base.trust import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
@@ -38,20 +38,6 @@ class Scorer(Protocol):
         """Sum scores `(N, S)` up to one number per photo `(N,)`, for `Predictions.unlike`."""
 
 
-class BatchPredictions(NamedTuple):
-    """What `Classifier.predict_step` returns.
-
-    Attributes:
-        indices: indices of the photos `(B,)`.
-        probabilities: class probabilities `(B, C)`.
-        scores: scores of the plain version of the photos `(B, S)`; `(B, 0)` without a scorer, and for others.
-    """
-
-    indices: torch.Tensor
-    probabilities: torch.Tensor
-    scores: torch.Tensor
-
-
 class Classifier(LightningModule):
     """Body and heads, trained with discriminative learning rates: one per layer group.
 
@@ -74,6 +60,7 @@ class Classifier(LightningModule):
 
     Attributes:
         scorer: scores photos in the pass that predicts them; `None`, or that of a trained classifier.
+        scores: what the scorer gave for the last batch of plain photos `(B, S)`.
 
     Raises:
         UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that names
@@ -82,6 +69,7 @@ class Classifier(LightningModule):
 
     loss_weights: torch.Tensor | None
     scorer: Scorer | None
+    scores: torch.Tensor
 
     def __init__(
         self,
@@ -229,12 +217,17 @@ class Classifier(LightningModule):
         """Update the test loss and metrics."""
         self._evaluate(batch, "test_loss", self.test_metrics)
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> BatchPredictions:
-        """Predict a batch; photos of the first loader, the plain ones, are also scored."""
+    def predict_step(
+        self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return photo indices `(B,)` and class probabilities `(B, C)`.
+
+        Photos of the first loader, the plain ones, are also scored: `scores` has the scores of the last batch `(B, S)`.
+        """
         if self.scorer is None or dataloader_idx > 0:
-            return BatchPredictions(batch.indices, self(batch.inputs).exp(), torch.empty(len(batch.indices), 0))
-        log_probabilities, scores = self.scorer(self.body, self.heads, batch.inputs)
-        return BatchPredictions(batch.indices, log_probabilities.exp(), scores)
+            return batch.indices, self(batch.inputs).exp()
+        log_probabilities, self.scores = self.scorer(self.body, self.heads, batch.inputs)
+        return batch.indices, log_probabilities.exp()
 
     def _evaluate(self, batch: Batch, loss: str, metrics: MetricCollection) -> None:
         log_probabilities = self(batch.inputs)

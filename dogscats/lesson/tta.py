@@ -62,10 +62,11 @@ class TTA(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Store the probabilities of a batch by photo index, and the scores of plain photos."""
-        indices = outputs.indices.cpu()
-        self.probabilities[dataloader_idx, indices] = outputs.probabilities.float().cpu()
-        if dataloader_idx == 0:
-            self.scores[indices] = outputs.scores.float().cpu()
+        assert isinstance(pl_module, Classifier)
+        indices, probabilities = outputs[0].cpu(), outputs[1]
+        self.probabilities[dataloader_idx, indices] = probabilities.float().cpu()
+        if self.scorer and dataloader_idx == 0:
+            self.scores[indices] = pl_module.scores.float().cpu()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the predictions of all ranks.

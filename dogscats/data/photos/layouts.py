@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from dogscats.base.errors import UserError
 from dogscats.base.files import cell
+from dogscats.base.text import listed
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.split import (
@@ -68,7 +69,7 @@ class Source(Protocol):
         """List the photos of each class of one split or folder, to be evaluated. Raises UserError without it."""
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """List the labelled test photos of each class; empty without any. Raises UserError for unknown classes."""
+        """List the labelled test photos of each class, perhaps of others than `classes`; empty without any."""
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos without labels, in `test1/` or `test/`."""
@@ -97,6 +98,10 @@ class Photos:
     odd: Collection[str] = ()
     shrink: Shrink | None = field(default=None, compare=False)  # the same photos, however they are read
     undecided: "Photos | None" = field(default=None, compare=False, repr=False)
+
+    def select(self, rows: Sequence[int]) -> "Photos":
+        """Return the labelled photos in some rows."""
+        return replace(self, paths=[self.paths[row] for row in rows], labels=[self.labels[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -198,38 +203,43 @@ class DatasetFinder:
         return next(source for source in looked if source is not None)
 
     def _found(self, source: Source) -> Found:
-        pattern, where = group_pattern(self.group), ""
+        pattern, where, place = group_pattern(self.group), "", source.place
         train = source.by_class("train")
-        if len(train) < 2:
+        classes = list(train)
+        if len(classes) < 2:
             raise UserError(
-                f"{source.name}: {source.place('train')} has only one class, {next(iter(train))!r}. "
-                "Add photos of at least one more class."
+                f"{source.name}: {place('train')} has only one class, {classes[0]!r}. Add photos of at least one more "
+                "class."
             )
-        _check_distinct(source.name, list(train))
-        test = source.test(list(train))
+        _check_distinct(source.name, classes)
+        test = source.test(classes)
+        if unknown := [name for name in test if name not in train]:
+            raise UserError(
+                f"{source.name}: {place('test')} has photos of {listed(unknown)}, but the classes of {place('train')} "
+                f"are {listed(classes)}. Take the others out of {place('test')}."
+            )
         notes = [*source.notes, *(check_groups(train, pattern) if pattern else [])]
         if "valid" in source.splits:
             valid = source.by_class("valid")
-            if list(train) != list(valid):
+            if classes != list(valid):
                 only = [", ".join(sorted(set(a) - set(b))) or "none" for a, b in ((train, valid), (valid, train))]
-                places = [source.place(split) for split in ("train", "valid")]
                 raise UserError(
-                    f"{source.name}: the classes of train and valid differ. "
-                    f"Only in {places[0]}: {only[0]}. Only in {places[1]}: {only[1]}."
+                    f"{source.name}: the classes of train and valid differ. Only in {place('train')}: {only[0]}. Only "
+                    f"in {place('valid')}: {only[1]}."
                 )
         else:
-            where = source.place("train")
+            where = place("train")
             train, valid = self._hold_out(source, train, pattern)
         if pattern:
             notes += in_both(train, valid, pattern, "valid") + in_both(train, test, pattern, "test")
-        splits = ["train", *(["valid"] if not where else []), *(["test"] if test else [])]
+        splits = ["train", *([] if where else ["valid"]), *(["test"] if test else [])]
         by = " by data.group" if pattern else ""
         share = f", {100 * self.valid_fraction:g} % held out{by}" if where else ""
         return Found(
-            classes=list(train),
+            classes=classes,
             train=_photos(source.root, train, self.limit),
             valid=_photos(source.root, valid, self.limit),
-            test=_photos(source.root, test, self.limit, list(train)) if test else None,
+            test=_photos(source.root, test, self.limit, classes) if test else None,
             unlabelled=Photos(source.root, source.unlabelled(bool(test)), []),
             layout=f"{source.layout(splits)}{share}",
             held_out=where,
@@ -251,8 +261,6 @@ class DatasetFinder:
             )
         else:
             chosen = {name: held_out(paths, self.valid_fraction, self.seed) for name, paths in names.items()}
-        kept: dict[str, list[str]] = {}
-        valid: dict[str, list[str]] = {}
         for name, paths in train.items():
             if len(paths) < 2:
                 raise UserError(
@@ -264,24 +272,21 @@ class DatasetFinder:
                     f"{source.name}: the {len(paths)} photos of class {name!r} are in too few groups of data.group to "
                     "hold some out. Add photos of other groups, or make the groups smaller."
                 )
-            apart = set(chosen[name])
-            kept[name] = [path for path in paths if path[start:] not in apart]
-            valid[name] = [path for path in paths if path[start:] in apart]
-        return kept, valid
+        apart = {path for paths in chosen.values() for path in paths}
+        kept = {name: [path for path in paths if path[start:] not in apart] for name, paths in train.items()}
+        return kept, {name: [source.base + path for path in paths] for name, paths in chosen.items()}
 
 
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:
     """Remove the labelled photos whose paths are in `bad`."""
-    kept = [pair for pair in zip(photos.paths, photos.labels, strict=True) if pair[0] not in bad]
-    return replace(photos, paths=[path for path, _ in kept], labels=[label for _, label in kept])
+    return photos.select([row for row, path in enumerate(photos.paths) if path not in bad])
 
 
 def _check_distinct(name: str, classes: Sequence[str]) -> None:
     """Refuse classes whose names would be the same in tables, where odd characters are escaped."""
     seen: dict[str, str] = {}
     for each in classes:
-        other = seen.setdefault(str(cell(each)), each)
-        if other != each:
+        if (other := seen.setdefault(str(cell(each)), each)) != each:
             raise UserError(f"{name}: the classes {other!r} and {each!r} look the same in tables. Rename one.")
 
 
