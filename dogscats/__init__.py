@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
     from dogscats.networks.timm_backbone import timm_backbone
     from dogscats.predict.predictor import Predictor
-    from dogscats.report.history import History
-    from dogscats.report.report_callback import Pictures, Report
+    from dogscats.report.figure_table import Pictures, Report
+    from dogscats.report.summary import History
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
@@ -42,8 +42,8 @@ _NAMES = {
     "networks.efficientnet_lite": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2",
     "networks.timm_backbone": "timm_backbone",
     "predict.predictor": "Predictor",
-    "report.history": "History",
-    "report.report_callback": "Pictures Report",
+    "report.figure_table": "Pictures Report",
+    "report.summary": "History",
     "runs.directory": "OutputFolder",
     "runs.sweep": "SweepReport",
 }

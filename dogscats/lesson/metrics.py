@@ -50,8 +50,11 @@ class Metric:
         title: its heading in tables.
         compute: function of labelled predictions; `None` where it is undefined. Each epoch, predictions have no paths.
         larger_is_better: whether a sweep lists the largest value first.
-        card: its type and name in the model index of the model card; by default `key` and `title`.
+        digits: digits after the point in the tables of final metrics and evaluations.
+        short: its heading in wide tables; by default `title`.
+        tile: its heading at the top of the page; empty if it has no place there.
         evaluated_as: its key in the `metrics.json` of an evaluation; by default `key`.
+        card: its type and name in the model index of the model card; by default `evaluated_as` and `title`.
         computed: `epoch` for every epoch, final prediction and evaluation; `final` without the epochs; `evaluation` for
             evaluations alone.
         torchmetric: class that computes it each epoch, batch by batch. By default `compute` is called at the end of an
@@ -62,39 +65,41 @@ class Metric:
     title: str
     compute: Callable[[Predictions], float | None]
     larger_is_better: bool = True
-    card: tuple[str, str] | None = None
+    digits: int = 5
+    short: str = ""
+    tile: str = ""
     evaluated_as: str = ""
+    card: tuple[str, str] | None = None
     computed: Literal["epoch", "final", "evaluation"] = "epoch"
     torchmetric: Callable[..., torchmetrics.Metric] | None = None
 
-    @property
-    def heading(self) -> str:
-        """The title, with a capital letter."""
-        return self.title[:1].upper() + self.title[1:]
+    def text(self, value: float | None) -> str:
+        """Return a value as text, with `digits`."""
+        return "nan" if value is None else f"{value:.{self.digits}f}"
 
 
 METRICS = [
     Metric(
-        "acc", "accuracy", lambda predictions: predictions.accuracy, card=("accuracy", "Accuracy"),
-        evaluated_as="accuracy", torchmetric=partial(MulticlassAccuracy, average="micro"),
+        "acc", "accuracy", lambda predictions: predictions.accuracy, digits=4, tile="Accuracy", evaluated_as="accuracy",
+        torchmetric=partial(MulticlassAccuracy, average="micro"),
     ),
     Metric(
-        "balanced_acc", "balanced accuracy", lambda predictions: predictions.balanced_accuracy,
-        card=("balanced_accuracy", "Balanced accuracy"), evaluated_as="balanced_accuracy",
+        "balanced_acc", "balanced accuracy", lambda predictions: predictions.balanced_accuracy, digits=4,
+        short="balanced", tile="Balanced accuracy", evaluated_as="balanced_accuracy",
         torchmetric=partial(MulticlassAccuracy, average="macro"),
     ),
     Metric(
-        "macro_f1", "macro F1", lambda predictions: predictions.macro_f1, card=("f1", "Macro F1"),
+        "macro_f1", "macro F1", lambda predictions: predictions.macro_f1, digits=4, card=("f1", "Macro F1"),
         torchmetric=partial(MulticlassF1Score, average="macro"),
     ),
     Metric(  # the Classifier logs the loss of each epoch itself, as it does that of the training photos
-        "loss", "log loss", lambda predictions: predictions.log_loss, larger_is_better=False,
-        card=("log_loss", "Log loss"), evaluated_as="log_loss", computed="final",
+        "loss", "log loss", lambda predictions: predictions.log_loss, larger_is_better=False, tile="Log loss",
+        evaluated_as="log_loss", computed="final",
     ),
-    Metric("log_loss_clipped", "clipped log loss", log_loss_clipped, larger_is_better=False, computed="evaluation"),
+    Metric("log_loss_clipped", "clipped", log_loss_clipped, larger_is_better=False, computed="evaluation"),
     Metric("roc_auc", "ROC AUC", roc_auc, computed="evaluation"),
     Metric(
-        "ece", "ECE", lambda predictions: predictions.ece, larger_is_better=False,
+        "ece", "ECE", lambda predictions: predictions.ece, larger_is_better=False, tile="Calibration error",
         card=("expected_calibration_error", "Expected calibration error"), computed="final",
     ),
 ]  # fmt: skip
@@ -136,15 +141,12 @@ def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
     """Make the metrics of each epoch, of log-probabilities `(B, C)` and labels `(B,)`, by their keys."""
     # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
     options: Any = {"num_classes": num_classes, "validate_args": False}
-    return torchmetrics.MetricCollection(
-        {
-            metric.key: metric.torchmetric(**options)
-            if metric.torchmetric
-            else GatheredMetric(metric.compute, num_classes)
-            for metric in METRICS
-            if metric.computed == "epoch"
-        }
-    )
+    found: dict[str, torchmetrics.Metric | torchmetrics.MetricCollection] = {}
+    for metric in METRICS:
+        if metric.computed == "epoch":
+            gathered = GatheredMetric(metric.compute, num_classes)
+            found[metric.key] = metric.torchmetric(**options) if metric.torchmetric else gathered
+    return torchmetrics.MetricCollection(found)
 
 
 def epoch_columns() -> list[str]:
@@ -154,10 +156,8 @@ def epoch_columns() -> list[str]:
 
 def final_metrics() -> list[Metric]:
     """Metrics of the final prediction, in the order of `metrics.json`: accuracy and loss first."""
-    return sorted(
-        (metric for metric in METRICS if metric.computed != "evaluation"),
-        key=lambda metric: metric.key not in ("acc", "loss"),
-    )
+    ordered = sorted(METRICS, key=lambda metric: metric.key not in ("acc", "loss"))
+    return [metric for metric in ordered if metric.computed != "evaluation"]
 
 
 def larger_is_better(path: str) -> bool:
@@ -167,8 +167,8 @@ def larger_is_better(path: str) -> bool:
         path: its dotted path. A metric of one's own callbacks is minimised if it is called a loss.
     """
     name = path.rpartition(".")[2].removesuffix("_tta")
-    known = {f"{split}_{row.key}": row.larger_is_better for row in METRICS for split in ("train", "valid", "test")}
-    return known.get(name, "loss" not in name)
+    known = {metric.key: metric.larger_is_better for metric in METRICS}
+    return known.get(name.partition("_")[2], "loss" not in name)  # valid_acc, train_loss, test_ece, ...
 
 
 def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
@@ -181,12 +181,14 @@ def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
         recall of a class without photos, are `None`.
     """
     counts, n = np.array(predictions.confusion_matrix), len(predictions.labels)
-    found: dict[str, Any] = {"n": n}
-    for metric in METRICS:
-        found[metric.evaluated_as or metric.key] = metric.compute(predictions)
-        if metric.key == "acc":
-            found["accuracy_ci95"] = wilson_interval(int(counts.trace()), n)
-    return found | {"per_class": per_class(predictions.classes, counts), "confusion_matrix": counts.tolist()}
+    return {
+        "n": n,
+        "accuracy": predictions.accuracy,
+        "accuracy_ci95": wilson_interval(int(counts.trace()), n),  # beside the accuracy
+        **{metric.evaluated_as or metric.key: metric.compute(predictions) for metric in METRICS},
+        "per_class": per_class(predictions.classes, counts),
+        "confusion_matrix": counts.tolist(),
+    }
 
 
 def per_class(classes: Sequence[str], counts: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 
 from dogscats.base.files import write_csv
 
+CONFUSED_PAIRS = "confused_pairs.csv"
+"""File with what `confused_pairs` returns."""
+
 BINS = 15
 """Number of bins for the expected calibration error, as in Guo et al."""
 

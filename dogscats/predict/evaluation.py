@@ -55,13 +55,13 @@ def evaluate_photos(job: Job) -> None:
 
 def log_evaluation(metrics: dict[str, Any], split: str) -> None:
     """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
-    headings = [metric.title for metric in METRICS]
-    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings, "95 % interval of the accuracy"]]
+    accuracy, *others = METRICS
+    headings = [accuracy.title, "95 % interval", *(metric.short or metric.title for metric in others)]
+    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
     for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
         if row:
-            values = (row[metric.evaluated_as or metric.key] for metric in METRICS)
-            cells = ("nan" if value is None else f"{value:.5f}" for value in values)
-            table.append([name, *cells, "{:.4f} - {:.4f}".format(*row["accuracy_ci95"])])
+            values = [metric.text(row[metric.evaluated_as or metric.key]) for metric in METRICS]
+            table.append([name, values[0], "{:.4f} - {:.4f}".format(*row["accuracy_ci95"]), *values[1:]])
     log.info("\n%s", "\n".join(text_table(table, left=1)))
     best = metrics.get("tta", metrics)["per_class"]
     names = list(best)

@@ -16,9 +16,9 @@ from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.predict.tasks import Job
 from dogscats.reliability.thresholds import words
+from dogscats.report.figure_table import Report
+from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import draw_explanation
-from dogscats.report.figures.publish import publish
-from dogscats.report.report_callback import Report
 from dogscats.report.summary import MOST_CLASSES
 
 log = logging.getLogger(__name__)

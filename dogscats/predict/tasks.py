@@ -66,7 +66,7 @@ class Task:
         Raises:
             UserError: with the key of the first such callback.
         """
-        from dogscats.report.report_callback import Report
+        from dogscats.report.figure_table import Report
 
         for key, callback in callbacks.items():
             unused = not self.uses_trainer or (not self.has_labels and isinstance(callback, Report))

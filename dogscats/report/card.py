@@ -10,7 +10,7 @@ from dogscats.base.files import write_text
 from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
 from dogscats.lesson.metrics import METRICS
-from dogscats.report.facts import SPLITS, Facts, Result, template
+from dogscats.report.facts import SPLITS, Facts, Result, capitalised, template
 
 FILE = "MODEL_CARD.md"
 
@@ -61,38 +61,33 @@ def base_model(model: dict[str, Any]) -> str | None:
 
 def _metadata(facts: Facts) -> dict[str, Any]:
     """Return the YAML block: licence and language are left to whoever publishes the model."""
-    base = base_model(facts.config["model"])
+    base, name = base_model(facts.config["model"]), shown(facts.data_name)
+    kind = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "photos"
     results = {result.split: result for result in facts.results}  # the last of each split: with TTA if it ran
+    evaluations = [
+        {
+            "task": {"type": "image-classification", "name": "Image classification"},
+            "dataset": {"type": kind, "name": name, "split": SPLITS[split]},
+            "metrics": _metrics(result),
+        }
+        for split, result in results.items()
+    ]
     return {
         "library_name": "dogscats",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "pytorch", "dogscats"],
         **({"base_model": base, "base_model_relation": "finetune"} if base else {}),
-        "model-index": [
-            {
-                "name": shown(f"{facts.model_name}-{facts.data_name}"),
-                "results": [_result(facts, result) for result in results.values()],
-            }
-        ],
+        "model-index": [{"name": shown(f"{facts.model_name}-{facts.data_name}"), "results": evaluations}],
     }
 
 
-def _result(facts: Facts, result: Result) -> dict[str, Any]:
-    name = shown(facts.data_name)
-    values = ((metric.card or (metric.key, metric.heading), result.values.get(metric.key)) for metric in METRICS)
-    return {
-        "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {
-            "type": re.sub(r"[^\w.-]+", "-", name).strip("-.") or "photos",
-            "name": name,
-            "split": SPLITS[result.split],
-        },
-        "metrics": [
-            {"type": kind, "value": round(value, 6), "name": title}
-            for (kind, title), value in values
-            if value is not None
-        ],
-    }
+def _metrics(result: Result) -> list[dict[str, Any]]:
+    found = []
+    for metric in METRICS:
+        kind, title = metric.card or (metric.evaluated_as or metric.key, capitalised(metric.title))
+        if (value := result.values.get(metric.key)) is not None:
+            found.append({"type": kind, "value": round(value, 6), "name": title})
+    return found
 
 
 def markdown(value: Any) -> Any:

@@ -1,9 +1,10 @@
 """What the files of a run directory say about the run, and the templates that its page and model card are made from."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import yaml  # type: ignore[import-untyped]
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dogscats.base import environment
-from dogscats.base.files import cell, csv_rows, digest, read_csv, read_json
+from dogscats.base.files import cell, csv_rows, digest, read_json
 from dogscats.base.trust import current_names
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
 from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
+from dogscats.lesson.predictions import CONFUSED_PAIRS
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
@@ -28,6 +30,11 @@ SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 def number(value: float | None) -> str:
     """Return a metric as text; a hyphen for one that is undefined or unknown."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def capitalised(text: str) -> str:
+    """Return a text with a capital letter at its beginning, the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,17 @@ class Facts:
 
     Args:
         run_dir: run directory, with `config.yaml` and `metrics.json`.
+
+    Attributes:
+        config: its settings, with current names.
+        metrics: content of `metrics.json`.
+        classes: class names.
+        final: final metrics.
+        stages: stages of the recipe.
+        starts: content of `environment.json`: how the run was started, and resumed.
+        model_name: name of the backbone.
+        data_name: name of the dataset: that of its folder; a data module of one's own may have none.
+        n_aug: number of augmented versions per photo in test-time augmentation.
     """
 
     def __init__(self, run_dir: Path):
@@ -66,27 +84,14 @@ class Facts:
         self.final: dict[str, Any] = self.metrics["final"]
         self.stages: list[Stage] = make_stages(self.config["recipe"])
         self.starts: list[dict[str, Any]] = read_json(run_dir / environment.FILE) or []
+        model, tta = self.config["model"], (self.config.get("callbacks") or {}).get("tta") or {}
+        self.model_name = str(model.get("name", model["_target_"].rpartition(".")[2]))
+        self.data_name = Path(str(self.config["data"].get("root", ""))).name or "photos"
+        self.n_aug = int(tta.get("n_aug") or 0)
 
-    def table(self, file: str) -> list[dict[str, str]]:
-        """Rows of a CSV file of the run; empty if the run has none."""
-        return read_csv(self.run_dir / file) if (self.run_dir / file).is_file() else []
-
-    @property
-    def model_name(self) -> str:
-        """Name of the backbone."""
-        model = self.config["model"]
-        return str(model.get("name", model["_target_"].rpartition(".")[2]))
-
-    @property
-    def data_name(self) -> str:
-        """Name of the dataset: that of its folder; a data module of one's own may have none."""
-        return Path(str(self.config["data"].get("root", ""))).name or "photos"
-
-    @property
-    def n_aug(self) -> int:
-        """Number of augmented versions per photo in test-time augmentation."""
-        tta = (self.config.get("callbacks") or {}).get("tta") or {}
-        return int(tta.get("n_aug", 0))
+    def rows(self, file: str) -> Iterable[dict[str, str]]:
+        """Rows of a CSV file of the run, one at a time in memory; none if the run has no such file."""
+        return csv_rows(self.run_dir / file) if (self.run_dir / file).is_file() else []
 
     def head_lr(self, stage: Stage) -> str:
         """Return the peak learning rate of the head in a stage."""
@@ -101,12 +106,12 @@ class Facts:
     def results(self) -> list[Result]:
         """Final metrics: validation, then those of a labelled test/; plain, then with test-time augmentation."""
         found = []
-        for split, key in (("valid", "n"), ("test", "n_test")):
-            for suffix in ("", "_tta"):
-                accuracy, n = self.final.get(f"{split}_acc{suffix}"), self.final.get(key)
-                if accuracy is not None and n:
-                    values = {m.key: self.final.get(f"{split}_{m.key}{suffix}") for m in final_metrics()}
-                    found.append(Result(split, bool(suffix), n, wilson_interval(round(accuracy * n), n), values))
+        for split, suffix in product(("valid", "test"), ("", "_tta")):
+            values = {metric.key: self.final.get(f"{split}_{metric.key}{suffix}") for metric in final_metrics()}
+            n = self.final.get("n" if split == "valid" else "n_test")
+            if n and values["acc"] is not None:
+                interval = wilson_interval(round(values["acc"] * n), n)
+                found.append(Result(split, bool(suffix), n, interval, values))
         return found
 
     @property
@@ -115,41 +120,36 @@ class Facts:
         return [result for result in self.results if result.split == "valid"][-1]
 
     @cached_property
-    def confusion(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Validation photos by actual class (row) and predicted class (column)."""
-        return np.array(self.final["confusion_matrix"], dtype=np.int64)
-
-    @cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """How each class was predicted, lowest recall first; classes without validation photos last."""
-        found = [{"name": name, **row} for name, row in per_class(self.classes, self.confusion).items()]
-        return sorted(found, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
+        found = per_class(self.classes, np.array(self.final["confusion_matrix"], dtype=np.int64))
+        rows = ({"name": name, **row} for name, row in found.items())
+        return sorted(rows, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
+
+    @cached_property
+    def _by_cell(self) -> dict[str | None, str]:
+        """Class names, by what CSV files have for them."""
+        return {str(cell(name)): name for name in self.classes}
 
     @cached_property
     def confused(self) -> list[tuple[str, str, int]]:
         """Actual class, predicted class and photos of each pair that was confused, most often first."""
-        wrong = self.confusion - np.diag(self.confusion.diagonal())
-        actual, predicted = wrong.nonzero()
-        pairs = [(self.classes[a], self.classes[p], int(wrong[a, p])) for a, p in zip(actual, predicted, strict=True)]
-        return sorted(pairs, key=lambda pair: -pair[2])
+        rows = self.rows(CONFUSED_PAIRS)
+        return [(self._by_cell[row["actual"]], self._by_cell[row["predicted"]], int(row["photos"])) for row in rows]
 
     @cached_property
     def photos(self) -> dict[str, Counter[str]]:
         """Photos of each class in each split that has any, after decisions; empty for a run without `photos.csv`."""
-        file, found = self.run_dir / PHOTOS_FILE, dict[str, Counter[str]]()
-        if file.is_file():
-            names = {str(cell(name)): name for name in self.classes}
-            counted = Counter((row["split"], row.get("label")) for row in csv_rows(file))
-            for (split, label), number in counted.items():
-                if label in names:  # older versions wrote none
-                    found.setdefault(split, Counter())[names[label]] = number
-        return {split: found[split] for split in SPLITS if split in found}
+        found = {split: Counter[str]() for split in SPLITS}
+        for row in self.rows(PHOTOS_FILE):
+            if row.get("label") in self._by_cell:  # older versions wrote none
+                found[row["split"]][self._by_cell[row["label"]]] += 1
+        return {split: counts for split, counts in found.items() if counts}
 
     @property
-    def photos_digest(self) -> str | None:
+    def photos_digest(self) -> str:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
-        file = self.run_dir / PHOTOS_FILE
-        return digest(file) if file.is_file() else None
+        return digest(self.run_dir / PHOTOS_FILE)
 
     @cached_property
     def reliability(self) -> dict[str, dict[str, Any]]:
@@ -181,7 +181,7 @@ class Facts:
 
 
 def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
-    """Load a template of this package, whose filters `number` and `count` write metrics and numbers of photos.
+    """Load a template of this package, whose filters write metrics (`number`), photo counts (`count`) and headings.
 
     Its global `metrics` has the rows of `METRICS` that a run computes.
 
@@ -198,6 +198,6 @@ def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False
         lstrip_blocks=True,
         finalize=finalize,
     )
-    environment.filters.update(number=number, count=lambda value: f"{value:,}")
+    environment.filters.update(number=number, count=lambda value: f"{value:,}", capitalised=capitalised)
     environment.globals["metrics"] = final_metrics()
     return environment.get_template(name)

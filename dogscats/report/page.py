@@ -17,7 +17,7 @@ from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.report.facts import SPLITS, Facts, template
 from dogscats.report.figure_table import FIGURES, RunFigure
-from dogscats.report.figures.publish import by_name
+from dogscats.report.figures.drawing import by_name
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
 FILE = "report.html"
@@ -131,11 +131,10 @@ def svg(figure: Figure, description: str) -> Markup:
 def _suspects(folder: Path | None) -> dict[str, list[dict[str, str]]]:
     """Return the worst suspects of each kind that has any."""
     found: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
-    if folder is not None:
-        for row in csv_rows(folder / "suspects.csv"):
-            likely = row["kind"] in found and float(row["score"]) > LIKELY_SCORE
-            if likely and len(found[row["kind"]]) < MOST_SUSPECTS:
-                found[row["kind"]].append(row)
+    for row in csv_rows(folder / "suspects.csv") if folder else ():
+        of_kind = found.get(row["kind"], [])
+        if float(row["score"]) > LIKELY_SCORE and len(of_kind) < MOST_SUSPECTS:
+            of_kind.append(row)
     return {kind: rows for kind, rows in found.items() if rows}
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: `metrics.json`, and the summary on the console."""
+"""Metrics of a run: of each epoch and at its end, on the console and in `history.csv` and `metrics.json`."""
 
 import logging
 import shlex
@@ -7,22 +7,90 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import Callback, LightningModule, Trainer
+
 from dogscats.base.console import log_written, peak_rss_mb
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
-from dogscats.base.files import write_csv, write_json
+from dogscats.base.files import write_csv, write_json, write_stage_rows
 from dogscats.base.text import shown, text_table
+from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.metrics import epoch_columns, final_metrics
-from dogscats.lesson.predictions import Predictions, confused_pairs
+from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
-from dogscats.report.history import column_heading
 
 log = logging.getLogger(__name__)
 
-
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
+
+
+def epoch_headings() -> dict[str, str]:
+    """Return the headings of an epoch's losses and metrics on the console, by name; a long one without its prefix."""
+    return {name: name.removeprefix("valid_") if len(name) > 11 else name for name in epoch_columns()}
+
+
+class History(Callback):
+    """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
+
+    Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics of
+    `dogscats.lesson.metrics.METRICS`, then those that other callbacks log, and seconds. Missing values are empty; for
+    example, an epoch without validation has no `valid_loss`.
+
+    Attributes:
+        seconds_before: seconds spent on epochs before the stage was resumed.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the header."""
+        self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
+        log.info("epoch  %s    seconds", "  ".join(epoch_headings().values()))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.started, self.validated = time.perf_counter(), False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the validation metrics as current; Lightning keeps those of earlier epochs."""
+        self.validated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print and write the row of the epoch."""
+        logged = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train_") or (name.startswith("valid_") and self.validated)
+        }
+        headings, seconds = epoch_headings(), round(time.perf_counter() - self.started, 3)
+        cells = [
+            (f"{logged[name]:.5f}" if name in logged else "-").rjust(len(heading)) for name, heading in headings.items()
+        ]
+        others = "".join(f"  {name} {value:.5f}" for name, value in logged.items() if name not in headings)
+        log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
+        metrics = dict.fromkeys(headings, "") | logged
+        self.rows.append({"epoch": trainer.current_epoch, **metrics, "seconds": seconds})
+        assert isinstance(pl_module, Classifier)
+        write_stage_rows(Path(trainer.default_root_dir) / "history.csv", pl_module.stage, self.rows)
+
+    def metrics(self, epoch: int | str | None = None) -> dict[str, float]:
+        """Losses and metrics of an epoch, by default of the last; empty if there was none."""
+        rows = self.rows if epoch is None else [row for row in self.rows if row["epoch"] == epoch]
+        row = rows[-1] if rows else {}
+        return {k: v for k, v in row.items() if k not in ("epoch", "seconds") and v != ""}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, for a checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows from a checkpoint, so that the file has no duplicate epochs."""
+        self.rows = state_dict["rows"]
+        self.seconds_before = sum(row["seconds"] for row in self.rows)
 
 
 class RunReport:
@@ -98,7 +166,7 @@ class RunReport:
         """Print the table of stages, the final metrics and the files written."""
         stages = self.metrics["stages"]
         kept = ["kept"] if any("kept" in row for row in stages.values()) else []
-        rows: list[list[object]] = [["stage", "epochs", *kept, *map(column_heading, epoch_columns()), "seconds"]]
+        rows: list[list[object]] = [["stage", "epochs", *kept, *epoch_headings().values(), "seconds"]]
         for name, row in stages.items():
             cells = [f"{row[key]:.5f}" if key in row else "-" for key in epoch_columns()]
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
@@ -143,10 +211,9 @@ class RunReport:
         """Print the final metrics of a split, without and with test-time augmentation."""
         final = self.metrics["final"]
         rows: list[list[object]] = [[heading, *(metric.title for metric in final_metrics())]]
-        for version, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
+        for name, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
-                values = (final.get(f"{split}_{metric.key}{suffix}") for metric in final_metrics())
-                rows.append([version, *("-" if value is None else f"{value:.5f}" for value in values)])
+                rows.append([name, *(row.text(final[f"{split}_{row.key}{suffix}"]) for row in final_metrics())])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 
@@ -162,7 +229,7 @@ def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict
 
 def write_confused_pairs(run_dir: Path, predictions: Predictions) -> None:
     """Write `confused_pairs.csv`: actual, predicted, photos; most confused first."""
-    write_csv(run_dir / "confused_pairs.csv", ["actual", "predicted", "photos"], confused_pairs(predictions))
+    write_csv(run_dir / CONFUSED_PAIRS, ["actual", "predicted", "photos"], confused_pairs(predictions))
 
 
 def log_confusion_matrix(predictions: Predictions) -> None:
@@ -194,11 +261,8 @@ def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callba
         )
     suffixes = ("", "_tta") if n_aug else ("",)
     final = [f"final.valid_{metric.key}{suffix}" for suffix in suffixes for metric in final_metrics()]
-    known = [
-        *final,
-        *(f"stages.{stage.name}.{name}" for stage in stages for name in (*epoch_columns(), "epochs", "seconds")),
-    ]
-    known += ["final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
+    known = [f"stages.{stage.name}.{name}" for stage in stages for name in (*epoch_columns(), "epochs", "seconds")]
+    known = [*final, *known, "final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
     logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
     if metric not in known and not (own_callbacks and str(metric).startswith(logged)):
         tta = " It needs callbacks.tta.n_aug=1 or more." if str(metric).endswith("_tta") and not n_aug else ""

@@ -17,9 +17,8 @@ from dogscats.reliability.kept import log_reliability, weights_digest, write_rel
 from dogscats.reliability.measured import measured
 from dogscats.report import card, page
 from dogscats.report.facts import Facts
-from dogscats.report.figure_table import publish_figures
-from dogscats.report.figures.publish import publish
-from dogscats.report.report_callback import Pictures
+from dogscats.report.figure_table import Pictures, publish_figures
+from dogscats.report.figures.drawing import publish
 from dogscats.runs.checkpoint import save_weights
 from dogscats.runs.compose import build_callbacks, close, hyperparameters
 from dogscats.runs.run import Run

@@ -20,8 +20,8 @@ from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
 from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with_own_decisions
 from dogscats.lesson.classifier import Classifier
+from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
-from dogscats.report.figures.publish import publish
 from dogscats.runs.checkpoint import load_classifier
 from dogscats.runs.compose import accepted, use_own_modules
 from dogscats.runs.directory import plain_config, save_config

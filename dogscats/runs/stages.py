@@ -13,11 +13,11 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from dogscats.base.errors import optional
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
-from dogscats.lesson.lr_finder import FALLBACK_LR, SKIP, LRCurve
+from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.lesson.stage import Stage
 from dogscats.report.figures.curves import lr_curve
-from dogscats.report.figures.publish import publish
-from dogscats.report.history import History
+from dogscats.report.figures.drawing import publish
+from dogscats.report.summary import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
 from dogscats.runs.compose import build_callbacks, build_loggers, close, hyperparameters
 from dogscats.runs.run import Run, read_intact
@@ -74,7 +74,7 @@ def keep_lr(run: Run, stage: Stage, curve: LRCurve, loggers: list[Logger]) -> No
     file = _lr_file(run, stage.name)
     curve.write(file)
     with optional(file.stem):
-        publish(lr_curve(curve, SKIP), file.with_suffix(".png"), loggers, "lr_finder/plots")
+        publish(lr_curve(curve), file.with_suffix(".png"), loggers, "lr_finder/plots")
         curve.log(loggers)
     if curve.has_minimum:
         log.info("LR finder: suggests lr=%.2g, a tenth of the rate at the lowest loss", curve.suggestion)

@@ -150,7 +150,7 @@ class Sweep(NamedTuple):
         if hint:
             print(hint, flush=True)
         # Last: matplotlib and torch take seconds to import.
-        from dogscats.report.figures.publish import publish
+        from dogscats.report.figures.drawing import publish
 
         publish(draw_sweep(jobs, keys, self.metric), self.folder / "sweep.png")
         print(f"Written to {self.folder}: sweep.csv, sweep.png")
@@ -181,8 +181,7 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
 
 def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure":
     """Draw the metric against the swept value; against labels if values are not numeric or several keys are swept."""
-    from dogscats.report.figures.drawable_text import as_name, drawable
-    from dogscats.report.figures.publish import new_figure
+    from dogscats.report.figures.drawing import as_name, drawable, new_figure
 
     figure = new_figure(8, 4.5)
     axes = figure.subplots()

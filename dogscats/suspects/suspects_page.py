@@ -10,14 +10,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
 from dogscats.base.text import shown
 from dogscats.data.photos.decisions import Decision
-from dogscats.data.pixels.images import UnreadableImageError, read_image
+from dogscats.data.pixels.images import UnreadableImageError, thumbnail
 from dogscats.suspects.search import KINDS, Suspect, by_kind
 
 log = logging.getLogger(__name__)
@@ -107,11 +105,9 @@ def _write_photos(page: io.TextIOBase, root: Path, paths: Sequence[str]) -> None
 def _photo(path: Path) -> dict[str, str]:
     """Return a photo as a JPEG in a data URL: `src`; or why it cannot be read: `unreadable`."""
     try:
-        pixels = read_image(path, quietly=True, least=SIDE)
+        picture = thumbnail(path, SIDE)
     except (UnreadableImageError, Failure) as error:  # the others can still be decided about
         return {"unreadable": shown(error)}
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    picture.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=80)
     return {"src": f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"}

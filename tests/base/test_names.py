@@ -14,7 +14,7 @@ from PIL import Image
 
 from dogscats.base.files import read_csv, write_csv
 from dogscats.base.text import setting, shown, without_password
-from dogscats.report.figures.drawable_text import as_name, drawable
+from dogscats.report.figures.drawing import as_name, drawable
 
 ODD = ("$5_$", "${oc.env:HOME}", "=HYPERLINK(1)", "a\x1b[31mb\nc", "猫")
 
@@ -79,7 +79,7 @@ def test_predictions_and_metrics_are_written_before_any_picture(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dogscats.report.figures.publish.publish", stop)
+    monkeypatch.setattr("dogscats.report.figures.drawing.publish", stop)
     assert run_command("train.py", f"data.root={shared_root}", *HEAD, "hydra.run.dir=run").returncode == 1
     assert len(read_csv(tmp_path / "run" / "predictions_valid.csv")) == 10
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]["n"] == 10

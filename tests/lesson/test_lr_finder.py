@@ -21,9 +21,9 @@ from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
-from dogscats.lesson.lr_finder import SKIP, LRCurve, find_lr
+from dogscats.lesson.lr_finder import LRCurve, find_lr
 from dogscats.report.figures.curves import lr_curve
-from dogscats.report.figures.publish import publish
+from dogscats.report.figures.drawing import publish
 
 make_trainer = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 
@@ -133,7 +133,7 @@ def test_points_and_plots_are_written(tmp_path: Path) -> None:
     curve = find_lr(head_classifier(), cached(), make_trainer, steps=100)
     logger = TensorBoardLogger(tmp_path, name="", version="stage")
     curve.write(tmp_path / "lr_finder.csv")
-    publish(lr_curve(curve, SKIP), tmp_path / "lr_finder.png", [logger], "lr_finder/plots")
+    publish(lr_curve(curve), tmp_path / "lr_finder.png", [logger], "lr_finder/plots")
     curve.log([logger])
     logger.finalize("success")
     with (tmp_path / "lr_finder.csv").open(newline="") as file:

@@ -22,7 +22,7 @@ from dogscats.lesson.metrics import (
     wilson_interval,
 )
 from dogscats.lesson.predictions import Predictions, calibration_bins
-from dogscats.report.figures.reliability_figures import reliability
+from dogscats.report.figures.prediction_figures import reliability
 
 
 def made(labels: list[int], rows: list[list[float]], classes: str = "ab") -> Predictions:
@@ -135,7 +135,7 @@ def doubt() -> Iterator[Metric]:
     def compute(predictions: Predictions) -> float:
         return 1 - predictions.probabilities.max(dim=1).values.mean().item()
 
-    row = Metric("doubt", "mean doubt", compute, larger_is_better=False)
+    row = Metric("doubt", "mean doubt", compute, larger_is_better=False, tile="Mean doubt")
     METRICS.append(row)
     yield row
     METRICS.remove(row)

@@ -18,9 +18,9 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
+from dogscats.report.figure_table import Pictures, Report
 from dogscats.report.figures.photo_figures import choose_photos, draw_photos, overlay
 from dogscats.report.gradcam import Explanation, grad_cam
-from dogscats.report.report_callback import Pictures, Report
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_a_run_that_predicts_cached_activations_explains_too(
 ) -> None:
     explained: list[int] = []
     monkeypatch.setattr(
-        "dogscats.report.report_callback.overlay",
+        "dogscats.report.figure_table.overlay",
         lambda explanation: (explained.append(len(explanation.image)), overlay(explanation))[1],
     )
     result = run_command(

@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dogscats.base.errors import UserError
 from dogscats.lesson.predictions import Predictions
 from dogscats.report.facts import Facts
-from dogscats.report.figure_table import FIGURES, RunFigure
-from dogscats.report.report_callback import Report
+from dogscats.report.figure_table import FIGURES, Report, RunFigure
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dogscats.data.pixels.images import thumbnail
 from dogscats.lesson.predictions import Predictions
-from dogscats.report.figures.confusion_matrix import MOST_PAIRS, confusion_matrix
-from dogscats.report.figures.photo_figures import SIDE, choose_photos, thumbnail
+from dogscats.report.figures.photo_figures import SIDE, choose_photos
+from dogscats.report.figures.prediction_figures import MOST_PAIRS, confusion_matrix
 from dogscats.report.summary import RunReport
 
 CLASSES = 300
@@ -61,7 +62,7 @@ def test_large_photos_are_drawn_small(tmp_path: Path) -> None:
     pixels = np.zeros((3000, 4000, 3), np.uint8)
     pixels[:, 2000:] = 255
     Image.fromarray(pixels).save(tmp_path / "large.jpg")
-    small = thumbnail(tmp_path / "large.jpg")
+    small = np.asarray(thumbnail(tmp_path / "large.jpg", SIDE))
     assert small.shape == (SIDE * 3 // 4, SIDE, 3)
     assert small[:, : SIDE // 2 - 2].max() < 10
     assert small[:, SIDE // 2 + 2 :].min() > 245

@@ -52,6 +52,8 @@ def draw_run(run_dir: Path, classes: list[str] = CLASSES) -> Path:
         final |= {f"valid_{name}": value, f"valid_{name}_tta": value}
     metrics = {"classes": classes, "lr_finder": {"first": 0.0123}, "stages": {"first": stage, "second": stage}}
     (run_dir / "metrics.json").write_text(json.dumps(metrics | {"final": final, "seconds": 9, "peak_rss_mb": 100}))
+    pairs = [(classes[0], classes[1], 2), (classes[1], classes[0], 1)]
+    write_csv(run_dir / "confused_pairs.csv", ["actual", "predicted", "photos"], pairs)
     rows = [(stage, epoch, 0.5, 0.25, 0.875) for stage in ("first", "second") for epoch in range(2)]
     write_csv(run_dir / "history.csv", ["stage", "epoch", "train_loss", "valid_loss", "valid_acc"], rows)
     trace = [(stage, step, 1e-4, 1e-3, 1e-2) for stage in ("first", "second") for step in range(3)]

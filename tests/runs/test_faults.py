@@ -23,7 +23,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import write_stage_rows
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone
-from dogscats.report.figures.publish import new_figure, publish
+from dogscats.report.figures.drawing import new_figure, publish
 from dogscats.report.summary import RunReport
 from dogscats.runs.checkpoint import read_checkpoint, write_checkpoint
 

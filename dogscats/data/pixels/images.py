@@ -106,6 +106,17 @@ def read_image(path: Path, quietly: bool = False, least: int | None = None) -> t
     return decode(path, quietly, least).pixels
 
 
+def thumbnail(path: Path, side: int) -> Image.Image:
+    """Read a photo at the size at which it is shown: large ones take no more memory than small ones.
+
+    Returns:
+        RGB; its long side has at most `side` pixels.
+    """
+    picture = Image.fromarray(read_image(path, quietly=True, least=side).permute(1, 2, 0).numpy())
+    picture.thumbnail((side, side))
+    return picture
+
+
 def decode(path: Path, quietly: bool = False, least: int | None = None) -> Decoded:
     """Decode an image and apply its EXIF orientation.
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dogscats.base.errors import Failure, UserError
 from dogscats.base.text import shown
-from dogscats.data.pixels.images import UnreadableImageError, read_image
+from dogscats.data.pixels.images import UnreadableImageError, thumbnail
 from dogscats.predict.demo.demo_page import GONE, Picture, Refused, Verdict
 from dogscats.predict.predictor import Predictor
 from dogscats.report.figures.photo_figures import overlay
@@ -60,8 +60,7 @@ def _similar(predictor: Predictor, file: str) -> list[Picture]:
         return []
     for path, similarity in found:
         with suppress(UnreadableImageError, Failure):  # removed or damaged since
-            photo = _picture(read_image(Path(root) / path, quietly=True, least=SIMILAR_SIDE))
-            photo.thumbnail((SIMILAR_SIDE, SIMILAR_SIDE))
+            photo = thumbnail(Path(root) / path, SIMILAR_SIDE)
             pictures.append(Picture(photo, f"{shown(path)}, {similarity:.2f}"))
     return pictures
 

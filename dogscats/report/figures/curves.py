@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.lesson.stage import GROUPS
 from dogscats.report.facts import Facts
-from dogscats.report.figures.publish import new_figure
+from dogscats.report.figures.drawing import new_figure
 
 
 def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
@@ -23,7 +23,7 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
     Returns:
         The figure; `None` if there are no values.
     """
-    rows = run.table("history.csv")
+    rows = list(run.rows("history.csv"))
     values = {label: [float(row.get(key) or "nan") for row in rows] for label, key in columns.items()}
     if all(value != value for column in values.values() for value in column):
         return None
@@ -45,21 +45,19 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
 
 def lr_finder(run: Facts) -> dict[str, Figure]:
     """Draw the LR finder's curve before each stage that had one; figures by the name of its CSV file."""
-    return {file.stem: lr_curve(LRCurve.read(file), SKIP) for file in sorted(run.run_dir.glob("lr_finder*.csv"))}
+    return {file.stem: lr_curve(LRCurve.read(file)) for file in sorted(run.run_dir.glob("lr_finder*.csv"))}
 
 
-def lr_curve(curve: "LRCurve", skip: int) -> Figure:
+def lr_curve(curve: LRCurve) -> Figure:
     """Draw the lesson's two plots: learning rate against iteration, and loss against learning rate.
 
-    Args:
-        curve: result of the LR finder.
-        skip: number of initial steps to omit, in which the average loss is unreliable; all are drawn if there are few.
+    The initial steps, in which the average loss is unreliable, are omitted; all are drawn if there are few.
     """
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     left.plot(curve.lrs)
     left.set(xlabel="iteration", ylabel="learning rate", title="Learning rate, step by step")
-    start = skip if len(curve.lrs) > 2 * skip else 0
+    start = SKIP if len(curve.lrs) > 2 * SKIP else 0
     right.plot(curve.lrs[start:], curve.smoothed[start:])
     if curve.has_minimum:
         right.axvline(curve.suggestion, color="tab:red", linestyle="--", label=f"suggestion {curve.suggestion:.2g}")
@@ -75,7 +73,7 @@ def lr_curve(curve: "LRCurve", skip: int) -> Figure:
 
 def lr_schedule(run: Facts) -> Figure | None:
     """Draw the lesson's plot of learning rate against iteration, one panel per stage; `None` without `lr_trace.csv`."""
-    rows, stages = run.table("lr_trace.csv"), run.stages
+    rows, stages = list(run.rows("lr_trace.csv")), run.stages
     if not rows:
         return None
     figure = new_figure(1 + 3.6 * len(stages), 3.6)

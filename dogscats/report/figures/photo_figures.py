@@ -11,14 +11,12 @@ import torch
 import torch.nn.functional as nnf
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from PIL import Image
 from torchvision.utils import make_grid
 
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.pixels.images import read_image
+from dogscats.data.pixels.images import thumbnail
 from dogscats.lesson.predictions import Predictions
-from dogscats.report.figures.drawable_text import as_name, drawable, shortened
-from dogscats.report.figures.publish import DPI, new_figure
+from dogscats.report.figures.drawing import DPI, as_name, drawable, new_figure, shortened
 from dogscats.report.gradcam import Explanation
 
 MOST_CLASSES = 10
@@ -74,25 +72,20 @@ def choose_photos(predictions: Predictions, count: int, seed: int = 0) -> dict[s
         found = mask.nonzero().flatten()
         return found[torch.randperm(len(found), generator=generator)[:count]].tolist()
 
-    def first(order: torch.Tensor, mask: torch.Tensor) -> list[int]:
-        return order[mask[order]][:count].tolist()
-
-    surest, least_sure = of_label.argsort(descending=True), of_label.argsort()
     pictures = {
         "random_right": {"Right, at random": at_random(right)},
         "random_wrong": {"Wrong, at random": at_random(~right)},
-        "most_right": {},
-        "most_wrong": {},
-        "most_uncertain": {"Most uncertain": probabilities.max(dim=1).values.argsort()[:count].tolist()},
     }
-    if len(predictions.classes) > MOST_CLASSES:
-        for kind, order, mask in (("right", surest, right), ("wrong", least_sure, ~right)):
-            chosen = order[mask[order]][: 2 * count].tolist()
-            pictures[f"most_{kind}"] = {f"Most {kind}, all classes": chosen[:count], "and next": chosen[count:]}
-        return pictures
-    for number, name in enumerate(predictions.classes):
-        pictures["most_right"][f"Most right {name}"] = first(surest, (labels == number) & right)
-        pictures["most_wrong"][f"Most wrong {name}"] = first(least_sure, (labels == number) & ~right)
+    surest_first, least_sure_first = of_label.argsort(descending=True), of_label.argsort()
+    for kind, order, mask in (("right", surest_first, right), ("wrong", least_sure_first, ~right)):
+        first = order[mask[order]]
+        if len(predictions.classes) > MOST_CLASSES:
+            rows = {f"Most {kind}, all classes": first[:count], "and next": first[count : 2 * count]}
+        else:
+            of_class = enumerate(predictions.classes)
+            rows = {f"Most {kind} {name}": first[labels[first] == number][:count] for number, name in of_class}
+        pictures[f"most_{kind}"] = {title: indices.tolist() for title, indices in rows.items()}
+    pictures["most_uncertain"] = {"Most uncertain": probabilities.max(dim=1).values.argsort()[:count].tolist()}
     return pictures
 
 
@@ -120,7 +113,7 @@ def draw_photos(
             axes.set_axis_off()
         for index, column in zip(indices, grid.T, strict=False):
             path, probabilities = predictions.paths[index], predictions.probabilities[index]
-            column[0].imshow(thumbnail(predictions.root / path))
+            column[0].imshow(thumbnail(predictions.root / path, SIDE))
             predicted = int(probabilities.argmax())
             title = caption(path, predictions.classes[predicted], float(probabilities[predicted].nan_to_num()))
             as_name([column[0].set_title(drawable(title), fontsize=9)], [title])
@@ -129,17 +122,6 @@ def draw_photos(
         if not indices:
             grid[0, 0].text(0, 0.5, "none", fontsize=11, transform=grid[0, 0].transAxes)
     return figure
-
-
-def thumbnail(path: Path) -> np.ndarray[Any, Any]:
-    """Read a photo at the size at which it is drawn: large ones take no more memory than small ones.
-
-    Returns:
-        RGB, uint8, `(H, W, 3)`; the long side has at most `SIDE` pixels.
-    """
-    picture = Image.fromarray(read_image(path, quietly=True, least=SIDE).permute(1, 2, 0).numpy())
-    picture.thumbnail((SIDE, SIDE))
-    return np.asarray(picture)
 
 
 COLORS, BRIGHTEST = "turbo", 0.9
