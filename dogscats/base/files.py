@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dogscats.base.errors import Failure, UserError, first_line
+from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.text import shown
 
 WEIGHTS = "model.safetensors"
 """Weights in a run directory, to be published."""
+
+DAMAGED = ("it is damaged", "Remove it, or restore it.")
+"""What is wrong with a file, and what to do, for `as_user_error`."""
 
 CANNOT_WRITE = {
     getattr(errno, name)
@@ -103,10 +106,8 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: if it is damaged.
     """
-    try:
+    with as_user_error(path, *DAMAGED, (ValueError, RecursionError)):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -178,11 +179,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of `read_csv`, one at a time in memory."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
+    with as_user_error(path, *DAMAGED, (ValueError, csv.Error)), path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
 
 
 def digest(path: Path, algorithm: str | Callable[[], Any] = "sha256") -> str:

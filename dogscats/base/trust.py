@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from dogscats.base.errors import UserError, first_line
+from dogscats.base.errors import UserError, as_user_error
 
 TRUSTED = frozenset(
     {
@@ -117,15 +117,14 @@ def load_config(path: Path, trust: bool = False) -> DictConfig:
     Raises:
         UserError: if it cannot be read, or names a target that needs trust.
     """
-    try:
+    errors = (OSError, ValueError, AssertionError, TypeError, yaml.YAMLError, RecursionError)
+    with as_user_error(path, "it cannot be read", errors=errors):
         text = path.read_text(encoding="utf-8")
         # Nested aliases could unpack to any size; a saved config has none.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it has YAML aliases")
         created: Any = OmegaConf.create(text)
         config = OmegaConf.to_container(created, resolve=False)
-    except (OSError, ValueError, AssertionError, TypeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: it cannot be read ({first_line(error)}).") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: it is not the config of a run.")
     return OmegaConf.create(checked(config, path, trust))  # type: ignore[arg-type]

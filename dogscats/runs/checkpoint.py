@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dogscats.base.errors import UserError, first_line
+from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
 from dogscats.base.trust import checked, targets
 from dogscats.base.weights import check_stored, why_unreadable
@@ -216,7 +216,7 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
             other classes or another number of heads.
     """
     checkpoint = read_checkpoint(path)
-    try:
+    with as_user_error(path, "it is not a checkpoint saved by a stage"):  # odd content can raise almost anything
         saved = checked(checkpoint["hyper_parameters"], path, trust, named=list(targets(description)))
         state = checkpoint["state_dict"]
         theirs, ours = (
@@ -225,17 +225,11 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         )
         if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("its weights are not named tensors")
-    except UserError:
-        raise
-    except Exception as error:  # odd content can raise almost anything
-        raise UserError(f"{path}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
     for key, value in ours.items():
         if theirs[key] != value:
             raise UserError(f"{path}: it was saved with {key}={theirs[key]}, but this run has {value}.")
-    try:
+    with as_user_error(path, "its weights do not fit the model"):
         classifier.load_state_dict(state)
-    except Exception as error:
-        raise UserError(f"{path}: its weights do not fit the model ({first_line(error)}).") from error
 
 
 def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) -> None:
