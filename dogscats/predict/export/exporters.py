@@ -60,7 +60,7 @@ EXPORTERS = {
         extra="onnx",
     ),
     "onnx-int8": Exporter(
-        "dogscats.predict.export.int8:export_int8",
+        "dogscats.predict.export.onnx_files:export_int8",
         "the same, also with 8-bit integers",
         files=[("the same, and `photo-int8.onnx`, `model-int8.onnx`", "")],
         packages=ONNX_PACKAGES,
