@@ -71,9 +71,8 @@ def log_evaluation(metrics: dict[str, Any], split: str) -> None:
         log.info("\nThe %d classes with the lowest recall, of %d; metrics.json has all:", len(names), len(best))
     by_class: list[list[object]] = [["class", "photos", "precision", "recall"]]
     for name in names:
-        row = best[name]
-        shares = ["-" if x is None else f"{x:.4f}" for x in (row["precision"], row["recall"])]
-        by_class.append([name, row["photos"], *shares])
+        shares = ("-" if best[name][key] is None else f"{best[name][key]:.4f}" for key in ("precision", "recall"))
+        by_class.append([name, best[name]["photos"], *shares])
     log.info("\n%s", "\n".join(text_table(by_class, left=1)))
     if row := metrics.get("reliability"):
         log.info(

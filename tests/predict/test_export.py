@@ -26,11 +26,10 @@ from dogscats.data.pixels.images import UnreadableImageError, is_large, read_ima
 from dogscats.data.pixels.shrink import Shrink, resized
 from dogscats.data.pixels.transforms import fitted, needed_side
 from dogscats.lesson.backbone import Backbone
-from dogscats.predict.export.export import export_files
+from dogscats.predict.export.export import Reference, export_files, torch_predict
 from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help
 from dogscats.predict.export.onnx_files import SCRIPT, onnx_predict
 from dogscats.predict.export.preprocessing import preprocess, preprocessing_graph
-from dogscats.predict.export.reference import Reference, torch_predict
 from dogscats.predict.export.torch_files import TorchImage
 
 SIZE = 32
@@ -236,7 +235,7 @@ def test_another_class_or_nan_is_refused(tmp_path: Path) -> None:
 
 def test_an_export_that_differs_is_not_kept(odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("dogscats.predict.export.reference.PHOTOS_TOLERANCE", -1.0)
+    monkeypatch.setattr("dogscats.predict.export.export.PHOTOS_TOLERANCE", -1.0)
     with pytest.raises(
         UserError, match=r"photo.onnx: .* more than -1.* not kept. Try export=torch, .* or use model.onnx"
     ):

@@ -17,7 +17,7 @@ from dogscats.base.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dogscats.predict.export.reference import Reference
+    from dogscats.predict.export.export import Reference
 
     Write = Callable[[nn.Module, Mapping[str, str], Path, Reference], Iterator[tuple[str, object]]]
 

@@ -17,8 +17,8 @@ from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, write_text
 from dogscats.data.photos.layouts import Photos
+from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
-from dogscats.predict.export.reference import Array, Difference, Predict, Reference, whole_photo
 
 OPSET = 18
 """Version of the operators: the first one whose `Resize` has antialiasing."""
@@ -192,7 +192,7 @@ def same_share(reference: Reference, files: tuple[Path, Path], none_above: float
     """Return the threshold by which the second file calls as many photos `none` as the first one by `none_above`.
 
     Features of 8-bit integers are farther from those of the training photos, all of them. At most
-    `reference.MOST_PHOTOS` photos are compared, evenly spaced.
+    `MOST_PHOTOS` photos are compared, evenly spaced.
     """
     first, second = (
         np.array([predict(whole_photo(reference.photos, index)) for index in reference.indices])

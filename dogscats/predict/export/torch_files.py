@@ -11,8 +11,8 @@ from torch.export import Dim
 
 from dogscats.base.errors import as_user_error
 from dogscats.base.files import atomic_path
+from dogscats.predict.export.export import Difference, Reference, torch_predict
 from dogscats.predict.export.preprocessing import center_start, preprocess
-from dogscats.predict.export.reference import Difference, Reference, torch_predict
 
 
 def export_torch(
