@@ -26,8 +26,8 @@ from dogscats.base.console import quiet_libraries
 from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.loading.loaders import activation_loader
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.loading.dataset import ActivationDataset
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, activation_loader
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
@@ -99,7 +99,7 @@ def cross_validate(
             enable_model_summary=False,
         )
         photos = Photos(Path(), [""] * len(seen), labels[seen].tolist())
-        loader = activation_loader([versions[0][seen]], photos, batches, seed)
+        loader = activation_loader(ActivationDataset([versions[0][seen]], photos, seed), batches)
         trainer.fit(classifier, loader)
         with torch.inference_mode():
             for version, features in enumerate(versions):

@@ -22,7 +22,7 @@ from dogscats.base.content import cache_folder, fingerprint
 from dogscats.base.files import write_json
 from dogscats.data.loading.cached_array import seal_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.loading.dataset import ActivationDataset, PhotoDataset
 from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.listing import left_out
@@ -101,7 +101,8 @@ def measure(settings: Million) -> dict[str, float]:
             assert not data.left_out
             for dataset in data.train_dataset("s", augment=False), data.valid_dataset():
                 features = precompute(body, data.loader(dataset), folder, torch.device("cpu"))
-                next(iter(activation_loader([features], dataset.photos, data.batch_sampler(dataset), seed=0)))
+                cached = ActivationDataset([features], dataset.photos, seed=0)
+                next(iter(activation_loader(cached, data.batch_sampler(dataset))))
     return {"files": settings.files, **seconds, "peak_rss_mb": peak, "repeated_peak_rss_mb": peak_rss_mb()}
 
 

@@ -31,9 +31,8 @@ from torchmetrics.functional.classification import binary_auroc
 from benchmarks.settings import from_command_line
 from dogscats.base.console import peak_rss_mb, quiet_libraries, set_progress
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.loaders import activation_loader
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.loading.dataset import ActivationDataset, PhotoDataset
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, activation_loader
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, PrecomputedBody, resnet34
@@ -235,7 +234,7 @@ def accuracy(f: Features, rows: torch.Tensor, labels: torch.Tensor, seed: int) -
     model.freeze_to(2)
     options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(max_epochs=14, callbacks=[SGDR(cycle_len=14)], enable_progress_bar=False, **options)  # type: ignore[arg-type]
-    trainer.fit(model, activation_loader([f.train[rows]], photos, batches, seed))
+    trainer.fit(model, activation_loader(ActivationDataset([f.train[rows]], photos, seed), batches))
     model.eval()
     with torch.no_grad():
         predicted = model(f.valid).argmax(dim=1)

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from dogscats.data.loading.dataset import Batch
-from dogscats.data.loading.loaders import activation_loader
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.loading.dataset import ActivationDataset, Batch
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, activation_loader
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import PrecomputedBody
 from dogscats.lesson.classifier import Classifier
@@ -25,7 +24,8 @@ def features(seed: int = 0, photos: int = 400) -> tuple[torch.Tensor, list[int]]
 def cached(seed: int = 0) -> DataLoader[Batch]:
     values, labels = features()
     batches = SharedBatchSampler(EpochSampler(len(labels), seed), 32, training=True)
-    return activation_loader([values], Photos(Path(), [""] * len(labels), labels), batches, seed)
+    photos = Photos(Path(), [""] * len(labels), labels)
+    return activation_loader(ActivationDataset([values], photos, seed), batches)
 
 
 def head_classifier() -> Classifier:

@@ -5,8 +5,9 @@ import os
 import resource
 import sys
 import warnings
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from dogscats.base.text import shown
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 MAX_LISTED_FILES = 10
 """Files of one folder below the run directory that are listed by name."""
@@ -75,6 +77,27 @@ def progress_bar(items: Iterable[T], description: str, total: int, unit: str) ->
 def bytes_bar(description: str, total: int | None, done: int = 0) -> "tqdm[Any]":
     """Make a progress bar in bytes, starting at `done`; see `progress_bar`."""
     return tqdm(desc=description, total=total, initial=done, unit="B", unit_scale=True, **_bar_settings())
+
+
+def in_threads(
+    step: Callable[[T], R], items: Sequence[T], description: str, unit: str = "photo", at_once: int = 256
+) -> Generator[R, None, None]:
+    """Take a step for each item, in a thread per CPU core, at most 16; show progress.
+
+    Args:
+        step: function that releases the GIL for most of its time, as the decoders of photos do.
+        items: arguments of the function.
+        description: description for the progress bar.
+        unit: unit of the items in the progress bar.
+        at_once: items that are begun, and results in memory, at once.
+
+    Yields:
+        The results, in the order of the items.
+    """
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        groups = (items[start : start + at_once] for start in range(0, len(items), at_once))
+        results = chain.from_iterable(pool.map(step, group) for group in groups)
+        yield from progress_bar(results, description, len(items), unit)
 
 
 def set_progress(shown: bool) -> None:

@@ -28,11 +28,13 @@ LIBRARIES = {
 """Packages whose own errors are about settings, and their names."""
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+"""Error numbers of a full disk."""
+
 FILE_UNUSABLE = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR),
 }
-"""Error numbers of a full disk, and of other causes outside the program."""
+"""Error numbers of other causes outside the program."""
 
 
 class UserError(ValueError):
@@ -87,7 +89,7 @@ def as_user_error(
     Args:
         subject: file or setting.
         what: what is wrong, without the reason, which is the first line of the error; if empty, the message is
-            `<subject>: <reason>`.
+            `<subject>: <text of the error>`.
         advice: what to do next.
         errors: errors to turn; others pass unchanged.
         raises: class of the new error, or a function that makes it from the message.
@@ -101,7 +103,8 @@ def as_user_error(
         raise
     except errors as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise raises(f"{subject}: {what} ({reason}). {advice}".rstrip() if what else f"{subject}: {reason}") from error
+        message = f"{what} ({reason}). {advice}" if what else " ".join(str(error).split()) or reason
+        raise raises(f"{subject}: {message}".rstrip()) from error
 
 
 def user_message(error: BaseException) -> str | None:
@@ -125,10 +128,11 @@ def user_message(error: BaseException) -> str | None:
         return f"{error.group}.{error}" if error.group else str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL | FILE_UNUSABLE:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
-        what, advice = (
-            ("written", "Free some space, or choose") if error.errno in DISK_FULL else ("used", "Fix it, or choose")
+        full = error.errno in DISK_FULL
+        what, advice = ("written", "Free some space") if full else ("used", "Fix it")
+        return (
+            f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice}, or choose another folder."
         )
-        return f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice} another folder."
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|bad alloc", str(error)):
         return (
             f"Not enough memory ({first_line(error)}). Set a smaller data.batch_size, fewer data.num_workers, or a "
@@ -145,7 +149,11 @@ def user_message(error: BaseException) -> str | None:
             "data.num_workers (0 needs none) or a smaller data.batch_size."
         )
     if isinstance(error, OverrideParseException):
-        return _how_to_quote(error)
+        key, _, value = error.override.partition("=")
+        return (
+            f"{error.override}: Hydra cannot read this argument. Text with characters other than letters, digits and "
+            f"/-_. is quoted for Hydra, and once more for the shell: {setting(key, value)}"
+        )
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
         return "The process of a job was killed, perhaps for lack of memory. Set fewer hydra.launcher.n_jobs."
     if unknown := re.match(r"Could not override '([^']*)'", str(error)):
@@ -176,17 +184,6 @@ def optional(what: str, done: str = "drawn") -> Iterator[None]:
         log.debug("", exc_info=True)
 
 
-def _how_to_quote(error: OverrideParseException) -> str:
-    """Say how to write a setting that Hydra cannot parse."""
-    key, equals, value = error.override.partition("=")
-    if not (equals and value and re.fullmatch(r"[+~]{0,2}[\w./@-]+", key)):
-        return f"{error.override}: Hydra cannot read this argument. A setting is <key>=<value>."
-    return (
-        f"{error.override}: Hydra cannot read this value. Quote text with characters other than letters, digits and "
-        f"/-_. for Hydra, and once more for the shell: {setting(key, value)}"
-    )
-
-
 def _raised_in(error: BaseException) -> str | None:
     """Return the library that itself raised the error, as it does for invalid settings."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -205,7 +202,7 @@ def user_errors_exit() -> Iterator[None]:
         yield
     except Exception as error:
         message = user_message(error)
-        if message is None or _traceback_wanted():
+        if message is None or os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1":
             raise
         raise SystemExit(f"error: {shown_lines(message)}") from error
 
@@ -222,7 +219,3 @@ def hydra_errors_exit() -> Iterator[None]:
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
         del os.environ[USERS_FULL_ERROR]
-
-
-def _traceback_wanted() -> bool:
-    return os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1"

@@ -1,7 +1,6 @@
 """Atomic file writes (text, CSV, JSON) and digests."""
 
 import csv
-import errno
 import hashlib
 import json
 import math
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dogscats.base.errors import Failure, UserError, as_user_error
+from dogscats.base.errors import DISK_FULL, FILE_UNUSABLE, Failure, UserError, as_user_error
 from dogscats.base.text import shown
 
 WEIGHTS = "model.safetensors"
@@ -21,11 +20,7 @@ WEIGHTS = "model.safetensors"
 DAMAGED = ("it is damaged", "Remove it, or restore it.")
 """What is wrong with a file, and what to do, for `as_user_error`."""
 
-CANNOT_WRITE = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR")
-    if hasattr(errno, name)
-}
+CANNOT_WRITE = DISK_FULL | FILE_UNUSABLE
 """Error numbers that mean a file cannot be written, whichever library raises them."""
 
 
@@ -157,15 +152,13 @@ def cell(value: object) -> object:
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
-    return f"'{text}" if text[:1] in FORMULA_STARTS and text and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
+    if not text.startswith(FORMULA_STARTS):
+        return text
     try:
         float(text)
     except ValueError:
-        return False
-    return True
+        return f"'{text}"
+    return text
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

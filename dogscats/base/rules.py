@@ -1,6 +1,6 @@
 """Normalized settings, and rules for their values. Free of torch, to be checked before its import."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -78,10 +78,15 @@ TEXT_SETTINGS = (
 """Settings that are names or paths, even if they look like a number: `data.root=2024`."""
 
 
+def values_by_key(overrides: Iterable[object]) -> dict[str, str]:
+    """Split overrides `<key>=<value>`."""
+    return dict(text.split("=", 1) for text in map(str, overrides) if "=" in text)
+
+
 def normalize(cfg: DictConfig) -> None:
     """Turn names that Hydra read as numbers back into text, and former names of targets into current ones, in place."""
     use_current_names(cfg)
-    typed = dict(str(override).split("=", 1) for override in HydraConfig.get().overrides.task if "=" in str(override))
+    typed = values_by_key(HydraConfig.get().overrides.task)
     for key in TEXT_SETTINGS:
         *groups, name = key.split(".")
         node = cfg

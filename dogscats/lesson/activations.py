@@ -16,9 +16,8 @@ from dogscats.base.content import cache_folder, fingerprint
 from dogscats.base.errors import UserError
 from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
-from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
-from dogscats.data.loading.loaders import activation_loader
-from dogscats.data.loading.samplers import SharedBatchSampler
+from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
+from dogscats.data.loading.loaders import SharedBatchSampler, activation_loader
 from dogscats.data.photos.decisions import before_decisions
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone
@@ -153,7 +152,7 @@ class Activations:
 
     def _loader(self, views: list[torch.Tensor], dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
-        return activation_loader(views, dataset.photos, batches, dataset.seed, rows)
+        return activation_loader(ActivationDataset(views, dataset.photos, dataset.seed, rows), batches)
 
     def _features(
         self, dataset: PhotoDataset, description: str, view: int | None = None, folder: str | None = None

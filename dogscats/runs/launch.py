@@ -6,11 +6,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from filelock import Timeout
-from lightning_fabric import Fabric
 
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
@@ -59,7 +56,7 @@ def open_run(checked: Settings) -> Iterator[Run]:
         checked: settings of the run.
 
     Raises:
-        UserError: for a bad config, before any computation.
+        UserError: for a bad config, before any computation; or if another process works on the run.
     """
     started = time.perf_counter()
     stop_if_interrupted()  # during the imports
@@ -77,7 +74,10 @@ def open_run(checked: Settings) -> Iterator[Run]:
     }
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
-    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, run_lock(run_dir, fabric):
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, ExitStack() as lock:
+        if fabric.is_global_zero:
+            # Workers of a process that was killed may hold the lock for a few seconds more.
+            lock.enter_context(locked(run_dir / ".lock", str(run_dir), timeout=10))
         progress = read_progress(run_dir, stages) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
@@ -106,26 +106,6 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-@contextmanager
-def run_lock(run_dir: Path, fabric: Fabric) -> Iterator[None]:
-    """Let one process at a time, with its ranks, work on a run.
-
-    Raises:
-        UserError: if another process works on it.
-    """
-    if not fabric.is_global_zero:
-        yield
-        return
-    try:
-        # Workers of a process that was killed may hold the lock for a few seconds more.
-        with locked(run_dir / ".lock", str(run_dir), timeout=10):
-            yield
-    except Timeout as error:
-        raise UserError(
-            f"{run_dir}: another process is working on this run. Wait until it ends, or stop it."
-        ) from error
-
-
 def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     """Write the list of photos of a new run, and decisions about them, and log what was found.
 
@@ -144,9 +124,7 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
-        log.info(
-            "For so few photos recipe=small and recipe=adapt are often better; see 'Which recipe' in docs/lesson.md"
-        )
+        log.info("For so few photos recipe=small and recipe=adapt are often better; see docs/lesson.md, 'Which recipe'")
 
 
 def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:

@@ -140,7 +140,7 @@ def finish_stage(
         for name in [*([stage.save] if stage.save else []), "last"]:
             save_classifier(state.parent / f"{name}.ckpt", model, run.description, stage.name)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    history = next((callback for callback in callbacks if isinstance(callback, History)), None) or History()
+    history = next((callback for callback in callbacks if isinstance(callback, History)), History())
     metrics: dict[str, Any] = history.metrics()
     keep_best = next((callback for callback in callbacks if isinstance(callback, KeepBest)), None)
     if keep_best:

@@ -18,19 +18,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins import CheckpointIO, Precision
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dogscats.base.errors import UserError, first_line
+from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.signals import SIGNALS, stop_if_interrupted
 from dogscats.runs.trainer_settings import REFUSED_ARGUMENTS
 
 log = logging.getLogger(__name__)
-
-TRAINER_ERRORS = (
-    *(ArithmeticError, AttributeError, ImportError, RuntimeError, TypeError, ValueError),
-    MisconfigurationException,
-)
-"""Errors that the Trainer raises for arguments it refuses."""
 
 START_HOOKS = ("on_sanity_check_start", "on_train_start", "on_predict_start")
 """Hooks after which the Trainer runs with its own signal handlers."""
@@ -62,36 +55,34 @@ def trainer_factory(
     """
     fixed = {key: value for key, value in settings.items() if key != "_target_" and key not in REFUSED_ARGUMENTS}
     fixed |= {"default_root_dir": run_dir, "use_distributed_sampler": False}
-    device = device or _chosen_device(settings)
+    if device is None:
+        chosen = {key: settings.get(key) or "auto" for key in ("accelerator", "devices")}
+        with as_user_error("trainer"):
+            device = Fabric(accelerator=chosen["accelerator"], devices=chosen["devices"]).device
     if fixed.get("sync_batchnorm") and device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch's SyncBatchNorm needs GPUs. Remove it.")
-    try:
-        trainer_class = get_class(settings.get("_target_") or "pytorch_lightning.Trainer")
-    except Exception as error:  # importing a module can raise anything
-        raise UserError(f"trainer._target_={settings.get('_target_')}: {first_line(error)}") from error
+    target = settings.get("_target_") or "pytorch_lightning.Trainer"
+    with as_user_error(f"trainer._target_={target}"):  # importing a module can raise anything
+        trainer_class = get_class(target)
     if not issubclass(trainer_class, Trainer):
-        raise UserError(f"trainer._target_={settings['_target_']}: it is not a Trainer of Lightning.")
+        raise UserError(f"trainer._target_={target}: it is not a Trainer of Lightning.")
 
     def make_trainer(callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (), **own: Any) -> Trainer:
         # Built anew for each Trainer: the state of a plugin, such as a loss scale, must not reach the next stage.
         arguments = {key: _built(value) for key, value in fixed.items()} | own
-        own_plugins = arguments.pop("plugins", None) or []
-        own_plugins = own_plugins if isinstance(own_plugins, list) else [own_plugins]
+        given = arguments.pop("plugins", None) or []
+        own_plugins = given if isinstance(given, list) else [given]
         if any(isinstance(plugin, CheckpointIO) for plugin in own_plugins):
             raise UserError(
                 "trainer.plugins: a CheckpointIO has no effect here; checkpoints are written and verified already."
             )
         if arguments.get("precision") is None and not any(isinstance(plugin, Precision) for plugin in own_plugins):
             arguments["precision"] = default_precision(device)
-        if arguments.get("enable_progress_bar") is not False and not any(
-            isinstance(callback, ProgressBar) for callback in callbacks
-        ):
-            callbacks = [Progress(), *callbacks]
-        callbacks = [*callbacks, own_signal_handlers()]
-        try:
-            trainer: Trainer = trainer_class(**arguments, callbacks=list(callbacks), plugins=[*own_plugins, *plugins])
-        except TRAINER_ERRORS as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
+        own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        bars = [] if own_bar or arguments.get("enable_progress_bar") is False else [Progress()]
+        every = [*bars, *callbacks, own_signal_handlers()]
+        with as_user_error("trainer"):
+            trainer: Trainer = trainer_class(**arguments, callbacks=every, plugins=[*own_plugins, *plugins])
         return trainer
 
     return make_trainer
@@ -115,16 +106,6 @@ def cpu_computes_bf16() -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
-
-
-def _chosen_device(settings: Mapping[str, Any]) -> torch.device:
-    """Return the device that a Trainer with these settings chooses."""
-    try:
-        return Fabric(
-            accelerator=settings.get("accelerator") or "auto", devices=settings.get("devices") or "auto"
-        ).device
-    except TRAINER_ERRORS as error:
-        raise UserError(f"trainer: {first_line(error)}") from error
 
 
 def _built(value: Any) -> Any:
@@ -178,8 +159,7 @@ def own_signal_handlers() -> LambdaCallback:
         if threading.current_thread() is not threading.main_thread():  # elsewhere nothing was replaced
             return
         for number, handler in handlers.items():
-            if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
-                signal.signal(number, handler)
+            signal.signal(number, handler)
 
     def stop(*args: Any) -> None:
         stop_if_interrupted()

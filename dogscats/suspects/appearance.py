@@ -1,21 +1,15 @@
 """How photos look: a thumbnail of each, and bad quality: blank, very dark or bright, tiny, or blurred."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.base.console import progress_bar
+from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.data.pixels.images import UnreadableImageError, decode
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 THUMBNAIL = 48
 """Side of a thumbnail in pixels: 5 % cropped from a photo are 2 of them, which alignment can tell."""
@@ -25,9 +19,6 @@ SHARPNESS_SIDE = 256
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
-
-GROUP = 256
-"""Photos that are decoded ahead of where their results are used."""
 
 MIN_CONTRAST = 4.0
 """Standard deviation of brightness, from 0 to 255, below which a photo shows nothing."""
@@ -86,18 +77,6 @@ def look_at(root: Path, paths: Sequence[str]) -> Appearance:
     for _ in in_threads(look, range(len(paths)), "Looking at photos"):
         pass
     return Appearance(thumbnails, *numbers.unbind(dim=1))
-
-
-def in_threads(function: Callable[[Item], Result], photos: Sequence[Item], doing: str) -> Iterator[Result]:
-    """Yield the result for each photo, with a progress bar. Threads suffice: the decoders release the GIL."""
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(photos, doing, len(photos), "photo") as bar,
-    ):
-        for start in range(0, len(photos), GROUP):
-            for result in pool.map(function, photos[start : start + GROUP]):
-                yield result
-                bar.update()
 
 
 def _sharpness(gray: torch.Tensor) -> torch.Tensor:

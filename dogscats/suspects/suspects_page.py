@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
 from dogscats.base.text import shown
 from dogscats.data.photos.decisions import Decision
 from dogscats.data.pixels.images import UnreadableImageError, read_image
-from dogscats.suspects.appearance import in_threads
 from dogscats.suspects.search import KINDS, Suspect, by_kind
 
 log = logging.getLogger(__name__)

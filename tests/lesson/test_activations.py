@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from dogscats import DogsCatsDataModule
-from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.loaders import activation_loader
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.loading.dataset import ActivationDataset, PhotoDataset
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, activation_loader
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels import transforms
 from dogscats.lesson import activations
@@ -148,7 +147,7 @@ def test_batches_of_features_come_in_the_order_of_the_photos(root: Path) -> None
     photos = data.loader(data.train_dataset("s", augment=False), shuffle=True)
     features = torch.arange(24.0)[:, None].expand(24, 4)
     batches = data.batch_sampler(data.train_dataset("s", augment=False), shuffle=True)
-    cached = activation_loader([features], data.train, batches, seed=0)
+    cached = activation_loader(ActivationDataset([features], data.train, seed=0), batches)
     for epoch in (0, 1):
         photos.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         cached.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -161,7 +160,7 @@ def test_batches_of_features_come_in_the_order_of_the_photos(root: Path) -> None
 def test_every_epoch_draws_one_of_the_views() -> None:
     views = [torch.full((50, 2), float(view)) for view in range(3)]
     batches = SharedBatchSampler(EpochSampler(50), 10, training=False)
-    loader = activation_loader(views, Photos(Path(), [""] * 50, [0] * 50), batches, seed=1)
+    loader = activation_loader(ActivationDataset(views, Photos(Path(), [""] * 50, [0] * 50), seed=1), batches)
 
     def drawn(epoch: int) -> torch.Tensor:
         batches.set_epoch(epoch)

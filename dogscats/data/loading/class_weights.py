@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 
 from dogscats.base.errors import ArgumentError
+from dogscats.base.rules import is_number
 from dogscats.base.text import listed
 
 
@@ -16,10 +18,7 @@ def check_class_weights(weights: str | Sequence[float], classes: Sequence[str]) 
     if weights in ("none", "balanced"):
         return
     numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
-    if len(numbers) != len(classes) or not all(
-        isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < float("inf")
-        for number in numbers
-    ):
+    if len(numbers) != len(classes) or not all(is_number(number) and 0 < number < inf for number in numbers):
         raise ArgumentError(
             "",
             f"class_weights={'null' if weights is None else weights}: expected none, balanced, or a list of "

@@ -14,9 +14,14 @@ from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import listed
 from dogscats.data.loading.dataset import Batch, PhotoDataset
-from dogscats.data.loading.loaders import default_num_workers, photo_loader
+from dogscats.data.loading.loaders import (
+    EpochSampler,
+    SharedBatchSampler,
+    default_num_workers,
+    photo_loader,
+    process_rank,
+)
 from dogscats.data.loading.photo_check import bad_listed, usable_photos
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler, process_rank
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
@@ -67,6 +72,7 @@ class DogsCatsDataModule(LightningDataModule):
         train: training photos, after `setup` and decisions.
         valid: validation photos, after `setup` and decisions.
         test: labelled test photos, after `setup` and decisions; `None` without any.
+        splits: labelled photos of each split that has any, after `setup`: train, valid and perhaps test.
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad: the reason for each skipped photo, after `setup`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
@@ -77,8 +83,7 @@ class DogsCatsDataModule(LightningDataModule):
     """
 
     test: Photos | None = None
-    held_out = ""
-    decided = ""
+    held_out = decided = ""
 
     def __init__(
         self,
@@ -170,8 +175,8 @@ class DogsCatsDataModule(LightningDataModule):
         """
         if hasattr(self, "train"):
             return
-        found, changes = self._found, self._changes
-        splits = dict(zip(found.splits, self._usable(changes, *found.splits.values()), strict=True))
+        found = self._found
+        splits = dict(zip(found.splits, self._usable(self._changes, *found.splits.values()), strict=True))
         for split, photos in splits.items():
             labels = set(photos.labels)
             missing = [name for number, name in enumerate(found.classes) if number not in labels]
@@ -181,12 +186,8 @@ class DogsCatsDataModule(LightningDataModule):
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
                     + bad_listed(photos.root, self.bad)
                 )
-        self.train, self.valid, self.test = splits["train"], splits["valid"], splits.get("test")
-
-    @property
-    def splits(self) -> dict[str, Photos]:
-        """Labelled photos of each split that has any, after `setup`: train, valid and perhaps test."""
-        return {"train": self.train, "valid": self.valid} | ({"test": self.test} if self.test else {})
+        self.splits, self.test = splits, splits.get("test")
+        self.train, self.valid = splits["train"], splits["valid"]
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.

@@ -40,29 +40,20 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         index, epoch = key
-        path = self.photos.paths[index]
+        root, path = self.photos.root, self.photos.paths[index]
         shrink, quietly = self.photos.shrink, path in self.photos.odd
         try:
-            if shrink is None:
-                image = read_image(self.photos.root / path, quietly)
-            else:
-                image = shrink.read(self.photos.root, path, quietly)
+            image = shrink.read(root, path, quietly) if shrink else read_image(root / path, quietly)
         except UnreadableImageError as error:
-            raise UserError(f"{shown(self.photos.root / path)}: it became unreadable ({error}).") from None
+            raise UserError(f"{shown(root / path)}: it became unreadable ({error}).") from None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stable_seed(self.seed, epoch, path))
             image = self.transform(image)
         return image, self.photos.labels[index] if self.photos.labels else -1, index
 
 
-def collate(samples: Sequence[tuple[torch.Tensor, int, int]]) -> Batch:
-    """Stack samples into a `Batch` in channels_last memory format."""
-    images, labels, indices = zip(*samples, strict=True)
-    return Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
-
-
 class PhotoBatches(Dataset[Batch]):
-    """Batches of photos, indexed by lists of `(index, epoch)`.
+    """Batches of photos in channels_last memory format, indexed by lists of `(index, epoch)`.
 
     Args:
         dataset: dataset of single photos.
@@ -75,7 +66,8 @@ class PhotoBatches(Dataset[Batch]):
         return len(self.dataset)
 
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        batch = collate([self.dataset[key] for key in keys])
+        images, labels, indices = zip(*(self.dataset[key] for key in keys), strict=True)
+        batch = Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
         if get_worker_info() is not None:
             # Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and
             # the loader would wait forever.

@@ -1,22 +1,22 @@
-"""Loaders of photos and of activations, the worker processes that decode photos, and their shared memory."""
+"""Loaders of photos and of activations, their order and its split across ranks, and the workers that decode photos."""
 
 import atexit
 import logging
+import math
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
+from dogscats.base.content import stable_seed
 from dogscats.base.errors import UserError
 from dogscats.base.signals import handle_signals_in_worker, signals_blocked
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
-from dogscats.data.loading.samplers import SharedBatchSampler
-from dogscats.data.photos.layouts import Photos
 
 # When the process exits, it ends workers that are still there. PyTorch's handler would take that for a failure.
 atexit.register(signal.signal, signal.SIGCHLD, signal.SIG_DFL)
@@ -34,6 +34,101 @@ LOADERS = 2
 
 TIMEOUT = 900
 """Seconds without a batch after which loading counts as stuck. Without a limit, the loader would wait forever."""
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields `(index, epoch)`, so that a dataset can derive random numbers from both.
+
+    Args:
+        size: number of photos.
+        seed: seeds a new shuffle in every epoch; `None` keeps the order.
+    """
+
+    def __init__(self, size: int, seed: int | None = None):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self.seed is None:
+            order = list(range(self.size))
+        else:
+            generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
+            order = torch.randperm(self.size, generator=generator).tolist()
+        return ((index, self.epoch) for index in order)
+
+
+class SharedBatchSampler(DistributedSampler[list[tuple[int, int]]]):
+    """Batch sampler that splits each global batch of an `EpochSampler` across ranks.
+
+    The shares of all ranks add up to the batch of a single-process run. As in the lesson, the last batch may be
+    smaller. In training, all ranks get the same number of photos, at least two: gradients are averaged over ranks,
+    and BatchNorm cannot train on one photo. The rest is dropped. In evaluation, no photo is dropped or repeated. It
+    subclasses DistributedSampler so that Lightning does not replace it.
+
+    Args:
+        sampler: sampler of single photos.
+        batch_size: global batch size.
+        training: whether shares must be equal.
+        rank: index of this rank.
+        world_size: number of ranks.
+        whole: whether ranks take whole batches in turn instead, so that each batch is that of a single-process run.
+    """
+
+    def __init__(
+        self,
+        sampler: EpochSampler,
+        batch_size: int,
+        training: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        whole: bool = False,
+    ):
+        super().__init__(range(len(sampler)), world_size, rank)  # type: ignore[arg-type]
+        self.sampler, self.batch_size, self.training, self.whole = sampler, batch_size, training, whole
+
+    @property
+    def count(self) -> int:
+        """Number of batches of all ranks together."""
+        return math.ceil(len(self.sampler) / self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch."""
+        self.sampler.set_epoch(epoch)
+
+    def _share(self, start: int) -> int:
+        """Return this rank's number of photos in the batch that starts at `start`."""
+        count = min(self.batch_size, len(self.sampler) - start)
+        if self.whole:
+            return count if start // self.batch_size % self.num_replicas == self.rank else 0
+        if self.training:
+            share = count // self.num_replicas
+            return share if share >= 2 else 0
+        return len(range(self.rank, count, self.num_replicas))
+
+    def __len__(self) -> int:
+        return sum(self._share(start) > 0 for start in range(0, len(self.sampler), self.batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self.batch_size):
+            share = self._share(start)
+            if share and self.whole:
+                yield order[start : start + share]
+            elif share:
+                yield order[start + self.rank : start + self.batch_size : self.num_replicas][:share]
+
+
+def process_rank() -> tuple[int, int]:
+    """Return this process's rank and the world size."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def default_num_workers() -> int:
@@ -113,25 +208,12 @@ def photo_loader(
     )
 
 
-def activation_loader(
-    views: Sequence[torch.Tensor],
-    photos: Photos,
-    batches: SharedBatchSampler,
-    seed: int,
-    rows: Sequence[int] | None = None,
-) -> DataLoader[Batch]:
+def activation_loader(dataset: ActivationDataset, batches: SharedBatchSampler) -> DataLoader[Batch]:
     """Load batches of features.
 
     Args:
-        views: `K` tensors `(M, F)`.
-        photos: the `N` labelled photos.
+        dataset: dataset of features; its seed is the loader's, too.
         batches: sampler from `DogsCatsDataModule.batch_sampler`, in the same order as for photos.
-        seed: seeds the draw among the views.
-        rows: row of each photo in `views`, as in `ActivationDataset`.
     """
-    return DataLoader(
-        ActivationDataset(views, photos, seed, rows),
-        sampler=batches,
-        batch_size=None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    generator = torch.Generator().manual_seed(dataset.seed)
+    return DataLoader(dataset, sampler=batches, batch_size=None, generator=generator)

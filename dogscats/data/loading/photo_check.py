@@ -5,12 +5,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dogscats.base.console import progress_bar
+from dogscats.base.console import in_threads
 from dogscats.base.content import fingerprint, load_samples, save_samples
 from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import read_json, write_csv, write_json
@@ -77,18 +76,11 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
     odd: dict[str, str] = {}
     if not paths:
         return Findings(bad, odd, {})
-    # Threads suffice: the decoders release the GIL. The limit bounds memory: each may hold one large image.
-    with (
-        captured_stderr() as printed,
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(paths, "Checking photos", len(paths), "photo") as bar,
-    ):
+    in_order = in_threads(reason, paths, "Checking photos", at_once=GROUP_SIZE)
+    with captured_stderr() as printed, closing(in_order) as reasons:
         for start in range(0, len(paths), GROUP_SIZE):
             group = paths[start : start + GROUP_SIZE]
-            for path, why in zip(group, pool.map(reason, group), strict=True):
-                bar.update()
-                if why is not None:
-                    bad[path] = why
+            bad.update((path, why) for path in group if (why := next(reasons)) is not None)
             if printed():  # to find out by which photo, decode them again, one by one
                 for path in group:
                     if reason(path) is None and (text := printed()):
@@ -136,39 +128,32 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
     load_samples(samples := cache_dir / "checked-samples.bin")
     remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
     save_samples(samples)
-    if (before := _remembered(remembered)) is not None:
-        return _check(root, paths, remembered, before, shrink)
-    # One of all ranks and runs that need the same photos decodes them; the others wait.
-    with locked(remembered.with_suffix(".lock"), f"{remembered}"):
-        return _check(root, paths, remembered, _remembered(remembered), shrink)
-
-
-def _check(
-    root: Path, paths: Sequence[str], remembered: Path, before: Findings | None, shrink: Shrink | None
-) -> Findings:
-    if before is None and shrink:
-        shrink = planned(shrink, root, paths)
-    found = examine(root, paths if before is None else list(before.bad), shrink)
-    if before is None:
-        for path, text in found.odd.items():
-            log.warning("%s: %s (the photo is still used)", shown(root / path), text)
-    elif found.bad == before.bad:
-        return before
-    if before is not None:
-        found = Findings(found.bad, before.odd | found.odd, before.sizes | found.sizes)
-    with suppress(Failure):  # a read-only cache
-        write_json(remembered, {"photos": len(paths), "bad": found.bad, "odd": found.odd, "sizes": found.sizes})
-    return found
+    with ExitStack() as stack:
+        if (before := _remembered(remembered)) is None:
+            # One of all ranks and runs that need the same photos decodes them; the others wait.
+            stack.enter_context(locked(remembered.with_suffix(".lock"), f"{remembered}"))
+            before = _remembered(remembered)
+        if before is None:
+            found = examine(root, paths, shrink and planned(shrink, root, paths))
+            for path, text in found.odd.items():
+                log.warning("%s: %s (the photo is still used)", shown(root / path), text)
+        else:
+            found = examine(root, list(before.bad), shrink)
+            if found.bad == before.bad:
+                return before
+            found = Findings(found.bad, before.odd | found.odd, before.sizes | found.sizes)
+        with suppress(Failure):  # a read-only cache
+            write_json(remembered, {"photos": len(paths), **asdict(found)})
+        return found
 
 
 def _remembered(file: Path) -> Findings | None:
     try:
         content = read_json(file)
         sizes = {str(path): (int(width), int(height)) for path, (width, height) in content["sizes"].items()}
-        findings = Findings(dict(content["bad"]), dict(content["odd"]), sizes)
+        return Findings(dict(content["bad"]), dict(content["odd"]), sizes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, damaged, or of an older version
         return None
-    return findings
 
 
 def write_bad_images(path: Path, bad: Mapping[str, str]) -> None:

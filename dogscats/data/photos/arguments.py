@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dogscats.base.errors import ArgumentError
-from dogscats.base.rules import SWITCH, Rule, is_number, or_none, whole
+from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
 from dogscats.data.photos.split import group_pattern
 
 FITS = ("crop", "pad", "squash")
@@ -23,6 +24,11 @@ The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-
 downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
 To try it without data, use data=sample: synthetic cats and dogs."""
 
+
+def _path(expected: str) -> Rule:
+    return lambda value: isinstance(value, str | Path) and value != "", expected
+
+
 RULES: dict[str, Rule] = {
     "size": whole(1, MOST_PIXELS),
     "batch_size": whole(2),  # BatchNorm cannot train on one photo
@@ -30,15 +36,15 @@ RULES: dict[str, Rule] = {
     "limit": or_none(whole(1)),
     "seed": (whole(0)[0], "a whole number, 0 or more"),
     "valid_fraction": (lambda value: is_number(value) and 0 < value < 1, "a number between 0 and 1"),
-    "fit": (lambda value: value in FITS, f"{', '.join(FITS[:-1])} or {FITS[-1]}"),
-    "root": (lambda value: isinstance(value, str | Path) and value != "", "a folder"),
+    "fit": one_of(*FITS),
+    "root": _path("a folder"),
     "download": SWITCH,
-    "changed": (lambda value: value in ("refuse", "accept"), "refuse or accept"),
-    "on_bad_image": (lambda value: value in ("error", "skip"), "error or skip"),
+    "changed": one_of("refuse", "accept"),
+    "on_bad_image": one_of("error", "skip"),
     "sha256": or_none((lambda value: bool(re.fullmatch("[0-9a-fA-F]{64}", str(value))), "64 hexadecimal digits")),
     "shrink": (lambda value: isinstance(value, str | bool) and value in ("auto", True, False), "auto, true or false"),
-    "labels": or_none((lambda value: isinstance(value, str | Path) and value != "", "a table, such as labels.csv")),
-    "decisions": or_none((lambda value: isinstance(value, str | Path) and value != "", "a file: decisions.csv")),
+    "labels": or_none(_path("a table, such as labels.csv")),
+    "decisions": or_none(_path("a file: decisions.csv")),
 }
 """Rule of each argument that is checked: a test, and the expected value in words."""
 
@@ -49,9 +55,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         ArgumentError: naming the argument, its value and the expected values.
     """
-    for key, (good, expected) in RULES.items():
-        if key in arguments and not good(arguments[key]):
-            raise ArgumentError("data", f"{key}={arguments[key]}: expected {expected}.")
+    check_values(RULES, arguments, raises=partial(ArgumentError, "data"))
     group_pattern(arguments.get("group"))
 
 

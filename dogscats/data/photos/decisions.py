@@ -11,7 +11,7 @@ from dogscats.base.files import cell
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.arguments import check_decisions
 from dogscats.data.photos.layouts import Photos
-from dogscats.data.photos.table_rows import ENCODING, check_width, find_columns, rows_named, text_rows
+from dogscats.data.photos.table_rows import ENCODING, find_columns, text_rows
 
 KINDS = ("keep", "drop", "relabel")
 
@@ -86,7 +86,7 @@ class Decisions:
                     row, f"it says {_said(row)}, but {first.where} says {_said(first)} for the same photo. Remove one"
                 )
         if unknown:
-            names = rows_named([(row.where, row.path) for row in unknown])
+            names = listed([f"{row.where} {shown(row.path)!r}" for row in unknown], 5)
             raise UserError(
                 f"{self.name}: {len(unknown)} of {len(self.rows)} decisions are about photos that the dataset does not "
                 f"have: {names}. Correct the paths, which begin below data.root as in photos.csv of a run, or remove "
@@ -115,13 +115,12 @@ def read_decisions(name: str) -> Decisions:
     """
     check_decisions(name)
     content = Path(name).expanduser().read_bytes()
-    rows = text_rows(io.TextIOWrapper(io.BytesIO(content), ENCODING, newline=""), name, COLUMNS)
+    lines = io.TextIOWrapper(io.BytesIO(content), ENCODING, newline="")
+    rows = text_rows(lines, name, COLUMNS, may_be_short=True)
     _, header = next(rows, ("", []))
     columns = find_columns(name, header, ("path", "decision"), COLUMNS)
     decisions = []
     for where, cells in rows:
-        cells += [""] * (len(header) - len(cells))
-        check_width(name, where, cells, header)
         path, kind, label = (cells[columns[column]] if column in columns else "" for column in COLUMNS)
         row = Decision(where, path, kind.strip().lower(), label.strip())
         if not path.strip():

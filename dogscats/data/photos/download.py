@@ -1,22 +1,26 @@
-"""Download a dataset: the whole dataset, or nothing."""
+"""Download a dataset as a zip archive, verify it and unpack it safely: the whole dataset, or nothing."""
 
 import base64
 import errno
 import http.client
 import logging
+import os
 import shutil
+import stat
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dogscats.base.console import bytes_bar
-from dogscats.base.errors import UserError
+from dogscats.base.errors import UserError, as_user_error
+from dogscats.base.files import digest
 from dogscats.base.locks import locked
 from dogscats.base.text import shown, without_password
-from dogscats.data.photos.archive import CHUNK, check_room, megabytes, named, unpack, verify
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,18 @@ MIN_BYTES_PER_SECOND, WINDOW = 1000, 60
 
 RESERVE = 500_000_000
 """Bytes of disk space that a download of unknown size leaves free."""
+
+CHUNK = 1 << 20
+"""Bytes copied at a time."""
+
+MIN_ENTRY_BYTES = 200
+"""Smallest accepted mean size of the archive's entries, in bytes: smaller entries are not photos, and so many of them
+fill the disk's tables."""
+
+MAX_RATIO = 20
+"""Largest accepted ratio of unpacked size to archive size, against zip bombs: photos hardly compress."""
+
+REFUSED = "The archive was refused and removed"
 
 
 class CutConnectionError(Exception):
@@ -57,10 +73,8 @@ def download_dataset(url: str, root: Path, sha256: str | None = None) -> None:
             unexpected or unsafe. `root` is not created then.
     """
     root = root.resolve()
-    if (root / "train").is_dir():
-        return
     archive = root.with_name(f".{root.name}.zip.part")
-    try:
+    with as_user_error(f"data.root={root}", "the dataset cannot be stored there", errors=OSError):
         root.parent.mkdir(parents=True, exist_ok=True)
         # If two runs need the dataset, one downloads it and the other waits.
         with locked(root.with_name(f".{root.name}.lock"), f"{root}"):
@@ -73,15 +87,19 @@ def download_dataset(url: str, root: Path, sha256: str | None = None) -> None:
             log.info("Downloading %s to %s", without_password(url), shown(root))
             fetch(url, archive)
             try:
-                verify(archive, url, sha256)
+                if not zipfile.is_zipfile(archive):
+                    raise UserError(f"{named(url)}: the download is not a whole zip archive; it was removed.")
+                if sha256 is not None and (found := digest(archive)) != sha256.lower():
+                    raise UserError(
+                        f"{named(url)}: the SHA-256 of the download is {found}, but data.sha256={sha256}; it was "
+                        "removed. Try again, or correct data.sha256."
+                    )
                 unpack(archive, root)
             except UserError:
                 # A bad archive must not be resumed by the next attempt.
                 archive.unlink(missing_ok=True)
                 raise
             archive.unlink()
-    except OSError as error:
-        raise UserError(f"data.root={root}: the dataset cannot be stored there ({error}).") from error
 
 
 def fetch(url: str, file: Path) -> None:
@@ -93,7 +111,6 @@ def fetch(url: str, file: Path) -> None:
     """
     if not _is_web_address(url):
         raise UserError(f"{named(url)}: expected an address that begins with http:// or https://.")
-    pause = PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _fetch_rest(url, file)
@@ -101,9 +118,9 @@ def fetch(url: str, file: Path) -> None:
         except CutConnectionError as error:
             reason = str(error)
         if attempt < ATTEMPTS:
+            pause = PAUSE * 2 ** (attempt - 1)
             log.info("%s; retrying in %.0f s (attempt %d of %d)", reason, pause, attempt + 1, ATTEMPTS)
             time.sleep(pause)
-            pause *= 2
     kept = f" The {megabytes(file.stat().st_size)} already downloaded are kept." if file.exists() else ""
     raise UserError(
         f"{named(url)}: it cannot be downloaded ({reason}).{kept}\n"
@@ -119,17 +136,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not newurl.startswith("https://" if req.full_url.startswith("https://") else ("http://", "https://")):
             raise UserError(f"{named(req.full_url)}: a redirect to {shown(newurl)} was refused.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Make an opener for http and https alone."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        *(urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()),
-        *(urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(), _Redirects()),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _request(url: str, done: int) -> urllib.request.Request:
@@ -154,20 +160,18 @@ def _is_web_address(url: str) -> bool:
 def _fetch_rest(url: str, file: Path) -> None:
     """Make one attempt to download the missing rest of `file`."""
     done = file.stat().st_size if file.exists() else 0
-    request = _request(url, done)
     try:
-        response = _opener().open(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener(_Redirects).open(_request(url, done), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if error.headers.get("Content-Range") == f"bytes */{done}":
                 return  # nothing is missing
             file.unlink()
             raise CutConnectionError("the partial file does not match the server's file") from error
+        refused = f"the server responded with {error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 429):
-            raise CutConnectionError(f"the server responded with {error.code} {error.reason}") from error
-        raise UserError(
-            f"{named(url)}: the server responded with {error.code} {error.reason}. Check the address."
-        ) from error
+            raise CutConnectionError(refused) from error
+        raise UserError(f"{named(url)}: {refused}. Check the address.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise CutConnectionError(f"the server cannot be reached: {reason or type(error).__name__}") from error
@@ -187,7 +191,7 @@ def _fetch_rest(url: str, file: Path) -> None:
             file.unlink(missing_ok=True)
             raise UserError(f"{named(url)}: it has {total:,} bytes instead of {expected:,}.")
         # The content of a photo archive is about as large as the archive.
-        check_room(file.parent, 2 * expected - done if expected else 0)
+        _check_room(file.parent, 2 * expected - done if expected else 0)
         with file.open("ab" if resumed else "wb") as out, bytes_bar("Downloading", expected, done) as bar:
             started, before = time.monotonic(), done
             while True:
@@ -203,12 +207,94 @@ def _fetch_rest(url: str, file: Path) -> None:
                 if expected is None and shutil.disk_usage(file.parent).free < RESERVE:
                     out.close()
                     file.unlink()  # it would never fit
-                    raise OSError(
-                        errno.ENOSPC, f"the archive, of unknown size, fills the disk: {megabytes(done)} so far"
-                    )
+                    full = f"the archive, of unknown size, fills the disk: {megabytes(done)} so far"
+                    raise OSError(errno.ENOSPC, full)
                 if time.monotonic() - started > WINDOW:
                     if done - before < MIN_BYTES_PER_SECOND * WINDOW:
                         raise CutConnectionError(f"the server is too slow: {megabytes(done - before)} in {WINDOW} s")
                     started, before = time.monotonic(), done
     if expected is not None and done != expected:
         raise CutConnectionError(f"the connection was interrupted after {megabytes(done)} of {megabytes(expected)}")
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Unpack a dataset to `root`, which appears only when complete.
+
+    Args:
+        archive: zip archive with `train/`, at the top level or in one folder.
+        root: folder to create; an empty folder is replaced.
+
+    Raises:
+        UserError: if the archive is damaged, has no `train/`, or is unsafe: path traversal, links, or content of more
+            than `MAX_RATIO` times its size.
+        OSError: if disk space is insufficient.
+    """
+    unfinished = root.with_name(f".{root.name}.unpacking")
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
+    try:
+        try:
+            with zipfile.ZipFile(archive) as content:
+                total = _check_members(content.infolist(), archive.stat().st_size)
+                _check_room(root.parent, total)
+                with bytes_bar("Unpacking", total) as bar:
+                    for member in content.infolist():
+                        if not member.is_dir():
+                            _extract(content, member, unfinished / member.filename)
+                            bar.update(member.file_size)
+        except Exception as error:  # a damaged archive can raise almost anything
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+            if full or isinstance(error, UserError):
+                raise
+            raise UserError(f"The archive for {root} is damaged ({error}); it was removed. Try again.") from error
+        found = [top for top in (unfinished, *sorted(unfinished.glob("*"))) if (top / "train").is_dir()]
+        if not found:
+            raise UserError(f"The archive for {root} has no folder train/; it was removed. Check data.url.")
+        os.sync()
+        found[0].replace(root)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], archive_bytes: int) -> int:
+    """Refuse an unsafe archive; return its unpacked size in bytes."""
+    size = megabytes(archive_bytes)
+    for member in members:
+        name, parts = member.filename, PurePosixPath(member.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
+            raise UserError(f"{REFUSED}: {name!r} leads out of its folder.")
+        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(f"{REFUSED}: {name!r} is a link or a device.")
+    if len(members) * MIN_ENTRY_BYTES > archive_bytes + 1000 * MIN_ENTRY_BYTES:
+        raise UserError(f"{REFUSED}: its {size} have {len(members):,} entries, too small for photos.")
+    total = sum(member.file_size for member in members)
+    if total > MAX_RATIO * archive_bytes:
+        raise UserError(
+            f"{REFUSED}: its {size} would unpack to {megabytes(total)}, more than {MAX_RATIO} times as much."
+        )
+    return total
+
+
+def _extract(content: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """Extract a file; zipfile reads at most the size declared in the header, and checks the CRC."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content.open(member) as source, path.open("xb") as out:
+        shutil.copyfileobj(source, out, CHUNK)
+    if path.stat().st_size != member.file_size:
+        raise zipfile.BadZipFile(f"{member.filename} is truncated")
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Refuse to fill the disk: raise OSError if `needed` bytes are not free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{megabytes(needed)} are needed, but only {megabytes(free)} are free", str(folder))
+
+
+def megabytes(size: int) -> str:
+    """Return a size in bytes as text in megabytes."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def named(url: str) -> str:
+    """Return the address of an archive as messages name it, without a password."""
+    return f"data.url={shown(without_password(url))}"

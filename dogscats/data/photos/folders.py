@@ -10,7 +10,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.text import listed
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA
 from dogscats.data.photos.listing import image_names, is_image_name, is_leftover, natural_key
-from dogscats.data.photos.split import split_of
+from dogscats.data.photos.split import SPELLINGS, split_of
 
 FLAT = "<class>.<number>.jpg"
 
@@ -44,14 +44,9 @@ class Folders:
         self._flat: set[str] = set()
         self._folders: dict[str, str] = {}
         for name in self.names:
-            split = split_of(name)
-            if split in self._folders:
-                raise UserError(
-                    f"data.root={root}: {self.base}{self._folders[split]}/ and {self.base}{name}/ are the same split. "
-                    "Remove or rename one of them."
-                )
-            if split:
-                self._folders[split] = name
+            if (split := split_of(name)) and (other := self._folders.setdefault(split, name)) != name:
+                both = f"{self.base}{other}/ and {self.base}{name}/"
+                raise UserError(f"{self.name}: {both} are the same split. Remove or rename one of them.")
 
     @classmethod
     def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
@@ -92,10 +87,8 @@ class Folders:
         if split not in self._folders:
             return self._without_splits()
         found = self._of_split(split)
-        for name, paths in found.items():
-            if not paths:
-                folder = self.root / self.place(split) / name
-                raise UserError(f"{folder}: there are no photos in it.\n{HOW_TO_GET_DATA}")
+        if empty := [self.root / self.place(split) / name for name, paths in found.items() if not paths]:
+            raise UserError(f"{empty[0]}: there are no photos in it.\n{HOW_TO_GET_DATA}")
         return found
 
     def single_split(self, split: str) -> dict[str, list[str]]:
@@ -111,35 +104,25 @@ class Folders:
             return self._of_split(kind)
         if kind is None and (self.root / split).is_dir():
             return self._in_folder("" if split == "." else f"{split}/", split)
-        folders = sorted(f.name for f in self.root.iterdir() if f.is_dir() and not f.name.startswith("."))
-        there = ", ".join(folders) or "none"
-        raise UserError(f"split={split}: data.root={self.root} has no folder {split}/, only {there}.")
+        there = ", ".join(_entries(self.root)[0]) or "none"
+        raise UserError(f"split={split}: {self.name} has no folder {split}/, only {there}.")
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """List the photos of a labelled `test/`; empty if it is missing or unlabelled.
 
         It is labelled if it has folders or flat file names of `classes`. Other folders are reported in `notes`.
-
-        Raises:
-            UserError: if only some of its classes are known.
         """
         if "test" not in self._folders:
             return {}
         folder = self.place("test")
         names, files = _entries(self.root / folder)
-        found = {}
         if set(names) & set(classes):
-            found = {name: paths for name, paths in self._class_folders(folder, names).items() if paths}
-        elif not names and any(name.partition(".")[0] in classes and name.count(".") > 1 for name in files):
-            found = self._flat_names("test", folder)
-        elif len(names) > 1:
+            return {name: paths for name, paths in self._class_folders(folder, names).items() if paths}
+        if not names and any(name.partition(".")[0] in classes and name.count(".") > 1 for name in files):
+            return self._flat_names("test", folder)
+        if len(names) > 1:
             self.notes = [f"The photos in {folder} are unlabelled: {listed(names, 3)} are not among the classes"]
-        if unknown := [name for name in found if name not in classes]:
-            raise UserError(
-                f"data.root={self.root}: {self.place('test')} has photos of {listed(unknown)}, but the classes of "
-                f"{self.place('train')} are {listed(classes)}. Move the others out of {self.place('test')}."
-            )
-        return found
+        return {}
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos in `test1/` and, unless it is labelled, `test/`."""
@@ -150,10 +133,10 @@ class Folders:
 
     def parquet_files(self) -> list[Path]:
         """List the Parquet files of a root that holds nothing else."""
-        others = [name for name in self.names if name.lower() not in OWN]
-        images = (name for name in self.files if is_image_name(self.root / self.base, name))
-        files = [] if others else sorted(name for name in self.files if name.lower().endswith(".parquet"))
-        return [self.root / self.base / name for name in files if next(images, None) is None]
+        where = self.root / self.base
+        if {name.lower() for name in self.names} - OWN or any(is_image_name(where, name) for name in self.files):
+            return []
+        return [where / name for name in self.files if name.lower().endswith(".parquet")]
 
     @property
     def _table_hint(self) -> str:
@@ -176,12 +159,13 @@ class Folders:
         found = {name: paths for name, paths in found.items() if paths}
         if "valid" in self._folders:
             valid = self.place("valid")
-            photos = f"the training photos of {listed(list(found))}" if found else "photos for training"
-            instead = f", or rename {valid} to train/ to have a share held out" if not found else ""
-            instead = f", or move {valid} elsewhere to have a share of them held out" if found else instead
+            photos, instead = "photos for training", f"rename {valid} to train/ to have a share"
+            if found:
+                photos = f"the training photos of {listed(list(found))}"
+                instead = f"move {valid} elsewhere to have a share of them"
+            train = f"{self.base}train/<class>/"
             raise UserError(
-                f"data.root={self.root}: it has {valid}, but no train/. Put {photos} into "
-                f"{self.base}train/<class>/{instead}."
+                f"{self.name}: it has {valid}, but no train/. Put {photos} into {train}, or {instead} held out."
             )
         for name, paths in found.items():
             start = len(self.base) + len(name) + 1
@@ -197,8 +181,8 @@ class Folders:
         found = found or self._flat_names("train", self.base)
         if not found:
             raise UserError(
-                f"data.root={self.root}: it has no folder train/, no class folders with photos, and no photos named "
-                f"{FLAT}.{self._table_hint}\n{HOW_TO_GET_DATA}"
+                f"{self.name}: it has no folder train/, no class folders with photos, and no photos named {FLAT}."
+                f"{self._table_hint}\n{HOW_TO_GET_DATA}"
             )
         return found
 
@@ -218,12 +202,10 @@ class Folders:
         depth = self.base.count("/") + 2
         nested = all(path.count("/") >= depth for paths in found.values() for path in paths)
         if "train" in kinds and len(kinds) > 1 and nested:
-            others = " and ".join(
-                f"{kinds[split]}/ to {split}/" for split in ("train", "valid", "test") if split in kinds
-            )
+            others = " and ".join(f"{kinds[split]}/ to {split}/" for split in SPELLINGS if split in kinds)
             raise UserError(
-                f"data.root={self.root}: {listed(list(found))} may be splits or classes. If they are splits, rename "
-                f"{others}, or make links of these names."
+                f"{self.name}: {listed(list(found))} may be splits or classes. If they are splits, rename {others}, or "
+                "make links of these names."
             )
 
     def _in_folder(self, folder: str, split: str) -> dict[str, list[str]]:
@@ -256,19 +238,15 @@ class Folders:
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
     """Return the sorted names of the folders and of the files in a folder, without leftovers of systems."""
-    names: tuple[list[str], list[str]] = ([], [])
+    folders, files = list[str](), list[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
             if not is_leftover(entry.name):
-                names[0 if _is_folder(entry) else 1].append(entry.name)
-    return sorted(names[0]), sorted(names[1])
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circle of links
-        return False
+                is_folder = (
+                    entry.is_dir() if not entry.is_symlink() else Path(entry).is_dir()
+                )  # links may form a circle
+                (folders if is_folder else files).append(entry.name)
+    return sorted(folders), sorted(files)
 
 
 def _may_be_class(name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from dogscats.base.errors import UserError
 from dogscats.base.files import cell
+from dogscats.base.text import listed
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.split import (
@@ -68,7 +69,7 @@ class Source(Protocol):
         """List the photos of each class of one split or folder, to be evaluated. Raises UserError without it."""
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """List the labelled test photos of each class; empty without any. Raises UserError for unknown classes."""
+        """List the labelled test photos of each class, perhaps of others than `classes`; empty without any."""
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos without labels, in `test1/` or `test/`."""
@@ -97,6 +98,10 @@ class Photos:
     odd: Collection[str] = ()
     shrink: Shrink | None = field(default=None, compare=False)  # the same photos, however they are read
     undecided: "Photos | None" = field(default=None, compare=False, repr=False)
+
+    def select(self, rows: Sequence[int]) -> "Photos":
+        """Return the labelled photos in some rows."""
+        return replace(self, paths=[self.paths[row] for row in rows], labels=[self.labels[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,12 @@ class DatasetFinder:
             )
         _check_distinct(source.name, list(train))
         test = source.test(list(train))
+        if unknown := [name for name in test if name not in train]:
+            places = [source.place(split) for split in ("test", "train")]
+            raise UserError(
+                f"{source.name}: {places[0]} has photos of {listed(unknown)}, but the classes of {places[1]} are "
+                f"{listed(list(train))}. Take the others out of {places[0]}."
+            )
         notes = [*source.notes, *(check_groups(train, pattern) if pattern else [])]
         if "valid" in source.splits:
             valid = source.by_class("valid")
@@ -222,7 +233,7 @@ class DatasetFinder:
             train, valid = self._hold_out(source, train, pattern)
         if pattern:
             notes += in_both(train, valid, pattern, "valid") + in_both(train, test, pattern, "test")
-        splits = ["train", *(["valid"] if not where else []), *(["test"] if test else [])]
+        splits = ["train", *([] if where else ["valid"]), *(["test"] if test else [])]
         by = " by data.group" if pattern else ""
         share = f", {100 * self.valid_fraction:g} % held out{by}" if where else ""
         return Found(
@@ -251,8 +262,6 @@ class DatasetFinder:
             )
         else:
             chosen = {name: held_out(paths, self.valid_fraction, self.seed) for name, paths in names.items()}
-        kept: dict[str, list[str]] = {}
-        valid: dict[str, list[str]] = {}
         for name, paths in train.items():
             if len(paths) < 2:
                 raise UserError(
@@ -264,16 +273,14 @@ class DatasetFinder:
                     f"{source.name}: the {len(paths)} photos of class {name!r} are in too few groups of data.group to "
                     "hold some out. Add photos of other groups, or make the groups smaller."
                 )
-            apart = set(chosen[name])
-            kept[name] = [path for path in paths if path[start:] not in apart]
-            valid[name] = [path for path in paths if path[start:] in apart]
-        return kept, valid
+        apart = {path for paths in chosen.values() for path in paths}
+        kept = {name: [path for path in paths if path[start:] not in apart] for name, paths in train.items()}
+        return kept, {name: [source.base + path for path in paths] for name, paths in chosen.items()}
 
 
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:
     """Remove the labelled photos whose paths are in `bad`."""
-    kept = [pair for pair in zip(photos.paths, photos.labels, strict=True) if pair[0] not in bad]
-    return replace(photos, paths=[path for path, _ in kept], labels=[label for _, label in kept])
+    return photos.select([row for row, path in enumerate(photos.paths) if path not in bad])
 
 
 def _check_distinct(name: str, classes: Sequence[str]) -> None:

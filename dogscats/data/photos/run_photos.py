@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dogscats.base.content import file_versions
-from dogscats.base.errors import UserError
-from dogscats.base.files import atomic_path, cell, csv_rows, write_rows
+from dogscats.base.errors import UserError, as_user_error
+from dogscats.base.files import DAMAGED, atomic_path, cell, csv_rows, write_rows
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.decisions import Decisions
 from dogscats.data.photos.layouts import Photos
@@ -42,10 +42,8 @@ def keep_photos(
     """
     file = run_dir / PHOTOS_FILE
     if resumed and file.is_file():
-        try:
+        with as_user_error(file, *DAMAGED, KeyError):
             before = {row["path"]: (row["split"], row["bytes"], row["sample"], row["label"]) for row in csv_rows(file)}
-        except KeyError as error:
-            raise UserError(f"{file}: it is damaged. Restore it, or remove it.") from error
         labels = {label for split, _, _, label in before.values() if split == "train"}
         if labels and labels != {str(cell(name)) for name in classes}:
             raise UserError(
@@ -79,12 +77,12 @@ def _rows(classes: Sequence[str], splits: Mapping[str, Photos]) -> Iterator[tupl
 
 def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]) -> str:
     """Name what differs between two lists of photos, by path; empty if nothing does."""
-    both = before.keys() & now.keys()
+    both = [path for path in now if path in before]
     kinds = {
         "added": [path for path in now if path not in before],
         "removed": [path for path in before if path not in now],
-        "changed": [path for path in now if path in both and now[path][1:] != before[path][1:]],
-        "moved between splits": [path for path in now if path in both and now[path][0] != before[path][0]],
+        "changed": [path for path in both if now[path][1:] != before[path][1:]],
+        "moved between splits": [path for path in both if now[path][0] != before[path][0]],
     }
     return "; ".join(f"{len(paths)} {kind} ({listed(paths, 3)})" for kind, paths in kinds.items() if paths)
 
@@ -108,10 +106,8 @@ def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None
         return False
     copy, original = run_dir / DECISIONS_FILE, Path(given).expanduser()
     if original.is_file() and original.read_bytes() != decisions.content:
-        log.warning(
-            "Decisions %s has changed since the run began, which goes on with its own copy, %s",
-            *(shown(original), shown(copy)),
-        )
+        changed = f"Decisions {shown(original)} has changed since the run began"
+        log.warning("%s, which goes on with its own copy, %s", changed, shown(copy))
     if copy.is_file():
         if not resumed and copy.read_bytes() != decisions.content:
             raise UserError(

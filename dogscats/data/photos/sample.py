@@ -51,19 +51,19 @@ class _Animal:
         if pose == "face":
             self.head(50, 52, 30)
         elif pose == "sitting":
-            self.tail(66, 82, 1)
+            self.tail(66, 82)
             self.body((30, 42, 70, 95))
             for x in (40, 54):
                 self.ellipse((x - 1, 66, x + 9, 96))
             self.head(50, 30, 17)
         elif pose == "standing":
-            self.tail(80, 50, 1)
+            self.tail(80, 50)
             for x in (28, 38, 66, 75):
                 self.ellipse((x - 4, 58, x + 4, 92))
             self.body((20, 38, 84, 72))
             self.head(22, 36, 15)
         else:
-            self.tail(86, 78, 1)
+            self.tail(86, 78)
             self.body((22, 54, 92, 88))
             for y in (80, 85):
                 self.ellipse((6, y, 44, y + 8))
@@ -109,7 +109,7 @@ class _Animal:
         marks.putalpha(ImageChops.multiply(marks.getchannel("A"), inside))
         self.image.alpha_composite(marks)
 
-    def tail(self, x: float, y: float, side: int) -> None:
+    def tail(self, x: float, y: float) -> None:
         """Draw a long thin tail for a cat, a short thick one for a dog."""
         bend = self.rng.uniform(0.6, 1.4)
         long = self.kind == "cat"
@@ -118,7 +118,7 @@ class _Animal:
         for number in range(13):
             t = number / 12
             sway = math.sin(t * math.pi * (1.6 if long else 0.5) * bend)
-            points.append((x + side * (6 * t + 7 * sway), y - length * t))
+            points.append((x + (6 * t + 7 * sway), y - length * t))
         self.curve(points, width + 1.4, self.outline)
         self.curve(points, width, self.dark if self.rng.random() < 0.3 else self.fur)
 
@@ -241,10 +241,9 @@ def _put_in_front(picture: Image.Image, box: tuple[int, int, int, int], rng: ran
     x, y = rng.uniform(left, right - size), rng.uniform(top, bottom - size)
     color = rng.choice([(180, 60, 50), (60, 110, 170), (200, 180, 90), (90, 90, 95)])
     thing = rng.choice(["box", "ball", "plant"])
-    if thing == "box":
-        draw.rectangle((x, y, x + size, y + size), fill=color, outline=_shade(color, 0.5))
-    elif thing == "ball":
-        draw.ellipse((x, y, x + size, y + size), fill=color, outline=_shade(color, 0.5))
+    if thing != "plant":
+        shape = draw.rectangle if thing == "box" else draw.ellipse
+        shape((x, y, x + size, y + size), fill=color, outline=_shade(color, 0.5))
     else:
         for _ in range(12):
             tip = (x + rng.uniform(0, size), y + rng.uniform(0, 0.4 * size))

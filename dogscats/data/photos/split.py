@@ -7,8 +7,10 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 
-from dogscats.base.errors import ArgumentError
+from dogscats.base.errors import ArgumentError, UserError, as_user_error
 from dogscats.base.text import listed, shown
 
 SPELLINGS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
@@ -32,15 +34,17 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPELLINGS.items() if name.lower() in names), None)
 
 
-def split_in(column: str, cell: str) -> str | None:
-    """Return the split that a cell names in a column of a table; `None` for any other text."""
+def split_in(column: str, cell: str, row: str) -> str:
+    """Return the split that a cell names in a column of a table.
+
+    Raises:
+        UserError: for any other text, with the table and the row that `row` names.
+    """
     known = TRUTHS if column.lower() == IS_VALID else SPELLINGS
-    return next((split for split, names in known.items() if cell.lower() in names), None)
-
-
-def spellings(column: str) -> list[str]:
-    """List the values that a column of splits may have."""
-    return [name for names in (TRUTHS if column.lower() == IS_VALID else SPELLINGS).values() for name in names]
+    splits = {name: split for split, names in known.items() for name in names}
+    if cell.lower() not in splits:
+        raise UserError(f"{row}: its {column} is {shown(cell)!r}, expected one of {', '.join(splits)}.")
+    return splits[cell.lower()]
 
 
 def held_out(paths: Sequence[str], fraction: float, seed: int) -> list[str]:
@@ -73,14 +77,12 @@ def group_pattern(group: str | None) -> re.Pattern[str] | None:
     """
     if group is None:
         return None
-    try:
+    expected = "expected a regular expression, such as '(patient[0-9]+)_'"
+    errors = (re.error, ValueError, OverflowError, RecursionError)
+    with as_user_error(f"group={group}", expected, errors=errors, raises=partial(ArgumentError, "data")):
         if not isinstance(group, str) or not group:
             raise ValueError("it is empty" if group == "" else "it is not text")
         return re.compile(group)
-    except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise ArgumentError(
-            "data", f"group={group}: expected a regular expression, such as '(patient[0-9]+)_' ({error})."
-        ) from error
 
 
 def group_of(pattern: re.Pattern[str], path: str) -> str | None:
@@ -208,7 +210,7 @@ def check_groups(by_class: Mapping[str, Sequence[str]], pattern: re.Pattern[str]
     Raises:
         ArgumentError: if none has.
     """
-    every = [path for paths in by_class.values() for path in paths]
+    every = list(chain.from_iterable(by_class.values()))
     alone = [path for path in every if group_of(pattern, path) is None]
     if len(alone) == len(every):
         raise ArgumentError(
@@ -223,16 +225,14 @@ def in_both(
     train: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]], pattern: re.Pattern[str], split: str
 ) -> list[str]:
     """Say how many groups are in two splits."""
-    first: dict[str, str] = {}
-    for paths in train.values():
-        for path in paths:
-            if (group := group_of(pattern, path)) is not None:
-                first.setdefault(group, path)
-    both: dict[str, str] = {}
-    for paths in others.values():
-        for path in paths:
-            if (group := group_of(pattern, path)) in first and group is not None:
-                both.setdefault(group, path)
+    first: dict[str | None, str] = {}
+    for path in chain.from_iterable(train.values()):
+        first.setdefault(group_of(pattern, path), path)
+    first.pop(None, None)
+    both: dict[str | None, str] = {}
+    for path in chain.from_iterable(others.values()):
+        if (group := group_of(pattern, path)) in first:
+            both.setdefault(group, path)
     if not both:
         return []
     group, path = next(iter(both.items()))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dogscats.base.environment import how_to_install
-from dogscats.base.errors import UserError, first_line
-from dogscats.base.text import listed, shown
+from dogscats.base.errors import UserError, as_user_error, first_line
+from dogscats.base.text import listed
 from dogscats.data.photos.split import IS_VALID
 
 SEPARATORS = ",;\t"
@@ -26,15 +26,6 @@ COLUMNS = {
     "split": ("split", "set", "subset", IS_VALID),
 }
 """Names of each column, in any case; the first that a table has is used."""
-
-MOST_NAMED = 5
-"""Number of rows that an error names."""
-
-
-def rows_named(rows: Sequence[tuple[str, str]]) -> str:
-    """Name the first rows for a message, from where they are and their paths: `line 3 'a.jpg', line 4 'b.jpg', ...`."""
-    more = ", ..." if len(rows) > MOST_NAMED else ""
-    return ", ".join(f"{where} {shown(path)!r}" for where, path in rows[:MOST_NAMED]) + more
 
 
 def table_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
@@ -56,17 +47,21 @@ def table_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
         yield from text_rows(lines, name, set(chain.from_iterable(COLUMNS.values())))
 
 
-def text_rows(lines: TextIO, name: str, known: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+def text_rows(
+    lines: TextIO, name: str, known: Collection[str], may_be_short: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of a table, header first, without empty ones: where a row is, such as `line 3`, and its cells.
 
     Args:
         lines: the text, seekable, in `ENCODING` and opened with `newline=""`.
         name: name of the table in messages.
         known: usual names of columns, by which the separator is found.
+        may_be_short: whether cells at the end of a row may be missing; they are empty then.
 
     Raises:
-        UserError: if it is not such text.
+        UserError: if it is not such text, or a row has fewer or more columns than the header.
     """
+    header: list[str] = []
     try:
         first = next((line for line in lines if line.strip()), "")
         if not (excels := first.lower().startswith("sep=")):  # Excel's line for the separator
@@ -74,8 +69,17 @@ def text_rows(lines: TextIO, name: str, known: Collection[str]) -> Iterator[tupl
         separator = first[4:5] if excels else max(SEPARATORS, key=lambda each: _columns_known(first, each, known))
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield f"line {reader.line_num}", cells
+            if not any(cell.strip() for cell in cells):
+                continue
+            header = header or cells
+            if may_be_short:
+                cells += [""] * (len(header) - len(cells))
+            if len(cells) < len(header) or any(cells[len(header) :]):
+                raise UserError(
+                    f"{name}: line {reader.line_num}: it has {len(cells)} columns, but the header has {len(header)}. "
+                    "Quote text with the separator in it."
+                )
+            yield f"line {reader.line_num}", cells
     except UnicodeError as error:
         raise UserError(f"{name}: it is not text in UTF-8 ({first_line(error)}). Save it as CSV in UTF-8.") from error
     except csv.Error as error:
@@ -86,19 +90,6 @@ def _columns_known(line: str, separator: str, known: Collection[str]) -> tuple[i
     """Count the columns with usual names, and all columns, that a header has with a separator."""
     cells = [cell.strip(' "\r\n').lower() for cell in line.split(separator)]
     return sum(cell in known for cell in cells), len(cells)
-
-
-def check_width(name: str, where: str, cells: Sequence[str], header: Sequence[str]) -> None:
-    """Refuse a row with fewer or more columns than the header.
-
-    Raises:
-        UserError: with the table and the row.
-    """
-    if len(cells) < len(header) or any(cells[len(header) :]):
-        raise UserError(
-            f"{name}: {where}: it has {len(cells)} columns, but the header has {len(header)}. Quote text with the "
-            "separator in it."
-        )
 
 
 def find_columns(
@@ -159,11 +150,8 @@ class ParquetTable:
             from pyarrow.parquet import ParquetFile
         except ImportError as error:
             raise UserError(f"{name}: Parquet files need pyarrow: {how_to_install('parquet')}.") from error
-        try:
+        with as_user_error(name, "it is not a Parquet file", "Download or save it again.", ArrowException):
             self._file = ParquetFile(file)
-        except ArrowException as error:
-            reason = first_line(error)
-            raise UserError(f"{name}: it is not a Parquet file ({reason}). Download or save it again.") from error
         schema = self._file.schema_arrow
         self.name, self.header, self.count = name, list(schema.names), self._file.metadata.num_rows
         self.image_column, self._classes = _image_column(schema), _class_names(schema)
@@ -177,15 +165,11 @@ class ParquetTable:
         from pyarrow import ArrowException
 
         number = 0
-        try:
+        with as_user_error(self.name, "it is damaged", "Download or save it again.", (ArrowException, OSError)):
             for batch in self._file.iter_batches(batch_size=at_once, columns=list(columns)):
                 for values in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                     number += 1
                     yield f"row {number}", values
-        except (ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise UserError(f"{self.name}: it is damaged ({first_line(error)}). Download or save it again.") from error
 
     def text(self, column: str, value: Any) -> str:
         """Return a value as text: the class name of a number, if it has one; empty for none, which is -1 there."""

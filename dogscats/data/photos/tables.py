@@ -8,8 +8,8 @@ from typing import Self
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.listing import FileIndex, natural_key
-from dogscats.data.photos.split import SPELLINGS, spellings, split_in, split_of
-from dogscats.data.photos.table_rows import check_width, find_columns, has_images, rows_named, table_rows
+from dogscats.data.photos.split import SPELLINGS, split_in, split_of
+from dogscats.data.photos.table_rows import find_columns, has_images, table_rows
 
 
 class Table:
@@ -38,29 +38,23 @@ class Table:
         columns = find_columns(name, header)
         column = header[columns["split"]].strip() if "split" in columns else ""
         self.splits_from = f"its column {column}" if column else ""
-        files, seen, missing, count = FileIndex(root), dict[str, tuple[str, str, str]](), list[tuple[str, str]](), 0
+        files, seen, missing, count = FileIndex(root), dict[str, tuple[str, str, str]](), list[str](), 0
         self._names = files.names
         for where, cells in rows:
             count += 1
-            check_width(name, where, cells, header)
             written, label = (cells[columns[kind]].strip() for kind in ("path", "label"))
-            split = split_in(column, text := cells[columns["split"]].strip()) if column else "train"
-            if split is None:
-                known = ", ".join(spellings(column))
-                raise UserError(f"{name}: {where}: its {column} is {shown(text)!r}, expected one of {known}.")
+            split = split_in(column, cells[columns["split"]].strip(), f"{name}: {where}") if column else "train"
             if not label or not written:
                 what = "label" if written else "path"
                 raise UserError(f"{name}: {where}: it has no {what}. Fill it in, or remove the row.")
             found = files.find(written)
             if not found:
-                missing.append((where, written))
+                missing.append(f"{where} {shown(written)!r}")
                 continue
-            if len(found) > 1:
-                which = listed(found, 2)
-                raise UserError(
-                    f"{name}: {where}: {shown(written)!r} may be {which}. Write the path from data.root on."
-                )
-            path = found[0]
+            path, *others = found
+            if others:
+                meant = f"{shown(written)!r} may be {listed(found, 2)}"
+                raise UserError(f"{name}: {where}: {meant}. Write the path from data.root on.")
             first, *before = seen.setdefault(path, (where, label, split))
             if first == where:
                 self._by_split[split][label].append(path)
@@ -71,7 +65,7 @@ class Table:
                 )
         if missing:
             raise UserError(
-                f"{name}: {len(missing)} of {count} rows name files that are not in {root}: {rows_named(missing)}. Add "
+                f"{name}: {len(missing)} of {count} rows name files that are not in {root}: {listed(missing, 5)}. Add "
                 "the files, remove the rows, or set data.root to the folder that the paths are relative to."
             )
 
@@ -118,18 +112,8 @@ class Table:
         return self.by_class(kind)
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """List the photos of the split test; empty without rows.
-
-        Raises:
-            UserError: for a class that is not in `classes`.
-        """
-        found = self.by_class("test") if "test" in self._by_split else {}
-        if unknown := [name for name in found if name not in classes]:
-            raise UserError(
-                f"{self.name}: test has photos of {listed(unknown)}, but the classes of train are {listed(classes)}. "
-                "Remove the rows of the others."
-            )
-        return found
+        """List the photos of the split test; empty without rows."""
+        return self.by_class("test") if "test" in self._by_split else {}
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
         """List the photos in `test1/` and `test/` that the table does not have."""
@@ -151,12 +135,9 @@ def table_file(root: Path, labels: str) -> Path:
     """
     file = root / Path(labels).expanduser()
     if not file.is_file():
-        there = sorted(f.name for f in root.iterdir() if f.suffix.lower() in (".csv", ".tsv", ".parquet"))
-        raise ArgumentError(
-            "data",
-            f"labels={labels}: there is no such file in {root}. Give a table of paths and labels"
-            f"{f'; {listed(there)} is there' if there else ''}.",
-        )
+        there = listed(sorted(f.name for f in root.iterdir() if f.suffix.lower() in (".csv", ".tsv", ".parquet")))
+        missing = f"labels={labels}: there is no such file in {root}. Give a table of paths and labels"
+        raise ArgumentError("data", f"{missing}{f'; {there} is there' if there else ''}.")
     return file
 
 

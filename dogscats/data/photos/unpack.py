@@ -1,6 +1,5 @@
 """Photos in Parquet files, as `datasets` of Hugging Face writes them: unpacked once, and then used as files."""
 
-import csv
 import hashlib
 import os
 import re
@@ -12,13 +11,13 @@ from typing import Any, Self
 
 from dogscats.base.console import progress_bar
 from dogscats.base.content import cache_folder
-from dogscats.base.errors import UserError
-from dogscats.base.files import CANNOT_WRITE, cannot_write
+from dogscats.base.errors import Failure, UserError, as_user_error
+from dogscats.base.files import write_rows
 from dogscats.base.locks import locked
 from dogscats.base.text import listed
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.listing import EXTENSIONS
-from dogscats.data.photos.split import spellings, split_in, split_of
+from dogscats.data.photos.split import split_in, split_of
 from dogscats.data.photos.table_rows import ParquetTable, find_columns, has_images
 from dogscats.data.photos.tables import Table, inside, table_file
 from dogscats.data.pixels.images import JPEG_MAGIC
@@ -91,23 +90,19 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None
     """Write photos, and their table, into a folder that appears only when complete."""
     unfinished = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
+    rows = []
     try:
-        unfinished.mkdir()
-        with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as table:
-            writer = csv.writer(table)
-            writer.writerow(["path", "label", "split"])
+        with as_user_error(
+            folder, "it cannot be written", "Free some space, or choose another folder.", OSError, Failure
+        ):
             for name, label, split, content in photos:
-                (unfinished / name).parent.mkdir(exist_ok=True)
+                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
                 (unfinished / name).write_bytes(content)
                 if label:
-                    writer.writerow([name, label, split])
-        if hasattr(os, "sync"):
+                    rows.append((name, label, split))
+            write_rows(unfinished / TABLE, ["path", "label", "split"], rows)
             os.sync()  # a power cut must not leave empty photos
-        unfinished.replace(folder)
-    except OSError as error:
-        if error.errno in CANNOT_WRITE:
-            raise cannot_write(folder, error.strerror) from error
-        raise
+            unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -116,13 +111,11 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
     """Yield path, label, split and content of each photo; photos of test without a label are in `test1/`."""
     numbers: Counter[str] = Counter()
     for file in files:
-        split_of_file = named = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
-        if split_of_file is None:
-            if len(files) > 1:
-                raise UserError(
-                    f"{file}: its name tells no split. Rename it to train-{file.name}, or give one file: data.labels="
-                )
-            split_of_file = "train"
+        split_of_file = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
+        if split_of_file is None and len(files) > 1:
+            raise UserError(
+                f"{file}: its name tells no split. Rename it to train-{file.name}, or give one file: data.labels="
+            )
         table = ParquetTable(file, str(file))
         if table.image_column is None:
             raise UserError(
@@ -136,16 +129,13 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
         for where, (image, given, *written) in table.rows(columns, ROWS_AT_ONCE):
             content, stem = _content(image)
             text = table.text(label, given).strip()
-            kind = split_in(split, str(written[0])) if split else split_of_file
+            kind = split_in(split, str(written[0]), f"{file}: {where}") if split else split_of_file or "train"
             if content is None:
                 raise UserError(f"{file}: {where}: it has no image. Remove the row.")
-            if kind is None:
-                known = ", ".join(spellings(split or ""))
-                raise UserError(f"{file}: {where}: {split} is {written[0]!r}, expected one of {known}.")
-            if splits and split and named and kind != named:
+            if splits and split_of_file not in (None, kind):
                 raise UserError(
-                    f"{file}: {where}: {split} is {written[0]!r}, but the file is named {named}. Rename it, or give it "
-                    "as data.labels=<file>."
+                    f"{file}: {where}: {split} is {written[0]!r}, but the file is named {split_of_file}. Rename it, or "
+                    "give it as data.labels=<file>."
                 )
             if not text and kind != "test":
                 raise UserError(f"{file}: {where}: it has no label. Remove the row.")

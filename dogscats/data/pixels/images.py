@@ -169,18 +169,15 @@ def decode_scaled(data: bytes, least: int) -> tuple[Image.Image, bool]:
     Raises:
         Exception: for a damaged file; the decoder's messages are of many kinds.
     """
-    end = _end_of_pixels(data)
-    if end is None:
-        picture = JpegImageFile(io.BytesIO(data))
-        picture.draft("RGB", (least, least))
-        picture.load()
-        return picture, True
-    stops = (end - 1, end + len(FILLER))
-    content = _Stopping(data[:end] + FILLER + data[end:], stops)
+    end, stops = _end_of_pixels(data), tuple[int, ...]()
+    if end is not None:
+        stops = (end - 1, end + len(FILLER))
+        data = data[:end] + FILLER + data[end:]
+    content = _Stopping(data, stops)
     picture = JpegImageFile(content)
     picture.draft("RGB", (least, least))
     picture.load()
-    return picture, content.tell() != stops[1]
+    return picture, end is None or content.tell() != stops[1]
 
 
 def _end_of_pixels(data: bytes) -> int | None:

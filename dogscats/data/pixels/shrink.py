@@ -8,11 +8,10 @@ as long, PNG ten times and 220 kB; uncompressed, 400 kB. See `benchmarks/large_p
 
 import io
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dogscats.base.console import progress_bar
+from dogscats.base.console import in_threads
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path
@@ -67,18 +66,14 @@ class Shrink:
         if self.folder is None or path not in self.copies:
             return shrunken(root / path, self.side, quietly)
         file = self.folder / self.copies[path]
-        try:
-            pixels = _decoded(file.read_bytes())
-        except OSError:
-            pixels = None
-        if pixels is None:
-            content = _encoded(shrunken(root / path, self.side, quietly=True))
-            try:
-                _write(file, content)
-            except Failure as error:
-                log.debug("%s", error)  # a full disk or a read-only cache: the copy is made again every time
-            pixels = _decoded(content)
-            assert pixels is not None
+        with suppress(OSError):
+            if (pixels := _decoded(file.read_bytes())) is not None:
+                return pixels
+        content = _encoded(shrunken(root / path, self.side, quietly=True))
+        with suppress(Failure):  # a full disk or a read-only cache: the copy is made again every time
+            _write(file, content)
+        pixels = _decoded(content)
+        assert pixels is not None
         return pixels
 
     def keep(self, root: Path, path: str, pixels: torch.Tensor) -> None:
@@ -118,32 +113,6 @@ def resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def make_copies(shrink: Shrink, root: Path, paths: Sequence[str]) -> None:
-    """Make the copies of large photos, with all cores.
-
-    Args:
-        shrink: side and folder.
-        root: folder that `paths` are relative to.
-        paths: paths of large photos.
-
-    Raises:
-        Failure: if they cannot be written.
-    """
-
-    def make(path: str) -> None:
-        try:
-            shrink.keep(root, path, decode(root / path, quietly=True, least=shrink.side).pixels)
-        except UnreadableImageError as error:
-            log.debug("%s: %s", path, error)  # said with its name when it is read for training
-
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar(paths, "Shrinking photos", len(paths), "photo") as bar,
-    ):
-        for _ in pool.map(make, paths):
-            bar.update()
-
-
 def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
     """Estimate from a sample of photos whether there is room for copies, before any photo is decoded.
 
@@ -162,9 +131,8 @@ def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
         return shrink
     chosen = paths[:: -(-len(paths) // SAMPLED)]
     sizes = [size for path in chosen if (size := image_size(root / path)) and is_large(size, shrink.side)]
-    if not sizes:
-        return shrink
-    return shrink if _has_room(shrink, sizes, len(paths) / len(chosen)) else replace(shrink, folder=None)
+    has_room = not sizes or _has_room(shrink, sizes, len(paths) / len(chosen))
+    return shrink if has_room else replace(shrink, folder=None)
 
 
 def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) -> Shrink:
@@ -187,10 +155,18 @@ def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) 
     missing = [path for path in large if shrink.copies[path] not in there]
     if shrink.folder is None or not missing:
         return shrink
+
+    def make(path: str) -> None:
+        try:
+            shrink.keep(root, path, decode(root / path, quietly=True, least=shrink.side).pixels)
+        except UnreadableImageError as error:
+            log.debug("%s: %s", path, error)  # said with its name when it is read for training
+
     reason = "There is too little disk space."
     try:
         if _has_room(shrink, [sizes[path] for path in missing]):
-            make_copies(shrink, root, missing)
+            for _ in in_threads(make, missing, "Shrinking photos"):
+                pass
             return shrink
     except Failure as error:
         if shrink.required:
@@ -201,12 +177,7 @@ def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) 
 
 
 def _has_room(shrink: Shrink, sizes: Sequence[tuple[int, int]], share: float = 1) -> bool:
-    """Return whether the disk has room for copies, by an estimate, and log how much they need.
-
-    Args:
-        shrink: side and folder.
-        sizes: width and height of large photos.
-        share: number of all large photos for each of these.
+    """Return whether the disk has room for copies, and log how much they need, if each size stands for `share` photos.
 
     Raises:
         Failure: if there is too little room and copies are required.

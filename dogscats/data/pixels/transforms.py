@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 from dogscats.base.errors import ArgumentError
+from dogscats.base.rules import is_number
 
 MARGIN = 1.3
 """Pixels per side that are kept, relative to those that transforms need: this keeps double resizing sharp."""
@@ -127,12 +128,9 @@ def none(size: int) -> v2.Transform:
 
 def _check(max_zoom: float, degrees: float = 0, lighting: float = 0) -> None:
     """Refuse bad strengths of augmentation."""
-    for key, value, low, high in (
-        ("max_zoom", max_zoom, 1, 10),
-        ("degrees", degrees, 0, 180),
-        ("lighting", lighting, 0, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    limits = {"max_zoom": (max_zoom, 1, 10), "degrees": (degrees, 0, 180), "lighting": (lighting, 0, 1)}
+    for key, (value, low, high) in limits.items():
+        if not is_number(value) or not low <= value <= high:
             raise ArgumentError("augment", f"{key}={value}: expected a number from {low} to {high}.")
 
 

@@ -8,7 +8,7 @@ from conftest import draw_root
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
 from dogscats.data.loading.dataset import Batch
-from dogscats.data.loading.samplers import EpochSampler, SharedBatchSampler
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler
 from dogscats.data.pixels import transforms
 from dogscats.data.pixels.images import UnreadableImageError, read_image
 

@@ -92,7 +92,7 @@ def test_photos_are_dropped_and_relabeled_in_place_and_no_file_is_touched(root: 
         (
             [HEADER, *(f"train/cats/{letter}.jpg,drop," for letter in "abcdefg"), "train/cats/cat.0.jpg,drop,"],
             r"7 of 8 decisions are about photos that the dataset does not have: line 2 'train/cats/a\.jpg', "
-            r"line 3 .*, line 6 'train/cats/e\.jpg', \.\.\.\. Correct the paths",
+            r"line 3 .*, line 6 'train/cats/e\.jpg', \.\.\. \(7 in all\)\. Correct the paths",
         ),
         ([HEADER, "test1/1.jpg,drop,"], r"1 of 1 decisions .*line 2 'test1/1\.jpg'"),  # unlabelled
         (

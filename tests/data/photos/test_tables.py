@@ -105,7 +105,7 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
             ["path,label,split", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,a,val"],
             r"Only in train of labels\.csv: b\. Only in valid of labels\.csv: none",
         ),
-        (["path,label,set", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,c,test"], "test has photos of c, but"),
+        (["path,label,set", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,c,test"], "test of .* has photos of c, but"),
         (["path,label,set", "1.jpg,a,val"], "it has no rows of train"),
         (["path,label", f"{'x' * 300}.jpg,a"], "1 of 1 rows name files"),
     ],
