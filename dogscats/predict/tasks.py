@@ -74,7 +74,7 @@ EVALUATION = Task("dogscats.predict.evaluation:evaluate_photos", accepts=["keep"
 
 TASKS: dict[str, Task] = {
     "predict": Task(
-        "dogscats.predict.predicted_photos:predict_photos",
+        "dogscats.predict.evaluation:predict_photos",
         accepts=["keep", "explain"],
         uses_trainer=True,
         has_labels=False,

@@ -4,9 +4,11 @@ import copy
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +17,14 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
 from dogscats.base.text import shown
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import is_large, read_image
 from dogscats.lesson.classifier import Classifier
-from dogscats.predict.export.exporters import EXPORTERS, load_exporter
+from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.reliability.strangers import StrangerDetector
@@ -81,11 +84,15 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
     Raises:
         UserError: if a package is missing, the network cannot be exported, or a file differs too much.
     """
-    write = load_exporter(form)
-    if dataset is None and EXPORTERS[form].needs_photos:
+    exporter = EXPORTERS[form]
+    for package in exporter.packages:
+        if find_spec(package) is None:
+            raise UserError(f"export={form} needs {package}: {how_to_install(exporter.extra)}.")
+    write: Write = resolve_name(exporter.function)
+    if dataset is None and exporter.needs_photos:
         raise UserError(f"export={form} needs labelled photos. Set data.root=<folder of photos>.")
     plain = predictor.reliability and predictor.reliability.plain
-    network = exported_network(predictor.model, plain.temperature if plain else 1.0)
+    network = copy.deepcopy(Exported(predictor.model, plain.temperature if plain else 1.0)).cpu().eval()
     data = predictor.data(Path())
     metadata = {
         "classes": json.dumps(predictor.classes),
@@ -106,7 +113,10 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
 
 
 class Exported(nn.Module):
-    """Images `(B, 3, size, size)` uint8 to calibrated probabilities `(B, C)` and, with a scorer, `unlike` `(B,)`."""
+    """Images `(B, 3, size, size)` uint8 to calibrated probabilities `(B, C)` and, with a scorer, `unlike` `(B,)`.
+
+    Whatever turns the heads' log-probabilities into the final probabilities belongs here, once for all formats.
+    """
 
     def __init__(self, model: Classifier, temperature: float):
         super().__init__()
@@ -122,14 +132,6 @@ class Exported(nn.Module):
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Compute calibrated probabilities `(B, C)` of the logits of each head `(heads, B, C)`."""
         return (self.heads.mean(logits) / self.temperature).softmax(dim=1)
-
-
-def exported_network(model: Classifier, temperature: float = 1.0) -> Exported:
-    """Copy a classifier for inference on the CPU.
-
-    Whatever turns the heads' log-probabilities into the final probabilities belongs here, once for all formats.
-    """
-    return copy.deepcopy(Exported(model, temperature)).cpu().eval()
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,10 @@ class Reference:
                     f"more photos. The file was not kept.{advice}"
                 )
         return float(differences.max())
+
+
+Write = Callable[[nn.Module, Mapping[str, str], Path, Reference], Iterator[tuple[str, object]]]
+"""Function that writes the files of a format; see `Exporter.function`."""
 
 
 def whole_photo(photos: Photos, index: int) -> Array:
