@@ -20,9 +20,6 @@ from dogscats.base.signals import Interrupt, interruptible
 from dogscats.base.text import listed, shown
 from dogscats.runs.directory import checkpoint_of
 
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-"""Environment in which Gradio and the libraries below it send nothing."""
-
 GRACE_SECONDS = 2
 """Seconds that open pages get to finish when the server ends."""
 
@@ -64,7 +61,9 @@ def serve(arguments: Sequence[str]) -> None:
     settings = parse(arguments)
     checkpoint_of(settings.source)
     with listening(settings.host, settings.port) as listener, folder_for_uploads() as uploads:
-        os.environ.update(QUIET, GRADIO_TEMP_DIR=uploads)
+        # Gradio and the libraries below it send nothing then.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
+        os.environ["GRADIO_TEMP_DIR"] = uploads
         loaded: Future[Any] = Future()
         with serving(application(loaded), listener) as server:
             host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -49,9 +49,6 @@ SCALED_TOLERANCE = 0.02
 SHAPES = ((1, 1), (1, 1.5), (1.5, 1), (2.3, 2.9), (0.3, 0.4), (4, 1), (1, 20))
 """Height and width of drawn photos, relative to the image size."""
 
-ADVICE = " Try export=torch, whose photo.pt2 resizes with PyTorch itself, or use model.onnx with your own resizing."
-"""What to do without `photo.onnx`."""
-
 Array = npt.NDArray[np.generic]
 Predict = Callable[[Array], Array]
 """Images `(N, 3, size, size)` uint8 to probabilities `(N, C)`, or one photo `(H, W, 3)` uint8 to `(C,)`."""
@@ -214,11 +211,16 @@ class Reference:
             if bad.any():
                 worst = np.where(bad, differences, -1).argmax()
                 path = shown(self.photos.paths[self.indices[worst]])
-                advice = ADVICE if file == "photo.onnx" else ""
-                raise UserError(
+                message = (
                     f"{file}: {what.format(differences[worst], tolerances[worst])}, for {path} and {bad.sum() - 1} "
-                    f"more photos. The file was not kept.{advice}"
+                    "more photos. The file was not kept."
                 )
+                if file == "photo.onnx":
+                    message += (
+                        " Try export=torch, whose photo.pt2 resizes with PyTorch itself, or use model.onnx with your "
+                        "own resizing."
+                    )
+                raise UserError(message)
         return float(differences.max())
 
 

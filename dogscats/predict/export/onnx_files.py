@@ -20,9 +20,6 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
 
-OPSET = 18
-"""Version of the operators: the first one whose `Resize` has antialiasing."""
-
 SCRIPT = "predict_onnx.py"
 """The script that is written beside `photo.onnx`."""
 
@@ -82,7 +79,7 @@ def _exported(network: nn.Module, size: int) -> Any:
             layer.fused_attn = False  # type: ignore[assignment]
     outputs = ["probabilities", "unlike"] if getattr(network, "scorer", None) is not None else ["probabilities"]
     options: dict[str, Any] = {"input_names": ["images"], "output_names": outputs, "verbose": False}
-    options["opset_version"] = OPSET
+    options["opset_version"] = 18  # the first one whose `Resize` has antialiasing
     if torch.__version__ >= "2.9":
         options |= {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim("N")},)}
     else:  # its exporter of that kind does not work with the networks here, nor with today's onnxscript
