@@ -21,10 +21,7 @@ log = logging.getLogger(__name__)
 USERS_FULL_ERROR = "DOGSCATS_HYDRA_FULL_ERROR"
 """Environment variable with the user's own HYDRA_FULL_ERROR, while `hydra_errors_exit` sets another."""
 
-LIBRARIES = {
-    **dict.fromkeys(("pytorch_lightning", "lightning_fabric"), "Lightning"),
-    **dict.fromkeys(("hydra", "omegaconf"), "Hydra"),
-}
+LIBRARIES = {"pytorch_lightning": "Lightning", "lightning_fabric": "Lightning", "hydra": "Hydra", "omegaconf": "Hydra"}
 """Packages whose own errors are about settings, and their names."""
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}

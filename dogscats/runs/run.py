@@ -96,7 +96,7 @@ class Run:
         n_aug = max((callback.n_aug for callback in built if isinstance(callback, TTA)), default=0)
         own = any(not type(callback).__module__.startswith("dogscats.") for callback in built)
         check_metric(settings["optimized_metric"], stages, n_aug, own)
-        build_loggers(cfg.get("logger"), out, "final")
+        build_loggers(settings.get("logger"), out, "final")
         make_trainer = trainer_factory(settings["trainer"], out, fabric.device)
         self.make_trainer = partial(make_trainer, plugins=[VerifiedCheckpointIO()])
         self.precision = str(self.make_trainer().precision)

@@ -44,7 +44,7 @@ def make_loggers(run: Run, name: str, saved: Mapping[str, Any] | None = None) ->
         name: name of the stage, or `final`.
         saved: state from which the stage is resumed, if it is.
     """
-    loggers = build_loggers(run.cfg.get("logger"), run.out, name, saved["global_step"] if saved else None)
+    loggers = build_loggers(run.settings.get("logger"), run.out, name, saved["global_step"] if saved else None)
     curve = _lr_file(run, name)
     if saved and curve.exists():  # TensorBoard drops all later steps, among them the LR finder's
         LRCurve.read(curve).log([logger for logger in loggers if isinstance(logger, TensorBoardLogger)])

@@ -101,27 +101,26 @@ class SharedBatchSampler(DistributedSampler[list[tuple[int, int]]]):
         """Set the epoch."""
         self.sampler.set_epoch(epoch)
 
-    def _share(self, start: int) -> int:
-        """Return this rank's number of photos in the batch that starts at `start`."""
-        count = min(self.batch_size, len(self.sampler) - start)
+    def _share(self, start: int) -> range:
+        """Return the positions of this rank's photos in the batch that starts at `start`."""
+        end = min(start + self.batch_size, len(self.sampler))
         if self.whole:
-            return count if start // self.batch_size % self.num_replicas == self.rank else 0
+            turn = start // self.batch_size % self.num_replicas
+            return range(start, end if turn == self.rank else start)
+        share = range(start + self.rank, end, self.num_replicas)
         if self.training:
-            share = count // self.num_replicas
-            return share if share >= 2 else 0
-        return len(range(self.rank, count, self.num_replicas))
+            count = (end - start) // self.num_replicas
+            return share[: count if count >= 2 else 0]
+        return share
 
     def __len__(self) -> int:
-        return sum(self._share(start) > 0 for start in range(0, len(self.sampler), self.batch_size))
+        return sum(len(self._share(start)) > 0 for start in range(0, len(self.sampler), self.batch_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(self.sampler)
         for start in range(0, len(order), self.batch_size):
-            share = self._share(start)
-            if share and self.whole:
-                yield order[start : start + share]
-            elif share:
-                yield order[start + self.rank : start + self.batch_size : self.num_replicas][:share]
+            if share := self._share(start):
+                yield [order[position] for position in share]
 
 
 def process_rank() -> tuple[int, int]:

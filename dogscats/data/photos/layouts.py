@@ -203,33 +203,32 @@ class DatasetFinder:
         return next(source for source in looked if source is not None)
 
     def _found(self, source: Source) -> Found:
-        pattern, where = group_pattern(self.group), ""
+        pattern, where, place = group_pattern(self.group), "", source.place
         train = source.by_class("train")
-        if len(train) < 2:
+        classes = list(train)
+        if len(classes) < 2:
             raise UserError(
-                f"{source.name}: {source.place('train')} has only one class, {next(iter(train))!r}. "
-                "Add photos of at least one more class."
+                f"{source.name}: {place('train')} has only one class, {classes[0]!r}. Add photos of at least one more "
+                "class."
             )
-        _check_distinct(source.name, list(train))
-        test = source.test(list(train))
+        _check_distinct(source.name, classes)
+        test = source.test(classes)
         if unknown := [name for name in test if name not in train]:
-            places = [source.place(split) for split in ("test", "train")]
             raise UserError(
-                f"{source.name}: {places[0]} has photos of {listed(unknown)}, but the classes of {places[1]} are "
-                f"{listed(list(train))}. Take the others out of {places[0]}."
+                f"{source.name}: {place('test')} has photos of {listed(unknown)}, but the classes of {place('train')} "
+                f"are {listed(classes)}. Take the others out of {place('test')}."
             )
         notes = [*source.notes, *(check_groups(train, pattern) if pattern else [])]
         if "valid" in source.splits:
             valid = source.by_class("valid")
-            if list(train) != list(valid):
+            if classes != list(valid):
                 only = [", ".join(sorted(set(a) - set(b))) or "none" for a, b in ((train, valid), (valid, train))]
-                places = [source.place(split) for split in ("train", "valid")]
                 raise UserError(
-                    f"{source.name}: the classes of train and valid differ. "
-                    f"Only in {places[0]}: {only[0]}. Only in {places[1]}: {only[1]}."
+                    f"{source.name}: the classes of train and valid differ. Only in {place('train')}: {only[0]}. Only "
+                    f"in {place('valid')}: {only[1]}."
                 )
         else:
-            where = source.place("train")
+            where = place("train")
             train, valid = self._hold_out(source, train, pattern)
         if pattern:
             notes += in_both(train, valid, pattern, "valid") + in_both(train, test, pattern, "test")
@@ -237,10 +236,10 @@ class DatasetFinder:
         by = " by data.group" if pattern else ""
         share = f", {100 * self.valid_fraction:g} % held out{by}" if where else ""
         return Found(
-            classes=list(train),
+            classes=classes,
             train=_photos(source.root, train, self.limit),
             valid=_photos(source.root, valid, self.limit),
-            test=_photos(source.root, test, self.limit, list(train)) if test else None,
+            test=_photos(source.root, test, self.limit, classes) if test else None,
             unlabelled=Photos(source.root, source.unlabelled(bool(test)), []),
             layout=f"{source.layout(splits)}{share}",
             held_out=where,
@@ -287,8 +286,7 @@ def _check_distinct(name: str, classes: Sequence[str]) -> None:
     """Refuse classes whose names would be the same in tables, where odd characters are escaped."""
     seen: dict[str, str] = {}
     for each in classes:
-        other = seen.setdefault(str(cell(each)), each)
-        if other != each:
+        if (other := seen.setdefault(str(cell(each)), each)) != each:
             raise UserError(f"{name}: the classes {other!r} and {each!r} look the same in tables. Rename one.")
 
 
