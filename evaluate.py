@@ -20,6 +20,7 @@ import logging
 import tempfile
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import hydra
@@ -71,7 +72,7 @@ def evaluate(cfg: DictConfig) -> None:
                 "Keep      %g of the validation photos: a class needs a probability of %.4f, and `unlike` up to %.4f",
                 *(cfg.keep, thresholds.unsure_below, thresholds.none_above),
             )
-        task.run(job)
+        resolve_name(task.function)(job)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
         log_written(run_dir)
 

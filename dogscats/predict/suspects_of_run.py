@@ -1,7 +1,6 @@
 """The task `suspects=true`: search the labelled photos of a run for suspects, by its own network."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
 from dogscats.base.text import shown, text_table
 from dogscats.base.trust import load_config
-from dogscats.data.photos.decisions import Decision
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.stage import GROUPS, make_stages
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.report import page as run_page
-from dogscats.suspects.search import LIKELY_SCORE, Labelled, Suspect, by_kind, find_suspects, joined, write_suspects
+from dogscats.suspects.search import LIKELY_SCORE, by_kind, find_suspects, joined, write_suspects
 from dogscats.suspects.suspects_page import write_page
 
 log = logging.getLogger(__name__)
@@ -42,14 +40,23 @@ def search_run(job: Job) -> None:
     job.write_bad_images(bad)
     activations = Activations(predictor.model, data, job.fabric, data.cache_dir)
     features = [activations.features(part, f"activations of {split}") for split, part in photos.items()]
-    if job.fabric.is_global_zero:
-        labelled = joined(photos, predictor.classes)
-        suspects = find_suspects(labelled, torch.cat(features), predictor.size)
-        decisions = data.decisions.rows if data.decisions else ()
-        report_suspects(suspects, labelled, job.run_dir, decisions, command_of(run) if run else None)
-        if run is not None and cfg.data.root is None and (run / run_page.FILE).is_file():
-            with optional(run_page.FILE, "updated"):
-                log.info("%s also lists the worst", shown(run_page.write_page(run, job.run_dir)))
+    if not job.fabric.is_global_zero:
+        return
+    labelled = joined(photos, predictor.classes)
+    suspects = find_suspects(labelled, torch.cat(features), predictor.size)
+    write_suspects(job.run_dir / "suspects.csv", suspects)
+    page, decisions = job.run_dir / "suspects.html", data.decisions.rows if data.decisions else ()
+    write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes, decisions)
+    rows = [[f"suspects among {len(labelled.paths)} photos", "likely", "listed"]]
+    for kind, found in by_kind(suspects).items():
+        rows.append([kind, str(sum(suspect.score > LIKELY_SCORE for suspect in found)), str(len(found))])
+    log.info("\n%s", "\n".join(text_table(rows, left=1)))
+    log.info("\nOpen %s in a browser, decide, and save decisions.csv. Then:", shown(page))
+    trained_by = command_of(run) if run else None
+    log.info("%s data.decisions=<file>", shown(trained_by or command("train")))
+    if run is not None and cfg.data.root is None and (run / run_page.FILE).is_file():
+        with optional(run_page.FILE, "updated"):
+            log.info("%s also lists the worst", shown(run_page.write_page(run, job.run_dir)))
 
 
 def frozen_checkpoint(run: Path, trust: bool = False) -> Path | None:
@@ -70,26 +77,3 @@ def frozen_checkpoint(run: Path, trust: bool = False) -> Path | None:
         if stage.save and (file := checkpoints / f"{stage.save}.ckpt").is_file():
             saved = file
     return saved or checkpoints / "last.ckpt"
-
-
-def report_suspects(
-    suspects: list[Suspect], labelled: Labelled, folder: Path, decisions: Sequence[Decision], trained_by: str | None
-) -> None:
-    """Write `suspects.csv` and `suspects.html`, a page to decide about them, and print their numbers.
-
-    Args:
-        suspects: what was found.
-        labelled: the photos searched.
-        folder: folder of the two files.
-        decisions: decisions that the photos were found with.
-        trained_by: command that trained the run; `None` if unknown.
-    """
-    write_suspects(folder / "suspects.csv", suspects)
-    page = folder / "suspects.html"
-    write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes, decisions)
-    rows = [[f"suspects among {len(labelled.paths)} photos", "likely", "listed"]]
-    for kind, found in by_kind(suspects).items():
-        rows.append([kind, str(sum(suspect.score > LIKELY_SCORE for suspect in found)), str(len(found))])
-    log.info("\n%s", "\n".join(text_table(rows, left=1)))
-    log.info("\nOpen %s in a browser, decide, and save decisions.csv. Then:", shown(page))
-    log.info("%s data.decisions=<file>", shown(trained_by or command("train")))

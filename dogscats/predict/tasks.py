@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from dogscats.base.errors import UserError
-from dogscats.base.rules import SHARE, SWITCH, Rule, normalize, or_none
+from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, or_none
 from dogscats.base.text import shown
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
@@ -53,10 +52,6 @@ class Task:
     uses_trainer: bool = False
     has_labels: bool = True
 
-    def run(self, job: Job) -> None:
-        """Do it."""
-        resolve_name(self.function)(job)
-
     def check_callbacks(self, callbacks: Mapping[str, Callback]) -> None:
         """Refuse callbacks that cannot take effect.
 
@@ -79,7 +74,7 @@ EVALUATION = Task("dogscats.predict.evaluation:evaluate_photos", accepts=["keep"
 
 TASKS: dict[str, Task] = {
     "predict": Task(
-        "dogscats.predict.predicted_photos:predict_photos",
+        "dogscats.predict.evaluation:predict_photos",
         accepts=["keep", "explain"],
         uses_trainer=True,
         has_labels=False,
@@ -119,9 +114,7 @@ def chosen_task(cfg: DictConfig) -> Task:
             f"not {'neither' if cfg.run is None else 'both'}."
         )
     formats: Rule = (lambda value: value in (None, *EXPORTERS), " or ".join(EXPORTERS))
-    for key, (good, expected) in {**RULES, "export": formats}.items():
-        if not good(cfg[key]):
-            raise UserError(f"{key}={cfg[key]}: expected {expected}.")
+    check_values(RULES | {"export": formats}, cfg)
     tasks = [task for key, task in TASKS.items() if cfg[key] not in (None, False)]
     if len(tasks) > 1:
         raise UserError(f"{_tasks('and')} are separate runs: give one of them.")

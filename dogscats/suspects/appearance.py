@@ -20,18 +20,6 @@ SHARPNESS_SIDE = 256
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
-MIN_CONTRAST = 4.0
-"""Standard deviation of brightness, from 0 to 255, below which a photo shows nothing."""
-
-MIN_BRIGHTNESS, MAX_BRIGHTNESS = 25.0, 240.0
-"""Mean brightness below and above which little can be told."""
-
-MIN_SIDE_RATIO = 0.3
-"""Share of the side that the network takes: smaller photos are enlarged to a blur."""
-
-MIN_SHARPNESS_RATIO = 0.06
-"""Sharpness relative to contrast below which edges are wide."""
-
 
 @dataclass(frozen=True)
 class Appearance:
@@ -102,18 +90,16 @@ def quality(appearance: Appearance, size: int) -> tuple[torch.Tensor, Callable[[
         gives the reason for the score of a photo.
     """
     a = appearance
+    blur = a.sharpness / a.contrast.clamp_min(1e-3)
     ratios = {  # above 1: bad
-        "blank: its contrast is {:.1f} of 255": (MIN_CONTRAST / a.contrast.clamp_min(1e-3), a.contrast),
-        "dark: its brightness is {:.0f} of 255": (MIN_BRIGHTNESS / a.brightness.clamp_min(1e-3), a.brightness),
-        "bright: its brightness is {:.0f} of 255": (
-            (255 - MAX_BRIGHTNESS) / (255 - a.brightness).clamp_min(1e-3),
-            a.brightness,
-        ),
-        f"small: {{:.0f}} pixels, for a network of {size}": (MIN_SIDE_RATIO * size / a.sides, a.sides),
-        "blurred: its sharpness is {:.3f} of its contrast": (
-            MIN_SHARPNESS_RATIO * a.contrast / a.sharpness.clamp_min(1e-3),
-            a.sharpness / a.contrast.clamp_min(1e-3),
-        ),
+        # A photo shows nothing below a contrast of 4, and little below a brightness of 25 or above one of 240.
+        "blank: its contrast is {:.1f} of 255": (4 / a.contrast.clamp_min(1e-3), a.contrast),
+        "dark: its brightness is {:.0f} of 255": (25 / a.brightness.clamp_min(1e-3), a.brightness),
+        "bright: its brightness is {:.0f} of 255": ((255 - 240) / (255 - a.brightness).clamp_min(1e-3), a.brightness),
+        # Smaller photos would be enlarged to a blur.
+        f"small: {{:.0f}} pixels, for a network of {size}": (0.3 * size / a.sides, a.sides),
+        # Below this sharpness, relative to contrast, edges are wide.
+        "blurred: its sharpness is {:.3f} of its contrast": (0.06 * a.contrast / a.sharpness.clamp_min(1e-3), blur),
     }
     worst, which = torch.stack([ratio for ratio, _ in ratios.values()]).nan_to_num(nan=0.0).max(dim=0)
     scores = worst**2 / (1 + worst**2)

@@ -13,9 +13,6 @@ import torch.nn.functional as nnf
 from dogscats.base.console import progress_bar
 from dogscats.reliability.neighbors import nearest
 
-COARSE = 8
-"""Side of the thumbnails that candidates are looked for by, in pixels."""
-
 MIN_COARSE_CORRELATION = 0.85
 """Least correlation of the coarse thumbnails of candidates."""
 
@@ -34,20 +31,14 @@ DETAILS = 5
 MIN_CONTRAST = 6.0
 """Standard deviation of brightness below which thumbnails show too little to tell pictures apart."""
 
-SCALES = (1.0, 1.027, 1.053, 1.08)
-"""Sides of a photo relative to the other one's: 5 % cropped make 1.053."""
-
-SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-"""Where the smaller one is in the larger one, from edge to edge."""
-
 WINDOWS = torch.tensor(
     [
         [[1 / scale, 0.0, (1 - 1 / scale) * right], [0.0, 1 / scale, (1 - 1 / scale) * down]]
-        for scale in SCALES
-        for down, right in (product(SHIFTS, SHIFTS) if scale > 1 else [(0.0, 0.0)])
+        for scale in (1.0, 1.027, 1.053, 1.08)  # of the sides of the two photos: 5 % cropped make 1.053
+        for down, right in (product((-1.0, -0.5, 0.0, 0.5, 1.0), repeat=2) if scale > 1 else [(0.0, 0.0)])
     ]
 )
-"""Windows of the larger photo that the smaller one may be, as affine matrices `(W, 2, 3)`."""
+"""Windows of the larger photo that the smaller one may be, from edge to edge, as affine matrices `(W, 2, 3)`."""
 
 FULL_WINDOWS = 4
 """Number of windows that are compared in full resolution."""
@@ -64,7 +55,7 @@ def candidates_by_features(features: torch.Tensor, count: int = 4) -> torch.Tens
 
 def candidates_by_thumbnails(thumbnails: torch.Tensor, count: int = 3) -> torch.Tensor:
     """List pairs `(P, 2)` of photos whose coarse thumbnails `(N, T, T)` are alike in one of eight orientations."""
-    coarse = nnf.adaptive_avg_pool2d(thumbnails.float(), COARSE)
+    coarse = nnf.adaptive_avg_pool2d(thumbnails.float(), 8)  # their side in pixels
     pairs = []
     for turned in progress_bar(_orientations(coarse), "Comparing thumbnails", 8, "orientation"):
         found = nearest(_normalized(coarse).flatten(1), count, among=_normalized(turned).flatten(1))

@@ -1,7 +1,6 @@
 """Search labelled photos for suspects: wrong labels, duplicates, outliers, and bad quality."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +77,10 @@ class Labelled(NamedTuple):
     splits: list[str]
     classes: Sequence[str]
 
+    def label(self, index: int) -> str:
+        """Return the name of the class of a photo."""
+        return self.classes[int(self.labels[index])]
+
 
 def joined(photos: Mapping[str, Photos], classes: Sequence[str]) -> Labelled:
     """Join the photos of several splits of one dataset."""
@@ -86,7 +89,7 @@ def joined(photos: Mapping[str, Photos], classes: Sequence[str]) -> Labelled:
         parts[0].root,
         [path for part in parts for path in part.paths],
         torch.tensor([label for part in parts for label in part.labels]),
-        list(chain.from_iterable([split] * len(part.paths) for split, part in photos.items())),
+        [split for split, part in photos.items() for _ in part.paths],
         classes,
     )
 
@@ -151,15 +154,15 @@ def wrong_labels(photos: Labelled, points: torch.Tensor, neighbors: Neighbors) -
     counts = torch.bincount(photos.labels, minlength=len(photos.classes))
     scores = torch.where(counts[photos.labels] > 1, scores, 0.0)
     votes = photos.labels[neighbors.indices[:, :OUTLIER_NEIGHBORS]] == suggested[:, None]
-    suspects = []
-    for index in _worst(scores):
-        other = photos.classes[int(suggested[index])]
-        reason = (
-            f"probability of {photos.classes[int(photos.labels[index])]}: {1 - scores[index]:.2f}; "
-            f"{int(votes[index].sum())} of {votes.shape[1]} nearest photos are {other}"
+    others = [photos.classes[number] for number in suggested.tolist()]
+
+    def reason(index: int) -> str:
+        return (
+            f"probability of {photos.label(index)}: {1 - scores[index]:.2f}; "
+            f"{int(votes[index].sum())} of {votes.shape[1]} nearest photos are {others[index]}"
         )
-        suspects.append(_suspect(photos, index, "label", scores[index], reason, suggested=other))
-    return suspects
+
+    return [suspect._replace(suggested=others[index]) for index, suspect in _worst(photos, "label", scores, reason)]
 
 
 def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | None = None) -> list[Suspect]:
@@ -179,12 +182,11 @@ def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | 
         # Of a leak the training photo goes, to leave validation unchanged; else the smaller photo.
         keeps_second = photos.splits[second] != "train" if leak else appearance.sides[first] < appearance.sides[second]
         index, twin = (first, second) if keeps_second else (second, first)
-        differ = photos.labels[index] != photos.labels[twin]
         reason = f"the same picture as a photo in {photos.splits[twin]}" if leak else "the same picture twice"
-        if differ:
-            reason += f", which is {photos.classes[int(photos.labels[twin])]} there"
-        kind = "leak" if leak else "duplicate"
-        suspects.append(_suspect(photos, index, kind, score, reason, twin=photos.paths[twin]))
+        if photos.label(index) != photos.label(twin):
+            reason += f", which is {photos.label(twin)} there"
+        kind, path = "leak" if leak else "duplicate", photos.paths[index]
+        suspects.append(Suspect(path, photos.label(index), "", kind, score, photos.paths[twin], reason))
     return suspects
 
 
@@ -198,32 +200,24 @@ def outliers(photos: Labelled, neighbors: Neighbors) -> list[Suspect]:
     deviation = 1.4826 * below.abs().median()  # of a normal distribution, by its median absolute deviation
     far = (below / deviation.clamp_min(1e-6)).clamp_min(0) / OUTLIER_DEVIATIONS
     scores = far**2 / (1 + far**2)
-    reason = f"unlike all others: mean cosine similarity {{:.2f}} to its {OUTLIER_NEIGHBORS} nearest photos"
-    return [
-        _suspect(photos, index, "outlier", scores[index], reason.format(similarities[index]))
-        for index in _worst(scores)
-    ]
+
+    def reason(index: int) -> str:
+        mean = f"mean cosine similarity {similarities[index]:.2f} to its {OUTLIER_NEIGHBORS} nearest photos"
+        return f"unlike all others: {mean}"
+
+    return [suspect for _, suspect in _worst(photos, "outlier", scores, reason)]
 
 
 def bad_quality(photos: Labelled, appearance: Appearance, size: int) -> list[Suspect]:
     """List photos that show little."""
-    scores, reason = quality(appearance, size)
-    return [_suspect(photos, index, "quality", scores[index], reason(index)) for index in _worst(scores)]
+    return [suspect for _, suspect in _worst(photos, "quality", *quality(appearance, size))]
 
 
-def _worst(scores: torch.Tensor) -> list[int]:
-    order: list[int] = scores.argsort(descending=True, stable=True).tolist()
-    return order[: max(MIN_LISTED, int((scores > LIKELY_SCORE).sum()))]
-
-
-def _suspect(
-    photos: Labelled,
-    index: int,
-    kind: str,
-    score: float | torch.Tensor,
-    reason: str,
-    suggested: str = "",
-    twin: str = "",
-) -> Suspect:
-    label = photos.classes[int(photos.labels[index])]
-    return Suspect(photos.paths[index], label, suggested, kind, float(score), twin, reason)
+def _worst(
+    photos: Labelled, kind: str, scores: torch.Tensor, reason: Callable[[int], str]
+) -> Iterator[tuple[int, Suspect]]:
+    """Yield the indices of the photos with the largest scores `(N,)`, and what is said about them."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    for index in order[: max(MIN_LISTED, int((scores > LIKELY_SCORE).sum()))]:
+        score = float(scores[index])
+        yield index, Suspect(photos.paths[index], photos.label(index), "", kind, score, "", reason(index))

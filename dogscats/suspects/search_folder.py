@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 MOST_LINES = 20
 """Number of photos of bad quality that are listed: all photos of a dataset may be small."""
 
-SIZE = 224
-"""Side in pixels of the images that the network is assumed to take; it tells which photos are too small."""
-
 
 def find_leaks(train: Photos, valid: Photos, names: str = "train and valid") -> list[tuple[str, str]]:
     """Find duplicates across two splits: they leak training data into the validation metrics.
@@ -142,7 +139,7 @@ def _looks(
     photos = joined(splits, classes)
     if len(photos.paths) > MOST_COMPARED:
         log.warning("More than %d photos: only those that are equal byte for byte were compared.", MOST_COMPARED)
-    found = find_by_appearance(photos, SIZE)
+    found = find_by_appearance(photos, size=224)  # of the network's images, if it is the usual one
     pairs = {
         kind: [
             f"{suspect.path} = {suspect.twin}: {suspect.reason}"

@@ -235,7 +235,7 @@ def test_of_very_many_predictions_the_first_are_explained(
         titles.append(caption(path, name, probability))
         return Figure()
 
-    monkeypatch.setattr("dogscats.predict.predicted_photos.draw_explanation", draw)
+    monkeypatch.setattr("dogscats.predict.evaluation.draw_explanation", draw)
     result = run_command("evaluate.py", f"run={trained}", "predict=photos", "explain=true", "callbacks.tta.n_aug=0")
     assert result.returncode == 0, result.stderr
     assert "Explaining the first 100 of 102 photos; for others: predict=<file or glob>" in result.stdout

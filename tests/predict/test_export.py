@@ -26,12 +26,11 @@ from dogscats.data.pixels.images import UnreadableImageError, is_large, read_ima
 from dogscats.data.pixels.shrink import Shrink, resized
 from dogscats.data.pixels.transforms import fitted, needed_side
 from dogscats.lesson.backbone import Backbone
-from dogscats.predict.export.export import export_files
+from dogscats.predict.export.export import Reference, export_files, torch_predict
 from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help
 from dogscats.predict.export.onnx_files import SCRIPT, onnx_predict
-from dogscats.predict.export.preprocessing import Preprocessing
-from dogscats.predict.export.preprocessing_graph import preprocessing_graph
-from dogscats.predict.export.reference import Reference, torch_predict
+from dogscats.predict.export.preprocessing import preprocess, preprocessing_graph
+from dogscats.predict.export.torch_files import TorchImage
 
 SIZE = 32
 
@@ -52,13 +51,17 @@ def expected(photo: torch.Tensor, fit: str, size: int = SIZE) -> torch.Tensor:
     return image[None]
 
 
+def preprocessed(photo: torch.Tensor, fit: str, shrink: int) -> torch.Tensor:
+    image: torch.Tensor = preprocess(TorchImage(photo.permute(2, 0, 1)[None]), SIZE, fit, shrink).pixels
+    return image
+
+
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("shrink", [0, 44])
 def test_preprocessing_without_branches_equals_the_evaluation_transform(fit: str, shrink: int) -> None:
-    preprocessing = Preprocessing(SIZE, fit, shrink)
     for shape in [*SHAPES, (1, 1), (1, 9), (9, 1), (1, 70)]:
         photo = noise(*shape)
-        assert torch.equal(preprocessing(photo), expected(photo, fit)), shape
+        assert torch.equal(preprocessed(photo, fit, shrink), expected(photo, fit)), shape
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -92,7 +95,7 @@ def test_large_photos_are_reduced_first_as_predictions_read_them() -> None:
         large = is_large((width, height), side)
         if not large:
             predicted = expected(photo, "crop").numpy().astype(int)
-        for found in (session.run(None, {"photo": photo.numpy()})[0], Preprocessing(SIZE, "crop", side)(photo).numpy()):
+        for found in (session.run(None, {"photo": photo.numpy()})[0], preprocessed(photo, "crop", side).numpy()):
             difference = np.abs(found.astype(int) - predicted)
             assert difference.mean() < (3 if large else 0.1), (height, width, difference.mean())
 
@@ -178,7 +181,7 @@ def test_one_torch_program_serves_photos_of_all_shapes(fit: str, odd_photos: Pat
     assert (extra["size"], extra["fit"]) == ("32", fit)
     large, side = noise(1300, 1000), needed_side((predictor.augment(SIZE), transforms.none(SIZE)), SIZE)
     with torch.no_grad():
-        reduced = predictor.model(Preprocessing(SIZE, fit, 2 * SIZE if fit != "crop" else side)(large)).exp()
+        reduced = predictor.model(preprocessed(large, fit, 2 * SIZE if fit != "crop" else side)).exp()
     torch.testing.assert_close(photo(large), reduced[0])
     for shape in [*SHAPES, (1, 1), (1, 9), (9, 1)]:
         pixels = noise(*shape)
@@ -232,7 +235,7 @@ def test_another_class_or_nan_is_refused(tmp_path: Path) -> None:
 
 def test_an_export_that_differs_is_not_kept(odd_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("dogscats.predict.export.reference.PHOTOS_TOLERANCE", -1.0)
+    monkeypatch.setattr("dogscats.predict.export.export.PHOTOS_TOLERANCE", -1.0)
     with pytest.raises(
         UserError, match=r"photo.onnx: .* more than -1.* not kept. Try export=torch, .* or use model.onnx"
     ):
@@ -266,7 +269,7 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
     pixels = noise(50, 60).numpy()
     found, exact = (onnx_predict(tmp_path / "kept" / name)(pixels) for name in ("photo-int8.onnx", "photo.onnx"))
     assert 0 < np.abs(found - exact).max() < 0.1
-    monkeypatch.setattr("dogscats.predict.export.int8.MOST_ACCURACY_LOST", -2.0)
+    monkeypatch.setattr("dogscats.predict.export.onnx_files.MOST_ACCURACY_LOST", -2.0)
     with pytest.raises(UserError, match=r"photo-int8.onnx: accuracy .* loses more than"):
         export_files("onnx-int8", predictor, tmp_path / "refused", dataset)
     assert not list((tmp_path / "refused").glob("*int8*"))

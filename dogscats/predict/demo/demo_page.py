@@ -17,17 +17,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-MOST_BYTES = 50 * 1024**2
-"""Largest file that is accepted."""
-
 MOST_CLASSES = 10
 """Classes whose probabilities are shown, the most probable ones."""
 
 GONE = "it is no longer there: choose it again"
 """Reason without a file: its verdict has been shown to another visitor, who chose the same photo."""
-
-CLEAN_UP = (60, 600)
-"""Seconds between two looks for uploads without a verdict, as when a tab is closed, and their age when deleted."""
 
 
 class Refused(Exception):
@@ -76,7 +70,8 @@ def make_page(judge: Callable[[str], Verdict], classes: Callable[[], Sequence[st
         except Refused as error:
             return f'<p class="refused" role="alert">This photo cannot be used: {escape(str(error))}.</p>'
 
-    with gr.Blocks(title="Try a photo", analytics_enabled=False, delete_cache=CLEAN_UP) as page:
+    # Uploads without a verdict, as when a tab is closed, are looked for every 60 s, and deleted if older than 600 s.
+    with gr.Blocks(title="Try a photo", analytics_enabled=False, delete_cache=(60, 600)) as page:
         with gr.Row(elem_id="try"):
             with gr.Column(min_width=320):
                 photo = gr.Image(
@@ -119,11 +114,10 @@ def look() -> dict[str, Any]:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-    css = [Path(__file__).with_suffix(".css")]
     return {
         "theme": theme,
-        "css_paths": css,
-        "max_file_size": MOST_BYTES,
+        "css_paths": [Path(__file__).with_suffix(".css")],
+        "max_file_size": 50 * 1024**2,  # bytes
         "footer_links": [],
         "run_history": False,
     }

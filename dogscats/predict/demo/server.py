@@ -15,17 +15,10 @@ from typing import Any
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, user_errors_exit
-from dogscats.base.rules import SWITCH, Rule, whole
+from dogscats.base.rules import SWITCH, Rule, check_values, whole
 from dogscats.base.signals import Interrupt, interruptible
 from dogscats.base.text import listed, shown
 from dogscats.runs.directory import checkpoint_of
-
-QUIET = {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
-"""Environment in which Gradio and the libraries below it send nothing."""
 
 GRACE_SECONDS = 2
 """Seconds that open pages get to finish when the server ends."""
@@ -68,7 +61,9 @@ def serve(arguments: Sequence[str]) -> None:
     settings = parse(arguments)
     checkpoint_of(settings.source)
     with listening(settings.host, settings.port) as listener, folder_for_uploads() as uploads:
-        os.environ.update(QUIET, GRADIO_TEMP_DIR=uploads)
+        # Gradio and the libraries below it send nothing then.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
+        os.environ["GRADIO_TEMP_DIR"] = uploads
         loaded: Future[Any] = Future()
         with serving(application(loaded), listener) as server:
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -110,25 +105,22 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         UserError: with the argument and what is expected.
     """
-    values: dict[str, str | int | bool] = {"host": "127.0.0.1", "port": 7860, "trust": False}
+    values: dict[str, Any] = {"host": "127.0.0.1", "port": "7860", "trust": "false"}
     for argument in arguments:
         key, _, text = argument.partition("=")
         if key not in RULES:
             raise UserError(f"{argument}: there is no such setting. Give {'=, '.join(RULES)}=.")
-        value: str | int | bool = int(text) if key == "port" and text.isdecimal() else text
-        if key == "trust":
-            value = {"true": True, "false": False}.get(text, text)
-        good, expected = RULES[key]
-        if not good(value):
-            raise UserError(f"{key}={text}: expected {expected}.")
-        values[key] = value
+        values[key] = text
+    if values["port"].isdecimal():
+        values["port"] = int(values["port"])
+    values["trust"] = {"true": True, "false": False}.get(values["trust"], values["trust"])
+    check_values(RULES, values)
     if ("run" in values) == ("ckpt" in values):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'both' if 'run' in values else 'neither'}."
         )
-    host, port = str(values["host"]), int(values["port"])
-    return Settings(str(values.get("run", values.get("ckpt"))), host, port, values["trust"] is True)
+    return Settings(values.get("run") or values["ckpt"], values["host"], values["port"], values["trust"])
 
 
 @contextmanager

@@ -1,24 +1,57 @@
-"""The task `export=`: write the files of a format, with the one network that all formats contain."""
+"""The task `export=`: write the files of a format, and compare them with what PyTorch predicts for photos on disk."""
 
 import copy
 import json
 import logging
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
+from dogscats.base.text import shown
 from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.photos.layouts import Photos
+from dogscats.data.pixels.images import is_large, read_image
 from dogscats.lesson.classifier import Classifier
-from dogscats.predict.export.exporters import EXPORTERS, load_exporter
-from dogscats.predict.export.reference import Reference, draw_photos, torch_predict
+from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.reliability.strangers import StrangerDetector
 
 log = logging.getLogger(__name__)
+
+MOST_PHOTOS = 200
+"""Number of photos to compare."""
+
+BATCH_SIZE = 50
+"""Number of photos in a batch."""
+
+SQUARES_TOLERANCE = 1e-4
+"""Largest accepted difference of a probability for squares, which PyTorch and the exported file get alike."""
+
+PHOTOS_TOLERANCE = 0.01
+"""Largest accepted difference of a probability for whole photos."""
+
+SCALED_TOLERANCE = 0.02
+"""The same for large photos that predictions decode at a fraction of their size (`data.shrink`)."""
+
+SHAPES = ((1, 1), (1, 1.5), (1.5, 1), (2.3, 2.9), (0.3, 0.4), (4, 1), (1, 20))
+"""Height and width of drawn photos, relative to the image size."""
+
+Array = npt.NDArray[np.generic]
+Predict = Callable[[Array], Array]
+"""Images `(N, 3, size, size)` uint8 to probabilities `(N, C)`, or one photo `(H, W, 3)` uint8 to `(C,)`."""
 
 
 def export_run(job: Job) -> None:
@@ -48,11 +81,15 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
     Raises:
         UserError: if a package is missing, the network cannot be exported, or a file differs too much.
     """
-    write = load_exporter(form)
-    if dataset is None and EXPORTERS[form].needs_photos:
+    exporter = EXPORTERS[form]
+    for package in exporter.packages:
+        if find_spec(package) is None:
+            raise UserError(f"export={form} needs {package}: {how_to_install(exporter.extra)}.")
+    write: Write = resolve_name(exporter.function)
+    if dataset is None and exporter.needs_photos:
         raise UserError(f"export={form} needs labelled photos. Set data.root=<folder of photos>.")
     plain = predictor.reliability and predictor.reliability.plain
-    network = exported_network(predictor.model, plain.temperature if plain else 1.0)
+    network = copy.deepcopy(Exported(predictor.model, plain.temperature if plain else 1.0)).cpu().eval()
     data = predictor.data(Path())
     metadata = {
         "classes": json.dumps(predictor.classes),
@@ -73,7 +110,10 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
 
 
 class Exported(nn.Module):
-    """Images `(B, 3, size, size)` uint8 to calibrated probabilities `(B, C)` and, with a scorer, `unlike` `(B,)`."""
+    """Images `(B, 3, size, size)` uint8 to calibrated probabilities `(B, C)` and, with a scorer, `unlike` `(B,)`.
+
+    Whatever turns the heads' log-probabilities into the final probabilities belongs here, once for all formats.
+    """
 
     def __init__(self, model: Classifier, temperature: float):
         super().__init__()
@@ -91,9 +131,126 @@ class Exported(nn.Module):
         return (self.heads.mean(logits) / self.temperature).softmax(dim=1)
 
 
-def exported_network(model: Classifier, temperature: float = 1.0) -> Exported:
-    """Copy a classifier for inference on the CPU.
+@dataclass(frozen=True)
+class Difference:
+    """How far an exported file is from PyTorch.
 
-    Whatever turns the heads' log-probabilities into the final probabilities belongs here, once for all formats.
+    Attributes:
+        largest: largest difference of a probability.
+        photos: number of photos compared.
+        scaled: number of photos among them that predictions decode scaled.
     """
-    return copy.deepcopy(Exported(model, temperature)).cpu().eval()
+
+    largest: float
+    photos: int
+    scaled: int = 0
+
+    def __str__(self) -> str:
+        scaled = f" ({self.scaled} of them are decoded scaled)" if self.scaled else ""
+        return f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {self.photos} photos{scaled}"
+
+
+class Reference:
+    """Photos on disk, as predictions read them, and their probabilities.
+
+    Args:
+        predict: what to compare with, for batches.
+        dataset: photos with the evaluation transform; `MOST_PHOTOS` of them are used, evenly spaced. Large ones are
+            read without their shrunken copies, whose compression changes probabilities, too.
+    """
+
+    def __init__(self, predict: Predict, dataset: PhotoDataset):
+        shrink = dataset.photos.shrink and replace(dataset.photos.shrink, folder=None)
+        self.photos = replace(dataset.photos, shrink=shrink)
+        dataset = PhotoDataset(self.photos, dataset.transform, dataset.seed)
+        # Evenly spaced, so that all classes appear.
+        self.indices = range(0, len(dataset), -(-len(dataset) // MOST_PHOTOS))
+        self.squares = np.stack([dataset[index, 0][0].numpy() for index in self.indices])
+        self.expected = np.concatenate([predict(part) for part in self.batches()])
+
+    def batches(self) -> Iterator[Array]:
+        """Yield batches `(B, 3, size, size)`, uint8, of the photos."""
+        for start in range(0, len(self.squares), BATCH_SIZE):
+            yield self.squares[start : start + BATCH_SIZE]
+
+    def check_squares(self, file: str, predict: Predict) -> Difference:
+        """Compare a file for batches of squares, also with a batch of one.
+
+        Raises:
+            UserError: if a probability differs by more than `SQUARES_TOLERANCE`, or a class.
+        """
+        found = np.concatenate([predict(part) for part in self.batches()])
+        self._compare(file, found, np.full(len(found), SQUARES_TOLERANCE))
+        found[0] = predict(self.squares[:1])[0]
+        return Difference(self._compare(file, found, np.full(len(found), SQUARES_TOLERANCE)), len(found))
+
+    def check_photos(self, file: str, predict: Predict) -> Difference:
+        """Compare a file for whole photos, which are decoded in full.
+
+        Raises:
+            UserError: if a probability differs by more than `PHOTOS_TOLERANCE` or `SCALED_TOLERANCE`, or a class.
+        """
+        found, scaled = [], []
+        for index in self.indices:
+            photo = whole_photo(self.photos, index)
+            found.append(predict(photo))
+            shrink, (height, width, _) = self.photos.shrink, photo.shape
+            scaled.append(shrink is not None and is_large((width, height), shrink.side))
+        tolerances = np.where(scaled, SCALED_TOLERANCE, PHOTOS_TOLERANCE)
+        return Difference(self._compare(file, np.stack(found), tolerances), len(found), sum(scaled))
+
+    def _compare(self, file: str, found: Array, tolerances: npt.NDArray[np.float64]) -> float:
+        """Return the largest difference from `expected` `(N, C)`, given the largest accepted ones `(N,)`."""
+        differences = np.abs(found - self.expected).max(axis=1)
+        rows = np.arange(len(found))
+        gaps = self.expected.max(axis=1) - self.expected[rows, found.argmax(axis=1)]
+        for what, bad in (  # the comparisons are also false for NaN
+            ("its probabilities differ from PyTorch's by up to {:.2g}, more than {:g}", ~(differences <= tolerances)),
+            ("it predicts another class than PyTorch; probabilities differ by {:.2g}", ~(gaps <= SQUARES_TOLERANCE)),
+        ):
+            if bad.any():
+                worst = np.where(bad, differences, -1).argmax()
+                path = shown(self.photos.paths[self.indices[worst]])
+                message = (
+                    f"{file}: {what.format(differences[worst], tolerances[worst])}, for {path} and {bad.sum() - 1} "
+                    "more photos. The file was not kept."
+                )
+                if file == "photo.onnx":
+                    message += (
+                        " Try export=torch, whose photo.pt2 resizes with PyTorch itself, or use model.onnx with your "
+                        "own resizing."
+                    )
+                raise UserError(message)
+        return float(differences.max())
+
+
+Write = Callable[[nn.Module, Mapping[str, str], Path, Reference], Iterator[tuple[str, object]]]
+"""Function that writes the files of a format; see `Exporter.function`."""
+
+
+def whole_photo(photos: Photos, index: int) -> Array:
+    """Decode a photo `(H, W, 3)`, uint8, in full."""
+    path = photos.paths[index]
+    return read_image(photos.root / path, path in photos.odd).permute(1, 2, 0).contiguous().numpy()
+
+
+def draw_photos(folder: Path, size: int, transform: v2.Transform, seed: int) -> PhotoDataset:
+    """Draw random photos of many shapes into a folder, for a comparison without real ones."""
+    rng, paths = np.random.default_rng(seed), []
+    for number, (height, width) in enumerate(shape for shape in SHAPES for _ in range(8)):
+        pixels = rng.integers(0, 256, (max(1, round(height * size)), max(1, round(width * size)), 3), dtype=np.uint8)
+        paths.append(f"{number}.png")
+        Image.fromarray(pixels).save(folder / paths[-1])
+    return PhotoDataset(Photos(folder, paths, []), transform, seed)
+
+
+def torch_predict(network: nn.Module) -> Predict:
+    """Return a function of arrays that computes the probabilities of a network, its first or only output."""
+
+    def predict(images: Array) -> Array:
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(images))
+            probabilities: Array = (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).numpy()
+            return probabilities
+
+    return predict

@@ -4,22 +4,8 @@ Nothing here imports torch, which takes seconds: wrong settings are refused befo
 module with the function that writes it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING
-
-from dogscats.base.environment import how_to_install
-from dogscats.base.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from dogscats.predict.export.reference import Reference
-
-    Write = Callable[[nn.Module, Mapping[str, str], Path, Reference], Iterator[tuple[str, object]]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +46,7 @@ EXPORTERS = {
         extra="onnx",
     ),
     "onnx-int8": Exporter(
-        "dogscats.predict.export.int8:export_int8",
+        "dogscats.predict.export.onnx_files:export_int8",
         "the same, also with 8-bit integers",
         files=[("the same, and `photo-int8.onnx`, `model-int8.onnx`", "")],
         packages=ONNX_PACKAGES,
@@ -88,17 +74,3 @@ EXPORTERS = {
 def export_help() -> str:
     """Return the lines of `python evaluate.py --help` about the formats, one each."""
     return "\n".join(f"python evaluate.py run=<run> {'export=' + key:<24} {row.help}" for key, row in EXPORTERS.items())
-
-
-def load_exporter(form: str) -> "Write":
-    """Import the function that writes a format, if the packages that it needs are there.
-
-    Raises:
-        UserError: if one is missing, with how to install it.
-    """
-    exporter = EXPORTERS[form]
-    write: Write = resolve_name(exporter.function)
-    for package in exporter.packages:
-        if find_spec(package) is None:
-            raise UserError(f"export={form} needs {package}: {how_to_install(exporter.extra)}.")
-    return write

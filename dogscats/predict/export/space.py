@@ -9,8 +9,8 @@ from torch import nn
 
 from dogscats.base.files import write_text
 from dogscats.base.text import listed
+from dogscats.predict.export.export import Difference, Reference
 from dogscats.predict.export.onnx_files import SCRIPT, export_onnx
-from dogscats.predict.export.reference import Difference, Reference
 
 GRADIO = "6.31.0"
 """Version of Gradio that the Space runs with: the lowest one of the extra `demo`."""
