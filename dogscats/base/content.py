@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from dogscats.base.errors import Failure, UserError
+from dogscats.base.errors import Failure, as_user_error
 from dogscats.base.files import atomic_path
 
 SAMPLE = 4096
@@ -56,15 +56,10 @@ def cache_folder(root: Path, configured: str | None = None) -> Path:
         folder = root / "tmp"
     else:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = f"{root.name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
-        folder = home / "dogscats" / name
-    try:
+        folder = home / "dogscats" / f"{root.name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
+    advice = "Choose another one with activations.dir=<folder>."
+    with as_user_error(folder, "the cache folder cannot be created", advice, OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the cache folder cannot be created ({error.strerror}). Choose another one with "
-            "activations.dir=<folder>."
-        ) from error
     return folder
 
 
@@ -149,22 +144,15 @@ def load_samples(file: Path) -> None:
         if content[:16] != hashlib.blake2b(content[16:], digest_size=16).digest():
             file.unlink()
             return
-        middle = KEY.size
         records = (content[start : start + RECORD] for start in range(16, len(content), RECORD))
-        _others.update({record[:middle]: record[middle:] for record in records})
+        _others.update({record[: KEY.size]: record[KEY.size :] for record in records})
 
 
 def save_samples(file: Path) -> None:
     """Write the samples for later processes if there are new ones; not in a read-only folder."""
     others = _others if len(_others) <= MOST_OTHERS * len(_known) else {}
-    size = 16 + RECORD * (len(_known) + len(others))
-    if file.is_file() and file.stat().st_size == size:
+    content = b"".join(chain.from_iterable(chain(others.items(), _known.items())))
+    if file.is_file() and file.stat().st_size == 16 + len(content):
         return
-    digest = hashlib.blake2b(digest_size=16)
-    with suppress(Failure), atomic_path(file) as temporary, temporary.open("wb") as content:
-        content.write(bytes(16))
-        for record in chain(others.items(), _known.items()):
-            content.write(line := b"".join(record))
-            digest.update(line)
-        content.seek(0)
-        content.write(digest.digest())
+    with suppress(Failure), atomic_path(file) as temporary:
+        temporary.write_bytes(hashlib.blake2b(content, digest_size=16).digest() + content)

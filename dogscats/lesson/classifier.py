@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
-from dogscats.base.record import rebuild
+from dogscats.base.trust import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads

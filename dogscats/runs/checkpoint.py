@@ -17,10 +17,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dogscats.base.errors import UserError, first_line
+from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
 from dogscats.base.trust import checked, targets
-from dogscats.base.weights import check_stored, why_unreadable
+from dogscats.base.weights import load_plain
 from dogscats.data.photos.arguments import MOST_PIXELS
 from dogscats.lesson.classifier import Classifier
 
@@ -59,15 +59,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     digests = digest_file(path)
     if digests.exists() and digest(path) not in digests.read_text().split():
         raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")
-    try:
-        if path.suffix == SAFETENSORS:
-            return read_safetensors(path)
-        check_stored(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(f"{path}: it cannot be read as a checkpoint ({why_unreadable(error)}).") from error
+    with as_user_error(path, "it cannot be read as a checkpoint"):
+        checkpoint: Any = read_safetensors(path) if path.suffix == SAFETENSORS else load_plain(path)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: it is not a checkpoint, but a {type(checkpoint).__name__}.")
     return checkpoint
@@ -216,8 +209,8 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
             other classes or another number of heads.
     """
     checkpoint = read_checkpoint(path)
-    try:
-        saved = checked(checkpoint["hyper_parameters"], path, trust, named=list(targets(description)))
+    with as_user_error(path, "it is not a checkpoint saved by a stage"):  # odd content can raise almost anything
+        saved = checked(checkpoint["hyper_parameters"], path, trust, named=targets(description))
         state = checkpoint["state_dict"]
         theirs, ours = (
             {"model": comparable(built["model"]), "classes": list(built["classes"]), "heads": built["heads"]}
@@ -225,17 +218,11 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         )
         if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("its weights are not named tensors")
-    except UserError:
-        raise
-    except Exception as error:  # odd content can raise almost anything
-        raise UserError(f"{path}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
     for key, value in ours.items():
         if theirs[key] != value:
             raise UserError(f"{path}: it was saved with {key}={theirs[key]}, but this run has {value}.")
-    try:
+    with as_user_error(path, "its weights do not fit the model"):
         classifier.load_state_dict(state)
-    except Exception as error:
-        raise UserError(f"{path}: its weights do not fit the model ({first_line(error)}).") from error
 
 
 def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dogscats.base.errors import UserError, first_line, user_message
+from dogscats.base.errors import UserError, as_user_error, user_message
+from dogscats.base.trust import instantiate_as
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.lr_finder import LRFinder
 from dogscats.lesson.sgdr import LRSchedule
@@ -35,8 +36,7 @@ REFUSED_CALLBACKS = {
 """Callbacks of Lightning that cannot work here, with an alternative for each."""
 
 FIT_HOOKS = ("on_fit", "on_train", "on_validation", "on_sanity", "on_before", "on_after")
-PREDICT_HOOKS = ("on_predict",)
-TEST_HOOKS = ("on_test",)
+"""Starts of the names of the hooks that act in a stage."""
 
 
 def use_own_modules() -> None:
@@ -56,12 +56,8 @@ def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[
     Raises:
         UserError: for a target that cannot be imported.
     """
-    try:
-        target = get_object(node["_target_"])
-        known = inspect.signature(target).parameters
-    except Exception as error:  # importing a module can raise anything
-        reason = " ".join(str(error).split())
-        raise UserError(f"{group}._target_={node['_target_']}: {reason or type(error).__name__}") from error
+    with as_user_error(f"{group}._target_={node['_target_']}"):  # importing a module can raise anything
+        known = inspect.signature(get_object(node["_target_"])).parameters
     # A data module with **kwargs passes them on to DogsCatsDataModule; a builder of models may not.
     any_key = group == "data" and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     dropped = [] if any_key else [key for key in optional if key in node and key not in known]
@@ -81,26 +77,17 @@ def build_body(config: dict[str, Any], size: int, **replaced: Any) -> Backbone:
     Raises:
         UserError: for an object that is not a Backbone, or whose layer groups or features are not as declared.
     """
-    target, body = config["_target_"], instantiate(config, **replaced)
-    if not isinstance(body, Backbone):
-        raise UserError(f"model: {target} gives a {type(body).__name__}, not a dogscats.Backbone.")
-    modules = [name for name, _ in body.network.named_modules()]
-    if body.last_early not in modules:
-        raise UserError(f"model: {target}: last_early={body.last_early!r} is not a module of its network.")
-    try:
-        with torch.inference_mode():
-            features = body.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-        expected = (1, body.num_features)
-    except Exception as error:  # a user's own network can raise anything
-        raise UserError(
-            f"model: {target}: it cannot compute features of an image of {size} x {size} pixels ({first_line(error)}). "
-            "Its network must map images (B, 3, H, W) to feature maps (B, C, h, w), or a list of them."
-        ) from error
-    if features.shape != expected:
-        raise UserError(
-            f"model: {target}: its feature maps have {features.shape[1] // 2} channels, not channels="
-            f"{body.num_features // 2}."
-        )
+    target = f"model: {config['_target_']}"
+    body = instantiate_as(Backbone, config, "model", "a dogscats.Backbone", **replaced)
+    if body.last_early not in dict(body.network.named_modules()):
+        raise UserError(f"{target}: last_early={body.last_early!r} is not a module of its network.")
+    failure = f"it cannot compute features of an image of {size} x {size} pixels"
+    advice = "Its network must map images (B, 3, H, W) to feature maps (B, C, h, w), or a list of them."
+    with as_user_error(target, failure, advice), torch.inference_mode():
+        features = body.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        found, expected = features.shape, (1, body.num_features)
+    if found != expected:
+        raise UserError(f"{target}: its feature maps have {found[1] // 2} channels, not channels={expected[1] // 2}.")
     body.config = config
     return body
 
@@ -146,11 +133,7 @@ def build_callbacks(config: Any, stage: Stage | None = None, trains: bool = True
             if stage.schedule_name != "sgdr":
                 continue
             arguments = {"cycle_len": stage.cycle_len, "cycle_mult": stage.cycle_mult}
-        callback = instantiate(node, **arguments)
-        if not isinstance(callback, Callback):
-            raise UserError(
-                f"{key}: {node['_target_']} gives a {type(callback).__name__}, not a callback of Lightning."
-            )
+        callback: Callback = instantiate_as(Callback, node, key, "a callback of Lightning", **arguments)
         for base in type(callback).__mro__:
             if base.__name__ in REFUSED_CALLBACKS and base.__module__.startswith("pytorch_lightning."):
                 raise UserError(f"{key}: {base.__name__} cannot be used here: {REFUSED_CALLBACKS[base.__name__]}.")
@@ -196,7 +179,7 @@ def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None
     Raises:
         UserError: for a node that is not a logger.
     """
-    loggers = []
+    loggers: list[Logger] = []
     for key, node in nodes(config, "logger"):
         name, arguments = stage, {}
         if resumed_at is not None:
@@ -205,15 +188,12 @@ def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None
             else:
                 name = f"{stage}_from_step_{resumed_at}"
         plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        plain = plain | {
-            k: str(plain[k]) for k in ("save_dir", "name") if plain.get(k) is not None
-        }  # may look like numbers
+        texts = {k: str(plain[k]) for k in ("save_dir", "name") if plain.get(k) is not None}  # may look like numbers
+        filled = _fill(plain | texts, run_dir, name)
         try:
-            logger = instantiate(_fill(plain, {"{run_dir}": str(run_dir), "{stage}": name}), **arguments)
+            logger: Logger = instantiate_as(Logger, filled, key, "a logger of Lightning", **arguments)  # type: ignore[type-abstract]
         except InstantiationException as error:
             raise UserError(f"{key}: {user_message(error)}") from error
-        if not isinstance(logger, Logger):
-            raise UserError(f"{key}: {node['_target_']} gives a {type(logger).__name__}, not a logger of Lightning.")
         loggers.append(logger)
     return loggers
 
@@ -244,19 +224,17 @@ def close(loggers: list[Logger]) -> None:
 
 
 def _is_for(callback: Callback, fits: bool, key: str) -> bool:
-    hooks = [
-        name
-        for name in dir(Callback)
-        if name.startswith("on_")  # LambdaCallback sets its hooks on the instance
-        and (name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name))
-    ]
-    for_fit = any(name.startswith(FIT_HOOKS) for name in hooks)
-    for_predict = any(name.startswith(PREDICT_HOOKS) for name in hooks)
-    if not for_fit and not for_predict:
-        if any(name.startswith(TEST_HOOKS) for name in hooks):
-            raise UserError(f"{key}: this has no effect: it acts when testing, but nothing is tested here. Remove it.")
-        return True
-    return for_fit if fits else for_predict
+    every = [name for name in dir(Callback) if name.startswith("on_")]
+    # LambdaCallback sets functions on the instance, which have no __func__.
+    hooks = [n for n in every if getattr(getattr(callback, n), "__func__", None) is not getattr(Callback, n)]
+    for_fit, for_predict, for_test = (
+        any(name.startswith(prefixes) for name in hooks) for prefixes in (FIT_HOOKS, "on_predict", "on_test")
+    )
+    if for_fit or for_predict:
+        return for_fit if fits else for_predict
+    if for_test:
+        raise UserError(f"{key}: this has no effect: it acts when testing, but nothing is tested here. Remove it.")
+    return True
 
 
 def _is_tensorboard(target: str) -> bool:
@@ -264,12 +242,9 @@ def _is_tensorboard(target: str) -> bool:
     return isinstance(found, type) and issubclass(found, TensorBoardLogger)
 
 
-def _fill(value: Any, placeholders: Mapping[str, str]) -> Any:
+def _fill(value: Any, run_dir: Path, stage: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _fill(inner, placeholders) for key, inner in value.items()}
+        return {key: _fill(inner, run_dir, stage) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_fill(inner, placeholders) for inner in value]
-    if isinstance(value, str):
-        for placeholder, text in placeholders.items():
-            value = value.replace(placeholder, text)
-    return value
+        return [_fill(inner, run_dir, stage) for inner in value]
+    return value.replace("{run_dir}", str(run_dir)).replace("{stage}", stage) if isinstance(value, str) else value

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import Timeout
 from lightning_fabric import Fabric
 
 from dogscats.base import environment
@@ -116,14 +115,9 @@ def run_lock(run_dir: Path, fabric: Fabric) -> Iterator[None]:
     if not fabric.is_global_zero:
         yield
         return
-    try:
-        # Workers of a process that was killed may hold the lock for a few seconds more.
-        with locked(run_dir / ".lock", str(run_dir), timeout=10):
-            yield
-    except Timeout as error:
-        raise UserError(
-            f"{run_dir}: another process is working on this run. Wait until it ends, or stop it."
-        ) from error
+    # Workers of a process that was killed may hold the lock for a few seconds more.
+    with locked(run_dir / ".lock", str(run_dir), timeout=10):
+        yield
 
 
 def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
@@ -144,9 +138,7 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
-        log.info(
-            "For so few photos recipe=small and recipe=adapt are often better; see 'Which recipe' in docs/lesson.md"
-        )
+        log.info("For so few photos recipe=small and recipe=adapt are often better; see docs/lesson.md, 'Which recipe'")
 
 
 def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from dogscats.base.errors import Failure, UserError, user_message
+from dogscats.base.errors import Failure, UserError, as_user_error, user_message
 from dogscats.base.signals import Interrupt, Interrupted
 
 SECONDS_TO_STOP = 4
@@ -44,16 +43,8 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
     """
     if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
         raise UserError(f"trainer.strategy={trainer.strategy}: ranks run the whole script here; use trainer=ddp.")
-    try:
-        fabric = Fabric(
-            accelerator=trainer.accelerator,
-            devices=trainer.devices,
-            num_nodes=trainer.num_nodes,
-            strategy=trainer.strategy,
-        )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError, ArithmeticError) as error:
-        chosen = ", ".join(f"{key}={trainer[key]}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
-        raise UserError(f"trainer: {error} (trainer has {chosen})") from error
+    with as_user_error("trainer"):
+        fabric = Fabric(**{key: trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")})
     environment = getattr(fabric.strategy, "cluster_environment", None)
     starts_others = fabric.world_size > 1 and not getattr(environment, "creates_processes_externally", False)
     if starts_others and HydraConfig.get().mode is RunMode.MULTIRUN:

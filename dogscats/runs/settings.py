@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import check_exists
-from dogscats.base.rules import SWITCH, Rule, normalize, whole
+from dogscats.base.rules import SWITCH, Rule, check_values, normalize, whole
 from dogscats.base.text import home_expanded
 from dogscats.base.trust import load_config
 from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
@@ -72,11 +72,7 @@ def check_settings(cfg: DictConfig) -> Settings:
             raise UserError(f"{group}: the config group is missing. Run {command('train')} --help for the choices.")
     if not isinstance(values["model"].get("weights", "none"), str):
         raise UserError(f"model.weights={values['model']['weights']}: expected imagenet, none or a file.")
-    for key, (good, expected) in RULES.items():
-        group, _, name = key.rpartition(".")
-        value = (values[group] if group else values).get(name)
-        if not good(value):
-            raise UserError(f"{key}={value}: expected {expected}.")
+    check_values(RULES, {**dict.fromkeys(RULES), **values, "activations.views": values["activations"].get("views")})
     data = values["data"]
     if data["_target_"] in (FOLDER_DATA, SAMPLE_DATA):
         check_arguments(data)

@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -21,6 +20,7 @@ from dogscats.base.environment import command
 from dogscats.base.errors import Diverged, UserError, first_line, user_message
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
+from dogscats.base.rules import values_by_key
 from dogscats.base.signals import finish_undisturbed
 from dogscats.base.text import setting, shown, text_table
 
@@ -32,15 +32,6 @@ log = logging.getLogger(__name__)
 
 FINISHED, UNFINISHED, FAILED, DIVERGED = "finished", "unfinished", "failed", "diverged"
 """How a job ended; `failed` and `diverged` are followed by the reason."""
-
-RECORDS = ".sweep"
-"""Folder in that of a sweep, with a JSON file for each job."""
-
-
-def records_folder() -> Path:
-    """Folder with a record of each job of this sweep, `.sweep` in the folder of the sweep."""
-    hydra = HydraConfig.get()
-    return Path(hydra.runtime.cwd) / hydra.sweep.dir / RECORDS
 
 
 @contextmanager
@@ -54,10 +45,10 @@ def sweep_job(cfg: DictConfig) -> Iterator[None]:
     if hydra.mode is not RunMode.MULTIRUN:
         yield
         return
-    folder, overrides = records_folder(), list(hydra.overrides.task)
-    file = folder / f"{hydra.job.num}-{hashlib.blake2b(repr(overrides).encode(), digest_size=8).hexdigest()}.json"
-    run_dir = Path(hydra.runtime.output_dir)
-    record = {"number": int(hydra.job.num), "overrides": overrides, "run_dir": str(run_dir), "status": UNFINISHED}
+    sweep = Sweep(Path(hydra.runtime.cwd) / hydra.sweep.dir, cfg.optimized_metric)
+    number, overrides, run_dir = int(hydra.job.num), list(hydra.overrides.task), hydra.runtime.output_dir
+    file = sweep.records / f"{number}-{hashlib.blake2b(repr(overrides).encode(), digest_size=8).hexdigest()}.json"
+    record = {"number": number, "overrides": overrides, "run_dir": run_dir, "status": UNFINISHED}
     write_json(file, record)
     try:
         yield
@@ -70,8 +61,8 @@ def sweep_job(cfg: DictConfig) -> Iterator[None]:
         record["status"] = f"{kind}: {shown(first_line(Exception(message or repr(error))))}"
     finally:
         write_json(file, record)
-        with locked(folder / "lock", "the table of the sweep"):
-            write_table(folder.parent, cfg.optimized_metric)
+        with locked(sweep.records / "lock", "the table of the sweep"):
+            sweep.write_table()
 
 
 @dataclass(frozen=True)
@@ -96,14 +87,81 @@ class Job:
     def read(cls, file: Path, metric: str) -> "Job":
         """Read a job from its record, and its metric from its run directory."""
         record: Any = read_json(file)
-        pairs = dict(str(override).split("=", 1) for override in record["overrides"] if "=" in str(override))
         run_dir, status, value = Path(record["run_dir"]), record["status"], math.nan
         if status == FINISHED:
             try:
                 value = look_up(read_json(run_dir / "metrics.json") or {}, metric)
             except UserError as error:
                 status = f"{FAILED}: {first_line(error)}"
-        return cls(record["number"], pairs, value, status, run_dir)
+        return cls(record["number"], values_by_key(record["overrides"]), value, status, run_dir)
+
+    def values(self, keys: Sequence[str]) -> list[str]:
+        """Return the overrides of some keys; empty text for those that are not overridden."""
+        return [self.overrides.get(key, "") for key in keys]
+
+
+class Sweep(NamedTuple):
+    """A sweep, as its jobs have recorded it.
+
+    Attributes:
+        folder: folder of the sweep.
+        metric: path of the compared metric in each `metrics.json`.
+    """
+
+    folder: Path
+    metric: str
+
+    @property
+    def records(self) -> Path:
+        """Folder with a record of each job, and the command of the sweep."""
+        return self.folder / ".sweep"
+
+    @property
+    def command(self) -> Path:
+        """File with the arguments of the command."""
+        return self.records / "command.json"
+
+    def jobs(self) -> list[Job]:
+        """Read all jobs, best first."""
+        files = sorted(file for file in self.records.glob("*.json") if file != self.command)
+        jobs = sorted((Job.read(file, self.metric) for file in files), key=lambda job: job.number)
+        best_first = [job for job in jobs if not math.isnan(job.metric)]
+        if best_first:
+            from dogscats.lesson.metrics import larger_is_better
+
+            best_first.sort(key=lambda job: job.metric, reverse=larger_is_better(self.metric))
+        return best_first + [job for job in jobs if math.isnan(job.metric)]
+
+    def write_table(self) -> list[Job]:
+        """Write `sweep.csv` with the jobs so far, best first, and return them."""
+        jobs = self.jobs()
+        keys = swept_keys(jobs)
+        rows = ([job.number, *job.values(keys), job.metric, job.status, job.run_dir] for job in jobs)
+        write_csv(self.folder / "sweep.csv", ["job", *keys, "metric", "status", "run_dir"], rows)
+        return jobs
+
+    def report(self, hint: str = "") -> list[Job]:
+        """Write and print the table of the jobs so far, print a hint, and draw `sweep.png`; return the jobs."""
+        jobs = self.write_table()
+        keys = swept_keys(jobs)
+        rows = [["job", *keys, self.metric, "status"]]
+        rows += [[str(job.number), *job.values(keys), f"{job.metric:.5f}", shorten(job.status, 60)] for job in jobs]
+        print("\n".join(text_table(rows, left=len(rows[0]))))
+        if hint:
+            print(hint, flush=True)
+        # Last: matplotlib and torch take seconds to import.
+        from dogscats.report.figures.publish import publish
+
+        publish(draw_sweep(jobs, keys, self.metric), self.folder / "sweep.png")
+        print(f"Written to {self.folder}: sweep.csv, sweep.png")
+        print(f"Compare the runs: tensorboard --logdir {shlex.quote(str(self.folder))}")
+        return jobs
+
+
+def swept_keys(jobs: Sequence[Job]) -> list[str]:
+    """Keys whose values differ between jobs; all keys if there is only one job."""
+    every = dict.fromkeys(key for job in jobs for key in job.overrides)
+    return [key for key in every if len({job.overrides.get(key) for job in jobs}) > 1] or list(every)
 
 
 def look_up(metrics: Mapping[str, Any], path: str) -> float:
@@ -128,7 +186,8 @@ def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure
 
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
-    names = [", ".join(job.overrides.get(key, "") for key in keys) for job in jobs]
+    jobs = sorted(jobs, key=lambda job: job.number)
+    names = [", ".join(job.values(keys)) for job in jobs]
     try:
         points = sorted((float(name), job.metric) for name, job in zip(names, jobs, strict=True))
     except ValueError:
@@ -145,53 +204,6 @@ def draw_sweep(jobs: Sequence[Job], keys: Sequence[str], metric: str) -> "Figure
     return figure
 
 
-def read_jobs(folder: Path, metric: str) -> list[Job]:
-    """Read all jobs of a sweep, best first."""
-    jobs = [Job.read(file, metric) for file in sorted((folder / RECORDS).glob("*.json")) if file.stem != "command"]
-    if all(math.isnan(job.metric) for job in jobs):
-        return sorted(jobs, key=lambda job: job.number)
-    from dogscats.lesson.metrics import larger_is_better
-
-    sign = -1 if larger_is_better(metric) else 1
-    return sorted(jobs, key=lambda job: (*((1, 0.0) if math.isnan(job.metric) else (0, sign * job.metric)), job.number))
-
-
-def swept_keys(jobs: Sequence[Job]) -> list[str]:
-    """Keys whose values differ between jobs; all keys if there is only one job."""
-    every = dict.fromkeys(key for job in jobs for key in job.overrides)
-    return [key for key in every if len({job.overrides.get(key) for job in jobs}) > 1] or list(every)
-
-
-def write_table(folder: Path, metric: str) -> list[Job]:
-    """Write `sweep.csv` with the jobs so far, best first, and return them."""
-    jobs = read_jobs(folder, metric)
-    keys = swept_keys(jobs)
-    rows = (
-        [job.number, *(job.overrides.get(key, "") for key in keys), job.metric, job.status, job.run_dir] for job in jobs
-    )
-    write_csv(folder / "sweep.csv", ["job", *keys, "metric", "status", "run_dir"], rows)
-    return jobs
-
-
-def print_table(jobs: Sequence[Job], metric: str) -> None:
-    """Print the jobs, in their order."""
-    keys = swept_keys(jobs)
-    rows = [["job", *keys, metric, "status"]]
-    for job in jobs:
-        values = (job.overrides.get(key, "") for key in keys)
-        rows.append([str(job.number), *values, f"{job.metric:.5f}", shorten(job.status, 60)])
-    print("\n".join(text_table(rows, left=len(rows[0]))))
-
-
-def write_picture(folder: Path, jobs: Sequence[Job], metric: str) -> None:
-    """Draw `sweep.png` of the jobs, and say where everything is."""
-    from dogscats.report.figures.publish import publish
-
-    publish(draw_sweep(sorted(jobs, key=lambda job: job.number), swept_keys(jobs), metric), folder / "sweep.png")
-    print(f"Written to {folder}: sweep.csv, sweep.png")
-    print(f"Compare the runs: tensorboard --logdir {shlex.quote(str(folder))}")
-
-
 class SweepReport(Callback):
     """Ends a sweep with a table sorted by the metric, `sweep.csv` and `sweep.png`.
 
@@ -199,8 +211,8 @@ class SweepReport(Callback):
     resumed.
     """
 
-    current: ClassVar[tuple[Path, str] | None] = None
-    """Folder and metric of the sweep that this process runs."""
+    current: ClassVar[Sweep | None] = None
+    """Sweep that this process runs."""
 
     running: ClassVar[ExitStack] = ExitStack()
     """Holds the lock of that sweep."""
@@ -211,24 +223,21 @@ class SweepReport(Callback):
         Raises:
             SystemExit: with a message for the user.
         """
-        folder = Path(config.hydra.sweep.dir).expanduser()
-        file, command = folder / RECORDS / "command.json", list(config.hydra.overrides.task)
-        before = read_json(file)
-        if before not in (None, command):
-            raise SystemExit(
-                f"error: hydra.sweep.dir={folder}: it holds another sweep, of {' '.join(before)}. Choose another "
-                "folder, or give the same command to continue that sweep."
-            )
+        sweep = Sweep(Path(config.hydra.sweep.dir).expanduser(), config.optimized_metric)
+        typed = list(config.hydra.overrides.task)
         try:
-            write_json(file, command)
-        except UserError as error:
-            raise SystemExit(f"error: hydra.sweep.dir={folder}: {error}") from error
-        try:
+            before = read_json(sweep.command)
+            if before not in (None, typed):
+                raise UserError(
+                    f"{sweep.folder}: it holds another sweep, of {' '.join(before)}. Choose another folder, or give "
+                    "the same command to continue that sweep."
+                )
+            write_json(sweep.command, typed)
             # Workers of a process that was killed may hold the lock for a few seconds more.
-            self.running.enter_context(locked(folder / RECORDS / "running.lock", f"{folder}", timeout=10))
-        except Timeout as error:
-            raise SystemExit(f"error: hydra.sweep.dir={folder}: another process is running this sweep.") from error
-        SweepReport.current = folder, config.optimized_metric
+            self.running.enter_context(locked(sweep.records / "running.lock", str(sweep.folder), timeout=10))
+        except UserError as error:
+            raise SystemExit(f"error: hydra.sweep.dir={error}") from error
+        SweepReport.current = sweep
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table.
@@ -237,13 +246,11 @@ class SweepReport(Callback):
             SystemExit: with code 1, if a job is not finished. It is raised even if the table cannot be made: Hydra
                 would report an error here as a warning.
         """
-        folder, metric = SweepReport.current or (Path(config.hydra.sweep.dir), config.optimized_metric)
+        sweep = SweepReport.current or Sweep(Path(config.hydra.sweep.dir), config.optimized_metric)
         SweepReport.current = None
         self.running.close()
         try:
-            jobs = write_table(folder, metric)
-            print_table(jobs, metric)
-            write_picture(folder, jobs, metric)
+            jobs = sweep.report()
         except Exception as error:
             reason = user_message(error) or repr(error)
             raise SystemExit(f"error: the table of the sweep cannot be made: {reason}") from error
@@ -259,17 +266,12 @@ def sweep_table() -> Iterator[None]:
         yield
     except BaseException:
         finish_undisturbed()
-        if SweepReport.current is not None:
-            folder, metric = SweepReport.current
+        if (sweep := SweepReport.current) is not None:
             SweepReport.current = None
             SweepReport.running.close()
             with suppress(Exception):
-                jobs = write_table(folder, metric)
-                print_table(jobs, metric)
-                typed = [shlex.quote(argument) for argument in read_json(folder / RECORDS / "command.json")]
-                again = " ".join([*typed, setting("hydra.sweep.dir", str(folder))])
-                print(
-                    f"To continue the sweep (with the same launcher, if any): {command('train')} -m {again}", flush=True
+                again = " ".join(
+                    [*map(shlex.quote, read_json(sweep.command)), setting("hydra.sweep.dir", sweep.folder)]
                 )
-                write_picture(folder, jobs, metric)  # last: matplotlib and torch take seconds to import
+                sweep.report(f"To continue the sweep (with the same launcher, if any): {command('train')} -m {again}")
         raise

@@ -18,19 +18,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins import CheckpointIO, Precision
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dogscats.base.errors import UserError, first_line
+from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.signals import SIGNALS, stop_if_interrupted
 from dogscats.runs.trainer_settings import REFUSED_ARGUMENTS
 
 log = logging.getLogger(__name__)
-
-TRAINER_ERRORS = (
-    *(ArithmeticError, AttributeError, ImportError, RuntimeError, TypeError, ValueError),
-    MisconfigurationException,
-)
-"""Errors that the Trainer raises for arguments it refuses."""
 
 START_HOOKS = ("on_sanity_check_start", "on_train_start", "on_predict_start")
 """Hooks after which the Trainer runs with its own signal handlers."""
@@ -65,12 +58,11 @@ def trainer_factory(
     device = device or _chosen_device(settings)
     if fixed.get("sync_batchnorm") and device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch's SyncBatchNorm needs GPUs. Remove it.")
-    try:
-        trainer_class = get_class(settings.get("_target_") or "pytorch_lightning.Trainer")
-    except Exception as error:  # importing a module can raise anything
-        raise UserError(f"trainer._target_={settings.get('_target_')}: {first_line(error)}") from error
+    target = settings.get("_target_") or "pytorch_lightning.Trainer"
+    with as_user_error(f"trainer._target_={target}"):  # importing a module can raise anything
+        trainer_class = get_class(target)
     if not issubclass(trainer_class, Trainer):
-        raise UserError(f"trainer._target_={settings['_target_']}: it is not a Trainer of Lightning.")
+        raise UserError(f"trainer._target_={target}: it is not a Trainer of Lightning.")
 
     def make_trainer(callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (), **own: Any) -> Trainer:
         # Built anew for each Trainer: the state of a plugin, such as a loss scale, must not reach the next stage.
@@ -83,15 +75,12 @@ def trainer_factory(
             )
         if arguments.get("precision") is None and not any(isinstance(plugin, Precision) for plugin in own_plugins):
             arguments["precision"] = default_precision(device)
-        if arguments.get("enable_progress_bar") is not False and not any(
-            isinstance(callback, ProgressBar) for callback in callbacks
-        ):
-            callbacks = [Progress(), *callbacks]
-        callbacks = [*callbacks, own_signal_handlers()]
-        try:
-            trainer: Trainer = trainer_class(**arguments, callbacks=list(callbacks), plugins=[*own_plugins, *plugins])
-        except TRAINER_ERRORS as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
+        bars = [] if any(isinstance(callback, ProgressBar) for callback in callbacks) else [Progress()]
+        if arguments.get("enable_progress_bar") is False:
+            bars = []
+        every = [*bars, *callbacks, own_signal_handlers()]
+        with as_user_error("trainer"):
+            trainer: Trainer = trainer_class(**arguments, callbacks=every, plugins=[*own_plugins, *plugins])
         return trainer
 
     return make_trainer
@@ -119,12 +108,10 @@ def cpu_computes_bf16() -> bool:
 
 def _chosen_device(settings: Mapping[str, Any]) -> torch.device:
     """Return the device that a Trainer with these settings chooses."""
-    try:
+    with as_user_error("trainer"):
         return Fabric(
             accelerator=settings.get("accelerator") or "auto", devices=settings.get("devices") or "auto"
         ).device
-    except TRAINER_ERRORS as error:
-        raise UserError(f"trainer: {first_line(error)}") from error
 
 
 def _built(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
-from dogscats.base.rules import SWITCH, Rule, is_number, whole
+from dogscats.base.rules import SWITCH, Rule, check_values, is_number, whole
 
 REFUSED_ARGUMENTS = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
@@ -99,8 +99,7 @@ def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:
             raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{hint}")
         if key in REFUSED_ARGUMENTS and not (key in ACCEPTED_VALUES and value == ACCEPTED_VALUES[key]):
             raise UserError(f"trainer.{key}={value}: this has no effect here; {REFUSED_ARGUMENTS[key]}.")
-        if key in RULES and not RULES[key][0](value):
-            raise UserError(f"trainer.{key}={value}: expected {RULES[key][1]}.")
+        check_values(RULES, {key: value}, "trainer.")
         if not training and key in known - PREDICTION_ARGUMENTS:
             raise UserError(f"trainer.{key}={value}: this has no effect where nothing is trained. Remove it.")
     if settings.get("gradient_clip_algorithm") is not None and settings.get("gradient_clip_val") is None:

@@ -142,7 +142,11 @@ def test_a_held_lock_is_waited_for(
     caplog.set_level("INFO")
     monkeypatch.setattr("dogscats.base.locks.SECONDS_BEFORE_NOTICE", 0.05)
     holder = filelock.FileLock(tmp_path / "x.lock")
-    with holder, pytest.raises(filelock.Timeout), locked(tmp_path / "x.lock", "the cache", timeout=0.1):
+    with (
+        holder,
+        pytest.raises(UserError, match="another process is working on it"),
+        locked(tmp_path / "x.lock", "the cache", timeout=0.1),
+    ):
         pass
     assert "Waiting for another process, which uses the cache" in caplog.text
 

@@ -175,7 +175,7 @@ def test_two_processes_do_not_work_on_the_same_run(photos: Path, run_command: Ru
     process.terminate()
     process.communicate()
     assert second.returncode == 1
-    assert "another process is working on this run" in second.stderr
+    assert "another process is working on it" in second.stderr
 
 
 def test_workers_that_do_not_fit_into_shared_memory_are_left_out(

@@ -119,7 +119,7 @@ def test_one_process_at_a_time_runs_a_sweep(run_command: Run, tmp_path: Path, mo
     with FileLock(tmp_path / "sweep" / ".sweep" / "running.lock"):
         result = run_command("train.py", "-m", "data.root=/no1,/no2", "hydra.sweep.dir=sweep")
     assert result.returncode == 1
-    assert "another process is running this sweep" in result.stderr
+    assert "another process is working on it" in result.stderr
     assert not list((tmp_path / "sweep").glob("[0-9]*"))
 
 
