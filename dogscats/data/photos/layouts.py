@@ -98,6 +98,11 @@ class Photos:
     shrink: Shrink | None = field(default=None, compare=False)  # the same photos, however they are read
     undecided: "Photos | None" = field(default=None, compare=False, repr=False)
 
+    def select(self, rows: Sequence[int]) -> "Photos":
+        """Return the photos in some rows, as those of a dataset without decisions."""
+        labels = [self.labels[row] for row in rows] if self.labels else []
+        return replace(self, paths=[self.paths[row] for row in rows], labels=labels, undecided=None)
+
 
 @dataclass(frozen=True)
 class Found:
