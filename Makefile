@@ -13,11 +13,11 @@ test: .venv/installed
 
 # Tests that take over 10 seconds, or vary what a quicker one checks; run before a release.
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 -o faulthandler_timeout=600
 
 # All fault-injection tests, including the slow ones. Ends with a table of the results.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest -m fault -n 2
+	$(BIN)/python -m pytest -m fault -n 2 -o faulthandler_timeout=600
 
 # Tests with the lowest version of each dependency that pyproject.toml allows; without the extra fast.
 test-lowest:

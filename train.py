@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import signal
 
-for number in (signal.SIGINT, signal.SIGTERM):  # no traceback while the imports below take their seconds
-    signal.signal(number, lambda signum, frame: os._exit(128 + signum))
+if __name__ == "__main__":  # no traceback while the imports below take their seconds
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, frame: os._exit(128 + signum))
 
 import logging
 import math

@@ -19,45 +19,40 @@ if TYPE_CHECKING:
     from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.sgdr import SGDR, LRSchedule, LRTrace
     from dogscats.lesson.tta import TTA
-    from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
-    from dogscats.networks.timm_backbone import timm_backbone
+    from dogscats.networks.timm_backbone import (
+        efficientnet_lite0,
+        efficientnet_lite1,
+        efficientnet_lite2,
+        timm_backbone,
+    )
     from dogscats.predict.predictor import Predictor
     from dogscats.report.history import History
     from dogscats.report.report_callback import Pictures, Report
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
-_MODULES = {
-    "SGDR": "lesson.sgdr",
-    "TTA": "lesson.tta",
-    "Backbone": "lesson.backbone",
-    "Classifier": "lesson.classifier",
-    "DogsCatsDataModule": "data.loading.datamodule",
-    "History": "report.history",
-    "LRFinder": "lesson.lr_finder",
-    "LRSchedule": "lesson.sgdr",
-    "LRTrace": "lesson.sgdr",
-    "LogFormatter": "base.text",
-    "OutputFolder": "runs.directory",
-    "Pictures": "report.report_callback",
-    "Predictions": "lesson.predictions",
-    "Predictor": "predict.predictor",
-    "Report": "report.report_callback",
-    "SampleDataModule": "data.loading.sample_data",
-    "SweepReport": "runs.sweep",
-    "crops": "data.pixels.transforms",
-    "efficientnet_lite0": "networks.efficientnet_lite",
-    "efficientnet_lite1": "networks.efficientnet_lite",
-    "efficientnet_lite2": "networks.efficientnet_lite",
-    "evaluation_metrics": "lesson.metrics",
-    "find_lr": "lesson.lr_finder",
-    "none": "data.pixels.transforms",
-    "resnet34": "lesson.backbone",
-    "side_on": "data.pixels.transforms",
-    "timm_backbone": "networks.timm_backbone",
-    "top_down": "data.pixels.transforms",
+_NAMES = {
+    "base.text": "LogFormatter",
+    "data.loading.datamodule": "DogsCatsDataModule",
+    "data.loading.sample_data": "SampleDataModule",
+    "data.pixels.transforms": "crops none side_on top_down",
+    "lesson.backbone": "Backbone resnet34",
+    "lesson.classifier": "Classifier",
+    "lesson.lr_finder": "LRFinder find_lr",
+    "lesson.metrics": "evaluation_metrics",
+    "lesson.predictions": "Predictions",
+    "lesson.sgdr": "LRSchedule LRTrace SGDR",
+    "lesson.tta": "TTA",
+    "networks.timm_backbone": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone",
+    "predict.predictor": "Predictor",
+    "report.history": "History",
+    "report.report_callback": "Pictures Report",
+    "runs.directory": "OutputFolder",
+    "runs.sweep": "SweepReport",
 }
-"""Module of each public name."""
+"""Public names of each module."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_MODULES]
 

@@ -121,6 +121,7 @@ def command_runner(folder: Path, draws: bool = False) -> Run:
     """Runs a script of the repository in this process as `python <script>` would: a process takes seconds to start.
 
     Its figures are composed, but saved as empty pictures unless it `draws`: rendering them takes half of a short run.
+    Signals are for processes of their own, see `process_runner`: here they would reach the tests.
     """
 
     def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -229,6 +230,7 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.failed:
         for name, value in report.user_properties:
@@ -236,6 +238,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
                 count = FAULTS.setdefault(str(value), [0, 0])
                 count[0] += report.passed
                 count[1] += 1
+    if report.when == "???":  # xdist's report of the test in which a worker died: the others would go on for minutes
+        pytest.exit(str(report.longrepr), returncode=1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,6 +3,7 @@
 import platform
 import shlex
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -94,10 +95,8 @@ def installed_versions() -> dict[str, str]:
     """Return the versions of `PACKAGES` by name."""
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

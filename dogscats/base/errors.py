@@ -21,10 +21,7 @@ log = logging.getLogger(__name__)
 USERS_FULL_ERROR = "DOGSCATS_HYDRA_FULL_ERROR"
 """Environment variable with the user's own HYDRA_FULL_ERROR, while `hydra_errors_exit` sets another."""
 
-LIBRARIES = {
-    **dict.fromkeys(("pytorch_lightning", "lightning_fabric"), "Lightning"),
-    **dict.fromkeys(("hydra", "omegaconf"), "Hydra"),
-}
+LIBRARIES = {"pytorch_lightning": "Lightning", "lightning_fabric": "Lightning", "hydra": "Hydra", "omegaconf": "Hydra"}
 """Packages whose own errors are about settings, and their names."""
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -128,10 +125,11 @@ def user_message(error: BaseException) -> str | None:
         return f"{error.group}.{error}" if error.group else str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL | FILE_UNUSABLE:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "file"
-        what, advice = (
-            ("written", "Free some space, or choose") if error.errno in DISK_FULL else ("used", "Fix it, or choose")
+        full = error.errno in DISK_FULL
+        what, advice = ("written", "Free some space") if full else ("used", "Fix it")
+        return (
+            f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice}, or choose another folder."
         )
-        return f"{error.filename or run_dir}: it cannot be {what} ({error.strerror}). {advice} another folder."
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory|bad alloc", str(error)):
         return (
             f"Not enough memory ({first_line(error)}). Set a smaller data.batch_size, fewer data.num_workers, or a "
@@ -148,7 +146,11 @@ def user_message(error: BaseException) -> str | None:
             "data.num_workers (0 needs none) or a smaller data.batch_size."
         )
     if isinstance(error, OverrideParseException):
-        return _how_to_quote(error)
+        key, _, value = error.override.partition("=")
+        return (
+            f"{error.override}: Hydra cannot read this argument. Text with characters other than letters, digits and "
+            f"/-_. is quoted for Hydra, and once more for the shell: {setting(key, value)}"
+        )
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
         return "The process of a job was killed, perhaps for lack of memory. Set fewer hydra.launcher.n_jobs."
     if unknown := re.match(r"Could not override '([^']*)'", str(error)):
@@ -179,17 +181,6 @@ def optional(what: str, done: str = "drawn") -> Iterator[None]:
         log.debug("", exc_info=True)
 
 
-def _how_to_quote(error: OverrideParseException) -> str:
-    """Say how to write a setting that Hydra cannot parse."""
-    key, equals, value = error.override.partition("=")
-    if not (equals and value and re.fullmatch(r"[+~]{0,2}[\w./@-]+", key)):
-        return f"{error.override}: Hydra cannot read this argument. A setting is <key>=<value>."
-    return (
-        f"{error.override}: Hydra cannot read this value. Quote text with characters other than letters, digits and "
-        f"/-_. for Hydra, and once more for the shell: {setting(key, value)}"
-    )
-
-
 def _raised_in(error: BaseException) -> str | None:
     """Return the library that itself raised the error, as it does for invalid settings."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -208,7 +199,7 @@ def user_errors_exit() -> Iterator[None]:
         yield
     except Exception as error:
         message = user_message(error)
-        if message is None or _traceback_wanted():
+        if message is None or os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1":
             raise
         raise SystemExit(f"error: {shown_lines(message)}") from error
 
@@ -225,7 +216,3 @@ def hydra_errors_exit() -> Iterator[None]:
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
         del os.environ[USERS_FULL_ERROR]
-
-
-def _traceback_wanted() -> bool:
-    return os.environ.get(USERS_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR")) == "1"

@@ -6,19 +6,20 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar
 
-PATIENCE = 3
+SECONDS_TO_END_WORKERS = 3
 """Seconds that the main process has to end its workers after a signal."""
 
-MOMENT = 0.2
+SECONDS_BEFORE_RAISE = 0.2
 """Seconds after which `Interrupted` is raised wherever the process is, and again if it was lost."""
 
-STUCK = 10
+SECONDS_BEFORE_EXIT = 10
 """Seconds after which a process that is still there is ended."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -62,22 +63,16 @@ class Interrupt:
         if os.getpid() != self.process:
             leave_signal_to_main_process(signum, frame)
             return
-        # A second signal must not interrupt the clean-up after the first.
-        signal.signal(signum, signal.SIG_IGN)
-        # Nor the end of a worker: PyTorch's handler raises an error then.
+        if Interrupt.pending is not None:  # a second signal must not interrupt the clean-up after the first
+            return
+        Interrupt.pending, self.signum, self.last = self, signum, None
+        # Nor must the end of a worker: PyTorch's handler raises an error then.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.signum, self.last = signum, None
-        Interrupt.pending = self
-        signal.signal(signal.SIGALRM, self._alarm)
-        signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)
-        self.end = threading.Timer(STUCK, self._end)
+        self.end = threading.Timer(SECONDS_BEFORE_EXIT, self._end)
         self.end.daemon = True
         self.end.start()
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_BEFORE_RAISE, SECONDS_BEFORE_RAISE)
         atexit.register(_leave, 128 + signum)
-
-    def _alarm(self, _: int, frame: FrameType | None) -> None:
-        if not _importing(frame):
-            self.raise_unless_raised()
 
     def raise_unless_raised(self) -> None:
         """Raise `Interrupted`, unless the last one is on its way out."""
@@ -96,13 +91,15 @@ class Interrupt:
         os._exit(128 + self.signum)
 
 
+def _alarm(_: int, frame: FrameType | None) -> None:
+    """Raise `Interrupted` wherever the process is, if a signal has come."""
+    if not _importing(frame):
+        stop_if_interrupted()
+
+
 def _importing(frame: FrameType | None) -> bool:
     """Whether a module is being imported: C++ code that registers classes then aborts on an exception."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
+    return any(outer.f_code.co_filename.startswith("<frozen importlib") for outer, _ in traceback.walk_stack(frame))
 
 
 def _leave(code: int) -> None:
@@ -123,7 +120,10 @@ def interruptible() -> Iterator[None]:
     All files are written atomically, so there is no need to wait for a safe point.
     """
     before = {number: signal.signal(number, Interrupt()) for number in SIGNALS}
-    alarm, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+    # Installed before any signal comes: a Trainer that ends puts back the handlers that it found, and the default one
+    # would end the process at the next alarm.
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _alarm)
+    hook = sys.unraisablehook
 
     def unraisable(lost: "sys.UnraisableHookArgs") -> None:
         if not issubclass(lost.exc_type, Interrupted):  # it is raised again
@@ -142,7 +142,7 @@ def interruptible() -> Iterator[None]:
         if Interrupt.pending is not None:
             Interrupt.pending.end.cancel()
             Interrupt.pending = None
-        for number, handler in (before | {signal.SIGALRM: alarm}).items():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -152,7 +152,8 @@ def leave_signal_to_main_process(signum: int, frame: FrameType | None) -> None:
     A worker that died first would look like a failure. After SIGTERM, one that is stuck dies of the alarm.
     """
     if signum == signal.SIGTERM:
-        signal.alarm(PATIENCE)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a forked process has inherited the main process's handler
+        signal.alarm(SECONDS_TO_END_WORKERS)
 
 
 def handle_signals_in_worker(worker: int = 0) -> None:

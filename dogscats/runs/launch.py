@@ -6,10 +6,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from lightning_fabric import Fabric
 
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
@@ -58,7 +56,7 @@ def open_run(checked: Settings) -> Iterator[Run]:
         checked: settings of the run.
 
     Raises:
-        UserError: for a bad config, before any computation.
+        UserError: for a bad config, before any computation; or if another process works on the run.
     """
     started = time.perf_counter()
     stop_if_interrupted()  # during the imports
@@ -76,7 +74,10 @@ def open_run(checked: Settings) -> Iterator[Run]:
     }
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
-    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, run_lock(run_dir, fabric):
+    with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, ExitStack() as lock:
+        if fabric.is_global_zero:
+            # Workers of a process that was killed may hold the lock for a few seconds more.
+            lock.enter_context(locked(run_dir / ".lock", str(run_dir), timeout=10))
         progress = read_progress(run_dir, stages) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
@@ -103,21 +104,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def run_lock(run_dir: Path, fabric: Fabric) -> Iterator[None]:
-    """Let one process at a time, with its ranks, work on a run.
-
-    Raises:
-        UserError: if another process works on it.
-    """
-    if not fabric.is_global_zero:
-        yield
-        return
-    # Workers of a process that was killed may hold the lock for a few seconds more.
-    with locked(run_dir / ".lock", str(run_dir), timeout=10):
-        yield
 
 
 def keep_photos(run: Run, data: DogsCatsDataModule) -> None:

@@ -93,8 +93,7 @@ class Watch(threading.Thread):
                 if thread.name == "child-process-observer":  # Lightning's, which kills this process without a message
                     thread._child_processes = []  # type: ignore[attr-defined]
             if any(process.poll() for process in self.processes):
-                # A process that is being interrupted already ignores a second signal.
-                self.interrupted = callable(signal.getsignal(signal.SIGTERM))
+                self.interrupted = Interrupt.pending is None  # otherwise this signal is ignored, as the second one
                 os.kill(os.getpid(), signal.SIGTERM)
                 if not self.stopped.wait(SECONDS_TO_STOP):
                     self._end()

@@ -43,11 +43,6 @@ class RunProgress:
     stages: Sequence[str] = ()
     checkpoint: Path | None = None
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return bool(self.metrics.get("final"))
-
 
 class Run:
     """State shared by the stages of a run.
@@ -101,7 +96,7 @@ class Run:
         n_aug = max((callback.n_aug for callback in built if isinstance(callback, TTA)), default=0)
         own = any(not type(callback).__module__.startswith("dogscats.") for callback in built)
         check_metric(settings["optimized_metric"], stages, n_aug, own)
-        build_loggers(cfg.get("logger"), out, "final")
+        build_loggers(settings.get("logger"), out, "final")
         make_trainer = trainer_factory(settings["trainer"], out, fabric.device)
         self.make_trainer = partial(make_trainer, plugins=[VerifiedCheckpointIO()])
         self.precision = str(self.make_trainer().precision)
@@ -109,7 +104,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the resumed run is already finished."""
-        return self.progress.finished and not self.unreported.exists()
+        return bool(self.progress.metrics.get("final")) and not self.unreported.exists()
 
     @property
     def unreported(self) -> Path:
@@ -120,8 +115,8 @@ class Run:
     def has_default_recipe(self) -> bool:
         """Whether this new run has the default recipe because no other was chosen."""
         hydra = HydraConfig.get()
-        named = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
-        return not self.resumed and hydra.runtime.choices.get("recipe") == "lesson1" and not named
+        chosen = any(setting.startswith("recipe=") for setting in hydra.overrides.task)
+        return not (self.resumed or chosen) and hydra.runtime.choices.get("recipe") == "lesson1"
 
     @property
     def is_trial(self) -> bool:
@@ -178,13 +173,11 @@ def read_progress(run_dir: Path, stages: Sequence[Stage]) -> RunProgress:
 
 def _is_progress(metrics: Any) -> bool:
     """Check the types of the entries of a `metrics.json` that a run reads."""
-    if not isinstance(metrics, dict):
-        return False
-    stages, final, found = metrics.get("stages"), metrics.get("final", {}), metrics.get("lr_finder")
-    rows = isinstance(stages, dict) and all(isinstance(row, dict) and "seconds" in row for row in stages.values())
-    return (
-        rows and isinstance(final, dict) and isinstance(found, dict) and isinstance(metrics.get("seconds"), int | float)
-    )
+    match metrics:
+        case {"stages": dict(stages), "lr_finder": dict(), "seconds": int() | float()}:
+            rows = all(isinstance(row, dict) and "seconds" in row for row in stages.values())
+            return rows and isinstance(metrics.get("final", {}), dict)
+    return False
 
 
 def read_intact(file: Path) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "heads": whole(1, 1000),
     "activations.views": (whole(0, 10_000)[0], "a whole number of at least 0"),
+    "model.weights": (lambda value: isinstance(value, str), "imagenet, none or a file"),
     "trust": SWITCH,
 }
 """Rules for single settings. Stages and data have their own; other groups are checked when they are built."""
@@ -70,9 +71,9 @@ def check_settings(cfg: DictConfig) -> Settings:
     for group in ("augment", "activations"):
         if not isinstance(values.get(group), Mapping):
             raise UserError(f"{group}: the config group is missing. Run {command('train')} --help for the choices.")
-    if not isinstance(values["model"].get("weights", "none"), str):
-        raise UserError(f"model.weights={values['model']['weights']}: expected imagenet, none or a file.")
-    check_values(RULES, {**dict.fromkeys(RULES), **values, "activations.views": values["activations"].get("views")})
+    views, weights = values["activations"].get("views"), values["model"].get("weights", "none")
+    given = {"activations.views": views, "model.weights": weights}
+    check_values(RULES, {**dict.fromkeys(RULES), **values, **given})
     data = values["data"]
     if data["_target_"] in (FOLDER_DATA, SAMPLE_DATA):
         check_arguments(data)
@@ -85,12 +86,9 @@ def check_settings(cfg: DictConfig) -> Settings:
     if values.get("load") and not resumed:
         check_exists(Path(values["load"]).expanduser())
     stages = make_stages(values["recipe"])
-    if (values.get("trainer") or {}).get("limit_val_batches") == 0:
-        for stage in stages:
-            if stage.keep == "best":
-                raise UserError(
-                    f"trainer.limit_val_batches=0: recipe.{stage.name}.keep=best needs the validation loss."
-                )
+    best = [stage.name for stage in stages if stage.keep == "best"]
+    if best and (values.get("trainer") or {}).get("limit_val_batches") == 0:
+        raise UserError(f"trainer.limit_val_batches=0: recipe.{best[0]}.keep=best needs the validation loss.")
     return Settings(cfg, values, stages, run_dir, resumed)
 
 
@@ -104,12 +102,10 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
         UserError: if `resume` is not a run directory, other settings were given, or the config names code that needs
             trust.
     """
-    run_dir, allowed = home_expanded(cfg.resume), ("resume=", "trust=", "data.root=", "data.changed=")
-    typed = list(HydraConfig.get().overrides.task)
-    others = [argument for argument in typed if not argument.lstrip("+").startswith(allowed)]
-    if others:
+    typed = {override.lstrip("+").partition("=")[0]: override for override in HydraConfig.get().overrides.task}
+    if others := [typed[key] for key in typed if key not in ("resume", "trust", "data.root", "data.changed")]:
         raise UserError(f"resume={cfg.resume}: a run resumes with its own settings; drop {' '.join(others)}.")
-    file = run_dir / "config.yaml"
+    file = home_expanded(cfg.resume) / "config.yaml"
     if not file.is_file():
         raise UserError(f"resume={cfg.resume}: it has no config.yaml. Give the directory of a run of train.py.")
     saved = load_config(file, cfg.trust)
@@ -120,7 +116,7 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
         raise UserError(f"{file}: it is not the config of a run: {', '.join(broken)} missing or of another type.")
     saved["trust"] = cfg.trust  # for the checkpoint that the run may load
     for key in ("root", "changed"):
-        if any(argument.lstrip("+").startswith(f"data.{key}=") for argument in typed):
+        if f"data.{key}" in typed:
             saved.data[key] = cfg.data[key]
     return saved
 

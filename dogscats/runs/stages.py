@@ -44,7 +44,7 @@ def make_loggers(run: Run, name: str, saved: Mapping[str, Any] | None = None) ->
         name: name of the stage, or `final`.
         saved: state from which the stage is resumed, if it is.
     """
-    loggers = build_loggers(run.cfg.get("logger"), run.out, name, saved["global_step"] if saved else None)
+    loggers = build_loggers(run.settings.get("logger"), run.out, name, saved["global_step"] if saved else None)
     curve = _lr_file(run, name)
     if saved and curve.exists():  # TensorBoard drops all later steps, among them the LR finder's
         LRCurve.read(curve).log([logger for logger in loggers if isinstance(logger, TensorBoardLogger)])
@@ -140,7 +140,7 @@ def finish_stage(
         for name in [*([stage.save] if stage.save else []), "last"]:
             save_classifier(state.parent / f"{name}.ckpt", model, run.description, stage.name)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    history = next((callback for callback in callbacks if isinstance(callback, History)), None) or History()
+    history = next((callback for callback in callbacks if isinstance(callback, History)), History())
     metrics: dict[str, Any] = history.metrics()
     keep_best = next((callback for callback in callbacks if isinstance(callback, KeepBest)), None)
     if keep_best:

@@ -55,7 +55,10 @@ def trainer_factory(
     """
     fixed = {key: value for key, value in settings.items() if key != "_target_" and key not in REFUSED_ARGUMENTS}
     fixed |= {"default_root_dir": run_dir, "use_distributed_sampler": False}
-    device = device or _chosen_device(settings)
+    if device is None:
+        chosen = {key: settings.get(key) or "auto" for key in ("accelerator", "devices")}
+        with as_user_error("trainer"):
+            device = Fabric(accelerator=chosen["accelerator"], devices=chosen["devices"]).device
     if fixed.get("sync_batchnorm") and device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch's SyncBatchNorm needs GPUs. Remove it.")
     target = settings.get("_target_") or "pytorch_lightning.Trainer"
@@ -67,17 +70,16 @@ def trainer_factory(
     def make_trainer(callbacks: Sequence[Callback] = (), plugins: Sequence[Any] = (), **own: Any) -> Trainer:
         # Built anew for each Trainer: the state of a plugin, such as a loss scale, must not reach the next stage.
         arguments = {key: _built(value) for key, value in fixed.items()} | own
-        own_plugins = arguments.pop("plugins", None) or []
-        own_plugins = own_plugins if isinstance(own_plugins, list) else [own_plugins]
+        given = arguments.pop("plugins", None) or []
+        own_plugins = given if isinstance(given, list) else [given]
         if any(isinstance(plugin, CheckpointIO) for plugin in own_plugins):
             raise UserError(
                 "trainer.plugins: a CheckpointIO has no effect here; checkpoints are written and verified already."
             )
         if arguments.get("precision") is None and not any(isinstance(plugin, Precision) for plugin in own_plugins):
             arguments["precision"] = default_precision(device)
-        bars = [] if any(isinstance(callback, ProgressBar) for callback in callbacks) else [Progress()]
-        if arguments.get("enable_progress_bar") is False:
-            bars = []
+        own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        bars = [] if own_bar or arguments.get("enable_progress_bar") is False else [Progress()]
         every = [*bars, *callbacks, own_signal_handlers()]
         with as_user_error("trainer"):
             trainer: Trainer = trainer_class(**arguments, callbacks=every, plugins=[*own_plugins, *plugins])
@@ -104,14 +106,6 @@ def cpu_computes_bf16() -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
-
-
-def _chosen_device(settings: Mapping[str, Any]) -> torch.device:
-    """Return the device that a Trainer with these settings chooses."""
-    with as_user_error("trainer"):
-        return Fabric(
-            accelerator=settings.get("accelerator") or "auto", devices=settings.get("devices") or "auto"
-        ).device
 
 
 def _built(value: Any) -> Any:
@@ -165,8 +159,7 @@ def own_signal_handlers() -> LambdaCallback:
         if threading.current_thread() is not threading.main_thread():  # elsewhere nothing was replaced
             return
         for number, handler in handlers.items():
-            if not isinstance(signal.getsignal(number), signal.Handlers):  # not while a first signal is handled
-                signal.signal(number, handler)
+            signal.signal(number, handler)
 
     def stop(*args: Any) -> None:
         stop_if_interrupted()

@@ -20,22 +20,11 @@ REFUSED_ARGUMENTS = {
     "limit_test_batches": "nothing is tested here; set trainer.limit_val_batches or trainer.limit_predict_batches",
     "overfit_batches": "use few photos: data.limit=<photos per class>",
     "enable_checkpointing": "resume= needs checkpoints; recipe.<stage>.save=null disables the checkpoint of a stage",
-    "use_distributed_sampler": "photos are already split across ranks, without repeating any",
     "reload_dataloaders_every_n_epochs": "photos are already read again in every epoch",
     "barebones": "disable features one by one: logger=[], trainer.enable_progress_bar=false",
     "model_registry": "the checkpoints are in the run directory; upload them from there",
 }
 """Refused arguments, with an alternative for each."""
-
-ACCEPTED_VALUES = {
-    "max_steps": -1,
-    "enable_checkpointing": True,
-    "use_distributed_sampler": False,
-    "overfit_batches": 0,
-    "reload_dataloaders_every_n_epochs": 0,
-    "barebones": False,
-}
-"""Values of refused arguments that are accepted, because they change nothing."""
 
 
 def _positive(value: Any) -> bool:
@@ -60,6 +49,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(COUNT_ARGUMENTS, whole(1)),
     **dict.fromkeys(SWITCH_ARGUMENTS, SWITCH),
     **dict.fromkeys(("limit_train_batches", "limit_predict_batches", "gradient_clip_val"), (_positive, "more than 0")),
+    "use_distributed_sampler": (lambda value: value is False, "false: photos are already split across ranks"),
     "num_sanity_val_steps": (whole(-1)[0], "a whole number, 0 or more, or -1 for all"),
     "deterministic": (lambda value: isinstance(value, bool) or value == "warn", "true, false or warn"),
     "fast_dev_run": (lambda value: isinstance(value, bool) or whole(1)[0](value), "true, false or a number of batches"),
@@ -97,7 +87,7 @@ def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:
             similar = get_close_matches(key, known, 1)
             hint = f" Did you mean trainer.{similar[0]}?" if similar else ""
             raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{hint}")
-        if key in REFUSED_ARGUMENTS and not (key in ACCEPTED_VALUES and value == ACCEPTED_VALUES[key]):
+        if key in REFUSED_ARGUMENTS:
             raise UserError(f"trainer.{key}={value}: this has no effect here; {REFUSED_ARGUMENTS[key]}.")
         check_values(RULES, {key: value}, "trainer.")
         if not training and key in known - PREDICTION_ARGUMENTS:

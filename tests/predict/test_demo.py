@@ -246,7 +246,7 @@ STUCK = """\
 import os, signal, sys
 from dogscats.predict.demo.server import folder_for_uploads
 from dogscats.base import signals
-signals.STUCK = 0.5
+signals.SECONDS_BEFORE_EXIT = 0.5
 with signals.interruptible(), folder_for_uploads() as folder:
     open("stuck.py", "w").write("import os, time; os.kill(os.getpid(), 2); time.sleep(60)")
     print(folder, flush=True)

@@ -224,3 +224,51 @@ def test_little_shared_memory(photos: Path, tmp_path: Path, estimate: bool) -> N
         assert result.returncode == 1
         assert "/dev/shm" in result.stderr
         assert "data.num_workers" in result.stderr
+
+
+CLEAN_UP = """
+import signal, time
+from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.demos.boring_classes import BoringModel
+from dogscats.base.signals import interruptible
+from dogscats.runs.trainer import trainer_factory
+
+send = LambdaCallback(on_train_batch_start=lambda *_: signal.raise_signal(signal.SIGTERM))
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+with interruptible():
+    try:
+        trainer_factory({"accelerator": "cpu"})([send], max_epochs=1, **quiet).fit(BoringModel())
+    finally:
+        time.sleep(0.5)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        print("cleaned up", flush=True)
+"""
+
+
+def test_neither_alarms_nor_further_signals_disturb_the_clean_up_after_a_trainer(tmp_path: Path) -> None:
+    """The Trainer puts back the handlers that it found, while alarms go on, to raise an exception that was lost."""
+    result = subprocess.run([sys.executable, "-c", CLEAN_UP], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (result.returncode, result.stdout) == (143, "cleaned up\n"), result.stderr
+
+
+FORKED = """
+import os, signal, time
+from dogscats.base import signals
+
+signals.SECONDS_TO_END_WORKERS = 1
+with signals.interruptible():
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writing, b"started")
+        time.sleep(60)
+    os.read(reading, 1)
+    os.kill(pid, signal.SIGTERM)
+    print(os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGALRM)
+"""
+
+
+def test_a_forked_process_that_is_stuck_dies_of_the_alarm(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=15, check=False)
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr

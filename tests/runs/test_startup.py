@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -99,6 +100,13 @@ def test_a_signal_during_the_imports(shared_root: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert not (tmp_path / "run" / "config.yaml").exists()
     assert "Traceback" not in output + errors
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_importing_a_command_leaves_signal_handlers_as_they_are(script: str) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    runpy.run_path(str(REPOSITORY / script), run_name="imported")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_public_names() -> None:
