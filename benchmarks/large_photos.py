@@ -28,7 +28,7 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.listing import list_images
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, resnet34
-from dogscats.networks.efficientnet_lite import efficientnet_lite0
+from dogscats.networks.timm_backbone import efficientnet_lite0
 from dogscats.runs.launch import keep_freed_memory
 
 LARGE, SMALL = (4000, 3000), (500, 375)

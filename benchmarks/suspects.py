@@ -39,7 +39,7 @@ from dogscats.lesson.backbone import Backbone, PrecomputedBody, resnet34
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.sgdr import SGDR
-from dogscats.networks.efficientnet_lite import efficientnet_lite0
+from dogscats.networks.timm_backbone import efficientnet_lite0
 from dogscats.reliability.neighbors import half_whitened, nearest, principal_components
 from dogscats.suspects.appearance import THUMBNAIL, Appearance, look_at
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates

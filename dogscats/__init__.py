@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.sgdr import SGDR, LRSchedule, LRTrace
     from dogscats.lesson.tta import TTA
-    from dogscats.networks.efficientnet_lite import efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
-    from dogscats.networks.timm_backbone import timm_backbone
+    from dogscats.networks.timm_backbone import (
+        efficientnet_lite0,
+        efficientnet_lite1,
+        efficientnet_lite2,
+        timm_backbone,
+    )
     from dogscats.predict.predictor import Predictor
     from dogscats.report.figure_table import Pictures, Report
     from dogscats.report.summary import History
@@ -39,8 +43,7 @@ _NAMES = {
     "lesson.predictions": "Predictions",
     "lesson.sgdr": "LRSchedule LRTrace SGDR",
     "lesson.tta": "TTA",
-    "networks.efficientnet_lite": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2",
-    "networks.timm_backbone": "timm_backbone",
+    "networks.timm_backbone": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone",
     "predict.predictor": "Predictor",
     "report.figure_table": "Pictures Report",
     "report.summary": "History",

@@ -127,15 +127,11 @@ class Activations:
 
     def train_loader(self, stage: str) -> DataLoader[Batch]:
         """Make the training loader of a stage, in the order in which photos would be loaded."""
-        plain = self.data.train_dataset(stage, augment=False)
-        if self.views == 0:
-            features = [self._features(plain, "activations of train")]
-        else:
+        plain, name = self.data.train_dataset(stage, augment=False), "activations of train"
+        features = [] if self.views else [self._features(plain, name)]
+        for view in range(self.views):
             augmented = self.data.train_dataset("activations", augment=True)
-            features = [
-                self._features(augmented, f"activations of train, version {view + 1}", view)
-                for view in range(self.views)
-            ]
+            features.append(self._features(augmented, f"{name}, version {view + 1}", view))
         return self._loader(features, plain, shuffle=True)
 
     def valid_loader(self) -> DataLoader[Batch]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
 
 from dogscats.base.errors import ArgumentError
+from dogscats.base.rules import check_values, one_of
 from dogscats.base.trust import records_config
 from dogscats.base.weights import load_weights, not_downloaded, read_weights
 
@@ -131,14 +133,9 @@ class PrecomputedBody(nn.Identity):
         return [[], []]
 
 
-FEATURES = ("last", "all")
-"""What is pooled: the last feature maps, or those of several depths."""
-
-
 def check_features(features: str) -> None:
-    """Raise an `ArgumentError` unless `features` is one of `FEATURES`."""
-    if features not in FEATURES:
-        raise ArgumentError("model", f"features={features}: expected {' or '.join(FEATURES)}.")
+    """Raise an `ArgumentError` unless what is pooled is the `last` feature maps, or those of `all` depths."""
+    check_values({"features": one_of("last", "all")}, {"features": features}, raises=partial(ArgumentError, "model"))
 
 
 class ResNetLayers(nn.Sequential):
@@ -181,6 +178,5 @@ def resnet34(weights: str = "imagenet", features: str = "last") -> Backbone:
         load_weights(network, state, url, ignore="fc.")
     elif weights != "none":
         load_weights(network, read_weights(weights), weights, ignore="fc.")
-    if features == "all":
-        return Backbone(network, last_early="layer2", channels=64 + 128 + 256 + 512, method="each_layer")
-    return Backbone(network, last_early="layer2", channels=512)
+    channels, method = (512, "forward") if features == "last" else (64 + 128 + 256 + 512, "each_layer")
+    return Backbone(network, last_early="layer2", channels=channels, method=method)

@@ -102,16 +102,9 @@ class Classifier(LightningModule):
         weights = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
         self.register_buffer("loss_weights", weights, persistent=False)
         # Arguments for `Classifier.load_from_checkpoint`.
-        config = {
-            "model": body.config,
-            "classes": self.classes,
-            "heads": len(heads),
-            "lrs": self.lrs,
-            "seed": seed,
-            "optimizer": optimizer,
-            "weight_decay": weight_decay,
-            "class_weights": None if class_weights is None else list(class_weights),
-        }
+        config: dict[str, Any] = {"model": body.config, "classes": self.classes, "heads": len(heads), "lrs": self.lrs}
+        config |= {"seed": seed, "optimizer": optimizer, "weight_decay": weight_decay}
+        config |= {"class_weights": None if class_weights is None else list(class_weights)}
         self.save_hyperparameters(config, logger=False)
         metrics = epoch_metrics(len(self.classes))
         self.valid_metrics, self.test_metrics = metrics.clone("valid_"), metrics.clone("test_")
@@ -177,11 +170,7 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer, with one parameter group per layer group; by default the lesson's SGD."""
         groups = [
-            {
-                "params": [p for module in modules for p in module.parameters(recurse=False)],
-                "lr": lr,
-                "name": name,
-            }
+            {"params": [p for module in modules for p in module.parameters(recurse=False)], "lr": lr, "name": name}
             for (name, modules), lr in zip(self.layer_groups().items(), self.lrs, strict=True)
         ]
         if self.optimizer == "adamw":

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from dogscats.base.errors import UserError
+from dogscats.base.rules import check_values, whole
 
 
 class Head(nn.Sequential):
@@ -49,8 +49,7 @@ class Heads(nn.ModuleList):
     """
 
     def __init__(self, in_features: int, num_classes: int, count: int = 1, dropout: tuple[float, float] = (0.25, 0.5)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise UserError(f"heads={count}: expected a whole number of at least 1.")
+        check_values({"heads": whole(1)}, {"heads": count})
         super().__init__(Head(in_features, num_classes, dropout) for _ in range(count))
 
     def each(self, features: torch.Tensor) -> torch.Tensor:

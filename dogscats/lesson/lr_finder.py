@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import ArgumentError
 from dogscats.base.files import read_csv, write_csv
+from dogscats.base.rules import check_values, one_of, whole
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.classifier import Classifier
 
@@ -33,7 +35,6 @@ SMOOTHING = 0.98
 
 SKIP = 10
 """Initial steps, in which the average is unreliable; excluded from the search for the lowest loss, as in fastai 0.7."""
-
 
 MIN_RELATIVE_RISE = 0.05
 """Share by which the average loss must fall and rise around its lowest value. Batches differ, so less is chance."""
@@ -120,8 +121,8 @@ class LRFinder(Callback):
     """
 
     def __init__(self, before: str = "first"):
-        if before not in ("first", "all", "none"):
-            raise ArgumentError("callbacks.lr_finder", f"before={before}: expected first, all or none.")
+        rule = one_of("first", "all", "none")
+        check_values({"before": rule}, {"before": before}, raises=partial(ArgumentError, "callbacks.lr_finder"))
         self.before = before
         self.curve = LRCurve()
 
@@ -176,8 +177,7 @@ def find_lr(
         make_trainer: function that makes a Trainer from the finder's arguments.
         steps: number of optimizer steps in which the learning rate rises; more steps lower the suggestion.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise ArgumentError("", f"steps={steps}: expected a whole number of at least 1.")
+    check_values({"steps": whole(1)}, {"steps": steps}, raises=partial(ArgumentError, ""))
     finder = LRFinder()
     with isolate_rng():
         trainer = make_trainer(

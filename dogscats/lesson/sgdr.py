@@ -1,14 +1,16 @@
 """Callbacks that apply a learning-rate schedule, and that record the learning rates."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from dogscats.base.errors import ArgumentError, first_line
+from dogscats.base.errors import ArgumentError, as_user_error
 from dogscats.base.files import write_stage_rows
+from dogscats.base.rules import SWITCH, check_values, one_of, whole
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.schedules import MOMENTA, SCHEDULES, Position
 
@@ -25,12 +27,10 @@ class LRSchedule(Callback):
     """
 
     def __init__(self, schedule: str, **options: Any):
-        if schedule not in SCHEDULES:
-            raise ArgumentError("callbacks", f"schedule={schedule}: expected one of {', '.join(SCHEDULES)}.")
-        try:
+        wrong = partial(ArgumentError, "callbacks")
+        check_values({"schedule": one_of(*SCHEDULES)}, {"schedule": schedule}, raises=wrong)
+        with as_user_error(f"schedule={schedule}", errors=(TypeError, ArithmeticError), raises=wrong):
             SCHEDULES[schedule](Position(1, 4, 8), **options)
-        except (TypeError, ArithmeticError) as error:
-            raise ArgumentError("callbacks", f"schedule={schedule}: {first_line(error)}.") from error
         self.schedule, self.options = schedule, options
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -58,12 +58,10 @@ class SGDR(LRSchedule):
     """
 
     def __init__(self, cycle_len: int = 1, cycle_mult: int = 1, fastai_start: bool = False):
-        for key, value in (("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError("callbacks.sgdr", f"{key}={value}: expected a whole number of at least 1.")
-        if not isinstance(fastai_start, bool):
-            raise ArgumentError("callbacks.sgdr", f"fastai_start={fastai_start}: expected true or false.")
-        super().__init__("sgdr", cycle_len=cycle_len, cycle_mult=cycle_mult, fastai_start=fastai_start)
+        options = {"cycle_len": cycle_len, "cycle_mult": cycle_mult, "fastai_start": fastai_start}
+        rules = {"cycle_len": whole(1), "cycle_mult": whole(1), "fastai_start": SWITCH}
+        check_values(rules, options, raises=partial(ArgumentError, "callbacks.sgdr"))
+        super().__init__("sgdr", **options)
 
 
 class LRTrace(Callback):

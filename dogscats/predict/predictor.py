@@ -25,7 +25,7 @@ from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.reliability.kept import read_reliability
 from dogscats.reliability.measured import Reliability
-from dogscats.reliability.training_photos import similar_photos
+from dogscats.reliability.strangers import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.directory import checkpoint_of

@@ -6,7 +6,6 @@ nearest class than from what is usual for all photos: Ren et al., "A Simple Fix 
 Near-OOD Detection", https://arxiv.org/abs/2106.09022.
 """
 
-from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -59,27 +58,20 @@ class Disagreement(Sign):
 
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
-        """Learn from evenly spaced training photos; `None` for more than `MAX_CLASSES` classes."""
-        if photos.num_classes > MAX_CLASSES:
-            return None
-        some = evenly_spaced(len(photos.labels), MAX_PHOTOS_FITTED)
-        return cls.of(photos.features[some], torch.tensor(photos.labels)[some], photos.num_classes, photos.widths())
+        """Learn from evenly spaced training photos; `None` for more than `MAX_CLASSES` classes.
 
-    @classmethod
-    def of(cls, features: torch.Tensor, labels: torch.Tensor, classes: int, widths: Sequence[int]) -> Self:
-        """Learn from training photos.
-
-        Args:
-            features: features `(N, F)`.
-            labels: class index of each photo `(N,)`; classes may lack photos.
-            classes: number of classes `C`, at most `MAX_CLASSES`.
-            widths: number of features of each depth. They count as one depth if the answers would be too many.
+        The depths count as one if their answers would be too many. Classes may lack photos.
         """
+        if (classes := photos.num_classes) > MAX_CLASSES:
+            return None
+        widths = list(photos.widths())
         if classes * len(widths) > MAX_ANSWERS:
-            widths = [features.shape[1]]
+            widths = [sum(widths)]
+        some = evenly_spaced(len(photos.labels), MAX_PHOTOS_FITTED)
+        features, labels = photos.features[some], torch.tensor(photos.labels)[some]
         targets = 2 * nnf.one_hot(labels, classes).float() - 1
         solutions, biases, left_out = zip(
-            *(_regress(block.float(), targets) for block in torch.split(features, list(widths), dim=1)), strict=True
+            *(_regress(block.float(), targets) for block in torch.split(features, widths, dim=1)), strict=True
         )
         answers = torch.cat(left_out, dim=1)
         deviation = answers.std(dim=0, correction=0)

@@ -9,16 +9,15 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dogscats.base.errors import UserError, first_line
+from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, digest, read_json, write_json
-from dogscats.base.rules import SHARE
+from dogscats.base.rules import SHARE, Rule, check_values, is_number, or_none
 from dogscats.base.text import shown, text_table
 from dogscats.base.weights import check_stored
 from dogscats.reliability.measured import LABELS, Reliability, Version
@@ -29,8 +28,14 @@ log = logging.getLogger(__name__)
 
 STRANGERS, RELIABILITY = "strangers.npz", "reliability.json"
 
-EDITABLE = ("temperature", "unsure_below", "none_above")
-"""Numbers of each version in `reliability.json` that predictions use."""
+NUMBER: Rule = (lambda value: is_number(value) and math.isfinite(value), "a number")
+
+EDITABLE: dict[str, Rule] = {
+    "temperature": (lambda value: NUMBER[0](value) and value > 0, "a number above 0"),
+    "unsure_below": NUMBER,
+    "none_above": NUMBER,
+}
+"""Numbers of each version in `reliability.json` that predictions use, and that may be edited."""
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -79,9 +84,8 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
         UserError: if a file is damaged, or `keep` is given and there are no files.
     """
     file, saved = run_dir / STRANGERS, read_json(run_dir / RELIABILITY)
-    reason, (good, expected) = None, SHARE
-    if keep is not None and not good(keep):
-        raise UserError(f"keep={keep}: expected {expected}.")
+    check_values({"keep": or_none(SHARE)}, {"keep": keep})
+    reason = None
     missing = [name for name in (STRANGERS, RELIABILITY) if not (run_dir / name).is_file()]
     if saved is None or missing:
         reason = f"{shown(run_dir)} has no {' and '.join(missing)}"
@@ -92,33 +96,19 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
             raise UserError(f"keep={keep}: {reason}.")
         log.info("No calibration, and no photo is called unsure or none: %s", reason)
         return None
+    advice = "Restore both, or remove them."
     if saved.get("strangers") != digest(file):
-        raise UserError(
-            f"{shown(file)}: it is damaged, or of another run than {RELIABILITY} beside it. Restore both, or remove "
-            "them."
-        )
-    try:
+        raise UserError(f"{shown(file)}: it is damaged, or of another run than {RELIABILITY} beside it. {advice}")
+    with as_user_error(shown(file), f"it is damaged, or {RELIABILITY} beside it", advice):
         check_stored(file)
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "paths"}
             paths = json.loads(archive["paths"].tobytes())
-        detector = StrangerDetector.restore(arrays, paths)
         versions = {name: _version(saved[name], name, arrays) for name in LABELS if name in saved}
-        reliability = Reliability(detector, **versions, keep=float(saved["keep"]))
-        return reliability if keep is None else at_share(reliability, keep)
-    except UserError:
-        raise
-    except Exception as error:  # odd content can raise almost anything
-        raise UserError(
-            f"{shown(file)}: it is damaged, or {RELIABILITY} beside it ({first_line(error)}). Restore both, or remove "
-            "them."
-        ) from error
-
-
-def at_share(reliability: Reliability, keep: float) -> Reliability:
-    """Choose the thresholds anew, for another share of validation photos to be classified."""
-    tta = reliability.tta and reliability.tta.keeping(keep)
-    return replace(reliability, plain=reliability.plain.keeping(keep), tta=tta, keep=keep)
+        if keep is not None:
+            versions = {name: version.keeping(keep) for name, version in versions.items()}
+        detector = StrangerDetector.restore(arrays, paths)
+        return Reliability(detector, **versions, keep=float(saved["keep"]) if keep is None else keep)
 
 
 def log_reliability(reliability: Reliability) -> None:
@@ -135,15 +125,7 @@ def log_reliability(reliability: Reliability) -> None:
 
 
 def _version(saved: Mapping[str, Any], name: str, arrays: Mapping[str, torch.Tensor]) -> Version:
-    temperature, *thresholds = (_number(saved[key], f"{name}.{key}") for key in EDITABLE)
-    if temperature <= 0:
-        raise UserError(f"{RELIABILITY}: {name}.temperature={temperature:g}: expected more than 0.")
+    check_values(EDITABLE, saved, f"{RELIABILITY}: {name}.")
+    temperature, *thresholds = (float(saved[key]) for key in EDITABLE)
     probable, right = arrays[f"{name}_probable"], arrays[f"{name}_right"]
     return Version(temperature, Thresholds(*thresholds), probable, arrays["unlike"], right, {})
-
-
-def _number(value: Any, key: str) -> float:
-    """Check a number of `reliability.json`, which may have been edited."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{RELIABILITY}: {key}={value}: expected a number.")
-    return float(value)

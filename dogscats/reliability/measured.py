@@ -13,18 +13,66 @@ import torch
 from dogscats.base.errors import UserError
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
-from dogscats.reliability.calibration import (
-    MIN_PHOTOS_FITTED,
-    fit_temperature,
-    out_of_fold,
-    with_temperature,
-)
-from dogscats.reliability.strangers import StrangerDetector
+from dogscats.reliability.strangers import StrangerDetector, log_not_measured
 from dogscats.reliability.thresholds import KEEP, Thresholds, accuracy_kept, choose_thresholds, words
-from dogscats.reliability.training_photos import log_not_measured
 
 LABELS = {"plain": "plain", "tta": "test-time augmentation"}
 """Names of the versions of predictions, in files and for people."""
+
+MAX_PHOTOS_FITTED = 10_000
+"""Number of photos to fit the temperature to; more take longer and do not change it."""
+
+MIN_PHOTOS_FITTED = 50
+"""Smallest number of photos to fit a temperature to; with fewer it would follow single photos."""
+
+FOLDS = 5
+
+TEMPERATURES = (1 / 8, 8.0)
+"""Range of the temperature."""
+
+
+def with_temperature(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Soften probabilities `(N, C)` by a temperature above 1, or sharpen them by one below; 1 leaves them as they are.
+
+    This is the softmax of their logarithms divided by the temperature, Guo et al., equation 9. The order of the classes
+    of a photo stays. Of averaged probabilities, it is that of the mean.
+    """
+    if temperature == 1:
+        return probabilities
+    return (_logs(probabilities) / temperature).softmax(dim=1).to(probabilities.dtype)
+
+
+def fit_temperature(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    """Find the temperature with the lowest log loss, by bisection: the loss is convex in its inverse.
+
+    Args:
+        probabilities: class probabilities `(N, C)`.
+        labels: class indices `(N,)`.
+    """
+    step = -(-len(labels) // MAX_PHOTOS_FITTED)
+    logs = _logs(probabilities[::step])
+    of_label = logs.gather(1, labels[::step, None]).mean()
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    for _ in range(30):
+        inverse = (low * high) ** 0.5
+        slope = ((inverse * logs).softmax(dim=1) * logs).sum(dim=1).mean() - of_label
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+    return float(1 / inverse)
+
+
+def out_of_fold(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Calibrate each photo by a temperature that was fitted without its fold, so that metrics are honest `(N, C)`."""
+    calibrated, folds = probabilities.clone(), torch.arange(len(labels)) % FOLDS
+    for fold in range(FOLDS):
+        held_out = folds == fold
+        temperature = fit_temperature(probabilities[~held_out], labels[~held_out])
+        calibrated[held_out] = with_temperature(probabilities[held_out], temperature)
+    return calibrated
+
+
+def _logs(probabilities: torch.Tensor) -> torch.Tensor:
+    """Logarithms of probabilities; those that underflowed to 0 count as the smallest normal float32."""
+    return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 @dataclass(frozen=True)
@@ -151,17 +199,15 @@ def measure(detector: StrangerDetector, plain: Predictions, averaged: Prediction
 
 def _version(predictions: Predictions) -> Version:
     probabilities, labels = predictions.probabilities, predictions.labels
+    right, temperature = predictions.predicted == labels, 1.0
     before = {"log_loss": predictions.log_loss, "ece": predictions.ece}
-    calibration: dict[str, float | None] = {f"{name}_before": value for name, value in before.items()}
-    calibration |= {f"{name}_after": None for name in before}
-    temperature = 1.0
-    right = predictions.predicted == labels
+    after: Mapping[str, float | None] = dict.fromkeys(before)
     if len(labels) >= MIN_PHOTOS_FITTED and not right.all():  # without a mistake, the best temperature would be 0
         honest = replace(predictions, probabilities=out_of_fold(probabilities, labels))
         after = {"log_loss": honest.log_loss, "ece": honest.ece}
-        calibration |= {f"{name}_after": value for name, value in after.items()}
-        if all(after[name] < before[name] for name in before):  # or it does not help
+        if honest.log_loss < before["log_loss"] and honest.ece < before["ece"]:  # or it does not help
             temperature = fit_temperature(probabilities, labels)
+    calibration = {f"{name}_before": before[name] for name in before} | {f"{name}_after": after[name] for name in after}
     probable = with_temperature(probabilities, temperature).max(dim=1).values
     assert predictions.unlike is not None
     thresholds = choose_thresholds(probable, predictions.unlike)

@@ -5,13 +5,13 @@ subclass of `Sign` and list it in `dogscats.reliability.strangers.SIGNS`. `bench
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-from dogscats.reliability.neighbors import ROWS, Neighbors, nearest
+from dogscats.reliability.neighbors import ROWS
 
 MAX_PHOTOS_KEPT = 20_000
 """Largest number of training photos that are kept, evenly spaced: enough for 10 MB."""
@@ -69,14 +69,14 @@ class Sign(nn.Module):
         names: names of its arrays.
         large: those that are saved in half precision.
         prefix: prefix of the names in `strangers.npz`.
-        needs_early: whether it is computed from the early features.
+        space: the features that it is computed from: `features`, or `early`.
     """
 
     ordinary: ClassVar[float]
     names: ClassVar[tuple[str, ...]] = ()
     large: ClassVar[tuple[str, ...]] = ()
     prefix: ClassVar[str] = ""
-    needs_early: ClassVar[bool] = False
+    space: ClassVar[Literal["features", "early"]] = "features"
 
     def __init__(self, **arrays: torch.Tensor):
         super().__init__()
@@ -87,7 +87,7 @@ class Sign(nn.Module):
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
         """Learn from training photos; `None` if this sign does not apply to the network or its classes."""
-        raise NotImplementedError
+        return cls()  # of a sign that has nothing to learn
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the sign of each photo `(B,)`; larger for strangers."""
@@ -136,15 +136,10 @@ class Distance(Sign):
         super().__init__(**arrays)
         self.register_buffer("lengths", self.points.square().sum(dim=1), persistent=False)
 
-    @staticmethod
-    def of(photos: TrainingPhotos | ForwardPass) -> torch.Tensor | None:
-        """Return the features in whose space distances are measured `(B, F)`."""
-        return photos.features
-
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
         """Keep training photos; of more than `MAX_PHOTOS_KEPT`, evenly spaced ones."""
-        features = cls.of(photos)
+        features: torch.Tensor | None = getattr(photos, cls.space)
         if features is None:
             return None
         some = nnf.normalize(features[evenly_spaced(len(features), MAX_PHOTOS_FITTED)].float(), dim=1)
@@ -176,17 +171,11 @@ class Distance(Sign):
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the mean distance `(B,)` to the nearest training photos."""
-        features = self.of(computed)
-        assert features is not None
-        components, rest = self.components(features)
+        components, rest = self.components(getattr(computed, self.space))
         squares = components.square().sum(dim=1, keepdim=True) + self.lengths
         distances = squares - 2 * components @ self.points.T + rest
         nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
         return nearest.clamp_min(0).sqrt().mean(dim=1)
-
-    def similar(self, features: torch.Tensor, count: int) -> Neighbors:
-        """Find the `count` most similar training photos of each photo by its features `(B, F)`."""
-        return nearest(self.components(features)[0], count, self.points, skip_same=False)
 
 
 class EarlyDistance(Distance):
@@ -196,23 +185,13 @@ class EarlyDistance(Distance):
     """
 
     prefix = "early_"
-    needs_early = True
-
-    @staticmethod
-    def of(photos: TrainingPhotos | ForwardPass) -> torch.Tensor | None:
-        """Return the early features `(B, E)`."""
-        return photos.early
+    space = "early"
 
 
 class Energy(Sign):
     """Small logits: Liu et al., "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759."""
 
     ordinary = 0.95
-
-    @classmethod
-    def fit(cls, photos: TrainingPhotos) -> Self:
-        """Return the sign, which has nothing to learn."""
-        return cls()
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the negative log of the summed exponentials of the logits `(B,)`, averaged over the heads."""

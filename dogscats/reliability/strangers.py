@@ -1,13 +1,29 @@
-"""How unlike the training photos a photo is: several signs of a stranger, combined into one number from 0 to 1."""
+"""How unlike the training photos a photo is: several signs of a stranger, combined into one number from 0 to 1.
 
+A detector is fitted to the training photos of a run, and similar ones are found among them.
+"""
+
+import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy, deepcopy
+from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
+from dogscats.base.errors import UserError, user_message
+from dogscats.base.text import shown
+from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.lesson.activations import Activations
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
+from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
+from dogscats.lesson.stage import GROUPS, Stage
 from dogscats.reliability.agreement import Disagreement
+from dogscats.reliability.neighbors import nearest
 from dogscats.reliability.signs import (
     MAX_PHOTOS_KEPT,
     Distance,
@@ -18,6 +34,11 @@ from dogscats.reliability.signs import (
     TrainingPhotos,
     evenly_spaced,
 )
+
+log = logging.getLogger(__name__)
+
+MAX_PHOTOS_PASSED = 4000
+"""Largest number of training photos, evenly spaced, that pass a body whose activations are not cached."""
 
 SIGNS: tuple[tuple[type[Sign], ...], ...] = (
     (Distance,),  # for photos of another kind
@@ -32,6 +53,8 @@ class StrangerDetector(nn.Module):
     Args:
         signs: the `S` signs, fitted; the first is a `Distance`.
         paths: paths of the training photos that the distance keeps, below the root of the data.
+
+    Attributes:
         median: median of each sign for the validation photos `(S,)`; see `calibrate`.
         spread: from there to the largest ordinary value `(S,)`.
     """
@@ -40,20 +63,13 @@ class StrangerDetector(nn.Module):
     median: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(
-        self,
-        signs: Sequence[Sign],
-        paths: Sequence[str],
-        median: torch.Tensor | None = None,
-        spread: torch.Tensor | None = None,
-    ):
+    def __init__(self, signs: Sequence[Sign], paths: Sequence[str]):
         super().__init__()
         self.signs = nn.ModuleList(signs)  # type: ignore[assignment]
         self.paths, self.num_scores = list(paths), len(signs)
-        arrays = {"median": torch.zeros(len(signs)) if median is None else median}
-        arrays["spread"] = torch.ones(len(signs)) if spread is None else spread
-        for name, values in arrays.items():  # not persistent: checkpoints stay as they are
-            self.register_buffer(name, values.float(), persistent=False)
+        # Not persistent: checkpoints stay as they are.
+        self.register_buffer("median", torch.zeros(len(signs)), persistent=False)
+        self.register_buffer("spread", torch.ones(len(signs)), persistent=False)
 
     @classmethod
     def fit(cls, photos: TrainingPhotos, paths: Sequence[str]) -> "StrangerDetector":
@@ -64,7 +80,8 @@ class StrangerDetector(nn.Module):
             paths: path of each photo, below the root of the data.
         """
         kept = evenly_spaced(len(paths), MAX_PHOTOS_KEPT).tolist()
-        return cls(_first_of_each_row(lambda sign: sign.fit(photos)), [paths[row] for row in kept])
+        signs = [next(filter(None, (sign.fit(photos) for sign in row))) for row in SIGNS]
+        return cls(signs, [paths[row] for row in kept])
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """Return the arrays of all signs, `median` and `spread`, as saved in `strangers.npz`."""
@@ -76,8 +93,9 @@ class StrangerDetector(nn.Module):
     @classmethod
     def restore(cls, arrays: Mapping[str, torch.Tensor], paths: Sequence[str]) -> "StrangerDetector":
         """Restore the detector from the arrays of `strangers.npz`."""
-        signs = _first_of_each_row(lambda sign: sign.restore(arrays))
-        return cls(signs, paths, arrays["median"], arrays["spread"])
+        detector = cls([next(filter(None, (sign.restore(arrays) for sign in row))) for row in SIGNS], paths)
+        detector.median, detector.spread = arrays["median"].float(), arrays["spread"].float()
+        return detector
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "StrangerDetector":
         """Move to a device, but stay in single precision: half precision would make distances coarse."""
@@ -92,7 +110,7 @@ class StrangerDetector(nn.Module):
             heads: its heads.
             inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
         """
-        if not any(sign.needs_early for sign in self.signs):
+        if all(sign.space == "features" for sign in self.signs):
             features, early = body(inputs), None
         else:
             assert isinstance(body, Backbone)
@@ -136,15 +154,104 @@ class StrangerDetector(nn.Module):
         """
         distance = self.signs[0]
         assert isinstance(distance, Distance)
-        neighbors = distance.similar(features, count)
+        found = nearest(distance.components(features)[0], count, distance.points, skip_same=False)
         return [
-            [(self.paths[row], value) for row, value in zip(*pair, strict=True)]
-            for pair in zip(*(values.tolist() for values in neighbors), strict=True)
+            [(self.paths[row], value) for row, value in zip(rows, values, strict=True)]
+            for rows, values in zip(found.indices.tolist(), found.similarities.tolist(), strict=True)
         ]
 
 
-def _first_of_each_row(make: Callable[[type[Sign]], Sign | None]) -> list[Sign]:
-    """Make the first sign of each row of `SIGNS` for which that does not give `None`."""
-    rows = (map(make, row) for row in SIGNS)
-    found = (next((sign for sign in row if sign is not None), None) for row in rows)
-    return [sign for sign in found if sign is not None]
+def fit_detector(
+    activations: Activations, stages: Sequence[Stage], fabric: Fabric, run_dir: Path
+) -> StrangerDetector | None:
+    """Fit the signs to the training photos in the feature space of the final body.
+
+    The activations of a frozen body are cached; photos pass a trained one once.
+
+    Args:
+        activations: activations of the run.
+        stages: stages of the recipe.
+        fabric: Fabric of all ranks; all call this.
+        run_dir: run directory, for a temporary folder.
+
+    Returns:
+        The same in all ranks; `None`, with the reason in the log, if it cannot be computed: nothing else needs it.
+    """
+    trained = any(stage.freeze_to < GROUPS.index("head") for stage in stages)
+    cached = not trained and activations.views == 0 and any(stage.precompute for stage in stages)
+    folder, detector = run_dir / ".features", None
+    body, data, photos = activations.body, activations.data, activations.data.train
+    try:
+        if not cached:
+            photos = photos.select(evenly_spaced(len(photos.paths), MAX_PHOTOS_PASSED).tolist())
+        if trained and not stages[-1].precompute:
+            activations = copy(activations)
+            with suppress(AttributeError, IndexError, RuntimeError, TypeError):  # an unusual output of the early layer
+                activations.body = WithEarly(body, data.size)
+        features = activations.features(photos, "activations of train", None if cached else str(folder))
+        if fabric.is_global_zero:
+            features, early = features[:, : body.num_features], features[:, body.num_features :]
+            training = TrainingPhotos(
+                features,
+                early if early.shape[1] else None,
+                photos.labels,
+                len(data.classes),
+                lambda: body.widths(data.size),
+            )
+            detector = StrangerDetector.fit(training, photos.paths)
+    except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
+        if fabric.world_size > 1 and not isinstance(error, UserError):
+            raise
+        log_not_measured(error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return fabric.broadcast(detector)
+
+
+class WithEarly(Backbone):
+    """A body whose features are followed by its early ones.
+
+    Args:
+        body: the body.
+        size: side of the images in pixels.
+    """
+
+    def __init__(self, body: Backbone, size: int):
+        nn.Module.__init__(self)
+        self.body, self.mean, self.std, self.method = body, body.mean, body.std, body.method
+        with torch.inference_mode():
+            images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+            self.num_features = deepcopy(self).cpu().eval()(images).shape[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute both, `(B, num_features)`."""
+        return torch.cat(self.body.forward_with_early(images), dim=1)
+
+
+def similar_photos(model: Classifier, dataset: PhotoDataset, count: int) -> list[list[tuple[str, float]]]:
+    """List the most similar training photos of each photo, best first.
+
+    Args:
+        model: trained classifier, whose scorer has the training photos.
+        dataset: photos with the evaluation transform.
+        count: number of training photos for each; fewer if there are fewer.
+
+    Returns:
+        For each photo, paths of training photos below the root of the data, with their cosine similarity.
+
+    Raises:
+        UserError: if a photo cannot be read, or the run has not kept its training photos.
+    """
+    if not isinstance(model.scorer, StrangerDetector):
+        raise UserError("This run has not kept its training photos (strangers.npz), or this checkpoint is another one.")
+    with torch.inference_mode():
+        images = (dataset[index, 0][0][None].to(model.device) for index in range(len(dataset)))
+        features = [model.body(image) for image in images]
+        return model.scorer.similar(torch.cat(features), count) if features else []
+
+
+def log_not_measured(error: Exception) -> None:
+    """Log why a run has no calibration and calls no photo unsure or none."""
+    reason = shown(user_message(error) or repr(error))
+    log.warning("No calibration, and no photo is called unsure or none: %s", reason)
+    log.debug("", exc_info=True)

@@ -12,7 +12,7 @@ from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
-from dogscats.reliability import training_photos
+from dogscats.reliability import strangers
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
 from dogscats.reliability.measured import measured
 from dogscats.report import card, page
@@ -27,7 +27,7 @@ from dogscats.runs.run import Run
 def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
     """Keep the training photos, so that predictions say how unlike them a photo is."""
     if not run.is_trial:
-        model.scorer = training_photos.fit_detector(activations, run.stages, run.fabric, run.dir)
+        model.scorer = strangers.fit_detector(activations, run.stages, run.fabric, run.dir)
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
 
 

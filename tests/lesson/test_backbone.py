@@ -11,8 +11,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.weights import read_weights
 from dogscats.lesson.activations import fold_batchnorm
 from dogscats.lesson.backbone import Backbone, resnet34
-from dogscats.networks.efficientnet_lite import efficientnet_lite0
-from dogscats.networks.timm_backbone import timm_backbone
+from dogscats.networks.timm_backbone import efficientnet_lite0, timm_backbone
 
 
 def photos(size: int = 64) -> torch.Tensor:

@@ -9,9 +9,15 @@ from dogscats import Backbone
 from dogscats.networks.timm_backbone import TimmBackbone, create_network
 from dogscats.reliability import agreement as module
 from dogscats.reliability.agreement import MAX_ANSWERS, PENALTY, Disagreement, _regress
-from dogscats.reliability.signs import ForwardPass
+from dogscats.reliability.signs import ForwardPass, TrainingPhotos
 
 WIDTHS = [12, 20]
+
+
+def fitted(features: torch.Tensor, labels: torch.Tensor, classes: int = 3) -> Disagreement:
+    sign = Disagreement.fit(TrainingPhotos(features, None, labels.tolist(), classes, lambda: WIDTHS))
+    assert sign is not None
+    return sign
 
 
 def score(sign: Disagreement, features: torch.Tensor) -> torch.Tensor:
@@ -45,14 +51,14 @@ def test_answers_are_those_of_regressions_without_the_photo(count: int) -> None:
 
 
 def test_depths_that_disagree_are_strange_although_each_is_sure() -> None:
-    agreement = Disagreement.of(*photos(300, 0), 3, WIDTHS)
+    agreement = fitted(*photos(300, 0))
     known, strange = score(agreement, photos(300, 1)[0]), score(agreement, photos(300, 2, mixed=True)[0])
     assert strange.min() > known.quantile(0.95)
     assert known.quantile(0.95) > score(agreement, photos(300, 0)[0]).median()
 
 
 def test_the_features_say_the_same_in_any_scale_and_precision() -> None:
-    agreement, features = Disagreement.of(*photos(300, 0), 3, WIDTHS), photos(20, 1)[0]
+    agreement, features = fitted(*photos(300, 0)), photos(20, 1)[0]
     torch.testing.assert_close(score(agreement, 3 * features), score(agreement, features), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(score(agreement, features.half()), score(agreement, features), rtol=0.05, atol=0.2)
 
@@ -60,15 +66,15 @@ def test_the_features_say_the_same_in_any_scale_and_precision() -> None:
 def test_classes_without_photos_few_or_equal_photos_are_no_error() -> None:
     features, labels = photos(30, 0)
     for rows, classes in ((labels < 2, 3), (labels == 1, 3), (torch.arange(30) < 2, 3), (torch.arange(30) == 4, 4)):
-        assert score(Disagreement.of(features[rows], labels[rows], classes, WIDTHS), features).isfinite().all()
-    assert score(Disagreement.of(torch.ones(6, 32), torch.arange(6) % 2, 2, WIDTHS), features).isfinite().all()
+        assert score(fitted(features[rows], labels[rows], classes), features).isfinite().all()
+    assert score(fitted(torch.ones(6, 32), torch.arange(6) % 2, 2), features).isfinite().all()
 
 
 def test_very_many_answers_are_those_of_all_depths_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_ANSWERS >= 6
-    assert Disagreement.of(*photos(30, 0), 3, WIDTHS).sizes == WIDTHS
+    assert fitted(*photos(30, 0)).sizes == WIDTHS
     monkeypatch.setattr(module, "MAX_ANSWERS", 5)
-    assert Disagreement.of(*photos(30, 0), 3, WIDTHS).sizes == [32]
+    assert fitted(*photos(30, 0)).sizes == [32]
 
 
 def test_widths_of_the_depths() -> None:

@@ -16,9 +16,8 @@ from dogscats import Backbone, Classifier, Predictions, Predictor
 from dogscats.base.errors import UserError
 from dogscats.base.files import digest, read_csv
 from dogscats.reliability.agreement import MAX_ANSWERS, MAX_CLASSES, Disagreement
-from dogscats.reliability.calibration import fit_temperature, out_of_fold, with_temperature
 from dogscats.reliability.kept import read_reliability, weights_digest, write_reliability
-from dogscats.reliability.measured import measure
+from dogscats.reliability.measured import fit_temperature, measure, out_of_fold, with_temperature
 from dogscats.reliability.signs import Distance, EarlyDistance, Energy, ForwardPass, TrainingPhotos, evenly_spaced
 from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Thresholds, accuracy_kept, choose_thresholds, words

@@ -100,8 +100,9 @@ class Photos:
     undecided: "Photos | None" = field(default=None, compare=False, repr=False)
 
     def select(self, rows: Sequence[int]) -> "Photos":
-        """Return the labelled photos in some rows."""
-        return replace(self, paths=[self.paths[row] for row in rows], labels=[self.labels[row] for row in rows])
+        """Return the photos in some rows, as those of a dataset without decisions."""
+        labels = [self.labels[row] for row in rows] if self.labels else []
+        return replace(self, paths=[self.paths[row] for row in rows], labels=labels, undecided=None)
 
 
 @dataclass(frozen=True)
