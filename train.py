@@ -1,6 +1,6 @@
 """Fine-tune a pretrained image classifier the way the fast.ai lesson taught.
 
-Reads top to bottom: data, model, one `fit` per stage of the recipe, test-time augmentation, report.
+Reads top to bottom: data, model, one `fit` per stage (`dogscats/lesson/stage.py`), test-time augmentation, report.
 `python train.py --help` lists the settings. Each run writes to its own directory under `outputs/`. Run
 directories, checkpoints, resuming and error handling are in `dogscats/runs/`.
 """
@@ -97,7 +97,11 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
 
 
 def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> None:
-    """Train one stage with its own Trainer, optimizer and schedule, and save the weights."""
+    """Train one stage with its own Trainer, optimizer and schedule, and save the weights.
+
+    `stages.make_stage_trainer` attaches the callbacks: the LR schedule (`SGDR` or another), `LRTrace`, `History`,
+    `KeepBest` with keep=best, `StopAtDivergence`, `LossScale`, the checkpoint to resume from, and the user's own.
+    """
     from dogscats.lesson.lr_finder import STEPS_PHOTOS, STEPS_PRECOMPUTED, find_lr
     from dogscats.runs import stages
 
@@ -131,7 +135,7 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     from dogscats.runs import finish
     from dogscats.runs.stages import make_loggers
 
-    finish.fit_detector(run, model, activations)
+    finish.fit_detector(run, model, activations)  # scores how unlike the training photos a photo is; not in the lesson
     callbacks, loggers, last = finish.final_callbacks(run, model, data), make_loggers(run, "final"), run.stages[-1]
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached

@@ -6,8 +6,8 @@ run, in the plain version:
 - far strangers: `valid/` of the other datasets;
 - near strangers: the classes of the same dataset that were left out, as in `trash-paper-plastic`.
 
-Prints Markdown: the share of strangers that gets a class by the run's thresholds, and by the largest probability alone
-with a threshold of its own; both keep 95 % of the validation photos. The share that is kept of unseen photos is by
+Prints Markdown: the share of strangers that are classified by the run's thresholds, and by the largest probability
+alone with a threshold of its own; both keep 95 % of the validation photos. The share that is kept of unseen photos is by
 thresholds of one half of the validation photos for the other half. Then the calibration of each run. Runs are kept in
 `cache`, and reused.
 """
@@ -106,7 +106,7 @@ def trained(settings: Strangers, dataset: str, model: str, recipe: str, root: Pa
 
 
 def passed(predictions: Predictions, classes: list[str], version: Version) -> tuple[float, float]:
-    """Return the share of strangers that gets a class by both thresholds, and by the largest probability alone."""
+    """Return the share of strangers that are classified by both thresholds, and by the largest probability alone."""
     both = sum(decision in classes for decision in predictions.decisions) / len(predictions.paths)
     alone = version.probable.sort(descending=True).values[int(-(-KEEP * len(version.probable) // 1)) - 1]
     return both, (predictions.probabilities.max(dim=1).values >= alone).double().mean().item()

@@ -65,7 +65,7 @@ def check_values(
 
 SHARE: Rule = (
     lambda value: is_number(value) and 0 < value <= 1,
-    "the share of validation photos that get a class, above 0 and at most 1",
+    "the share of validation photos that are classified, above 0 and at most 1",
 )
 
 SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")

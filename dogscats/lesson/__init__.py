@@ -1,1 +1,1 @@
-"""What the lesson teaches: body and head, stages, learning rates, test-time augmentation."""
+"""What the lesson teaches: body and head, stages, learning rates, test-time augmentation. Additions are marked."""

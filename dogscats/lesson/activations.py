@@ -25,10 +25,12 @@ from dogscats.lesson.classifier import Classifier
 
 
 def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
-    """Hash everything the activations depend on: 32 hex digits.
+    """Hash everything the activations depend on, to 32 hex digits.
 
-    That is the backbone and its weights, the transform with the image size, and the paths, sizes and modification
-    times of the files, and how large ones are read; for an augmented `view` also its index and the seed.
+    - the backbone, its weights and its normalization
+    - the transform, with the image size
+    - paths, sizes and modification times of the files, and how large ones are read
+    - for an augmented `view`, its index and the seed
     """
     digest = hashlib.blake2b(digest_size=16)
     for tensor in (body.mean, body.std, *body.state_dict().values()):
@@ -36,8 +38,8 @@ def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> s
     photos = fingerprint(dataset.photos.root, dataset.photos.paths)
     if dataset.photos.shrink:
         photos += dataset.photos.shrink.version(dataset.photos.paths)
-    draw = None if view is None else (dataset.seed, view)
-    digest.update(repr((str(body), str(dataset.transform), photos, draw)).encode())
+    seeded_view = None if view is None else (dataset.seed, view)
+    digest.update(repr((str(body), str(dataset.transform), photos, seeded_view)).encode())
     return digest.hexdigest()
 
 
@@ -59,7 +61,7 @@ def precompute(
         loader: loader of the photos, in order; with several ranks, of this rank's whole batches.
         folder: cache folder, for `activations-<key>.npy` and its checksum `activations-<key>.json`.
         device: device that computes the features.
-        view: index of the augmented version; `None` for a deterministic transform.
+        view: index of the augmented view; `None` for the plain photos.
         description: description for the progress bar.
 
     Returns:
@@ -115,7 +117,8 @@ class Activations:
         data: data module.
         fabric: Fabric of all ranks; each computes a share.
         folder: cache folder; `None` for the default of `cache_folder`.
-        views: number of augmented versions per training photo; 0 for the plain photo.
+        views: number of augmented views per training photo, of which each epoch draws one at random; 0 for the plain
+            photo, as in the lesson.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class Activations:
         features = [] if self.views else [self._features(plain, name)]
         for view in range(self.views):
             augmented = self.data.train_dataset("activations", augment=True)
-            features.append(self._features(augmented, f"{name}, version {view + 1}", view))
+            features.append(self._features(augmented, f"{name}, view {view + 1}", view))
         return self._loader(features, plain, shuffle=True)
 
     def valid_loader(self) -> DataLoader[Batch]:
@@ -154,6 +157,7 @@ class Activations:
         self, dataset: PhotoDataset, description: str, view: int | None = None, folder: str | None = None
     ) -> torch.Tensor:
         dataset = copy(dataset)
+        # Also photos that decisions.csv drops or relabels: a new decision changes rows and labels, but not the cache.
         dataset.photos, _ = before_decisions(dataset.photos)
         loader = self.data.loader(dataset, persistent=False, whole=True)
         cache = cache_folder(self.data.root, folder or self.folder)

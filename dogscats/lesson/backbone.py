@@ -20,17 +20,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A pretrained network without its classifier: normalises, computes feature maps, pools them.
+    """A pretrained network without its classifier: normalizes, computes feature maps, pools them.
 
-    Normalisation is part of the network, so weights are always paired with the right mean and std.
+    Normalization is part of the network, so weights are always paired with the right mean and std.
 
     Args:
         network: layers, registered in the order of the forward pass.
         last_early: name of the last module of `network` in the group `early`.
-        channels: number of channels `C` of the feature maps, of all depths together.
-        mean: mean of each colour channel, in the range 0 to 1.
-        std: standard deviation of each colour channel.
-        method: name of the method of `network` that maps normalised images `(B, 3, H, W)` to feature maps
+        channels: number of channels `C` of the feature maps, of all depths (layers that are pooled) together.
+        mean: mean of each color channel, in the range 0 to 1.
+        std: standard deviation of each color channel.
+        method: name of the method of `network` that maps normalized images `(B, 3, H, W)` to feature maps
             `(B, C, h, w)`, or to a list of them, one for each depth.
 
     Attributes:
@@ -81,7 +81,7 @@ class Backbone(nn.Module):
         return torch.cat([*pooled, *tokens], dim=1)
 
     def feature_maps(self, images: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """Compute the feature maps `(B, C, h, w)` of normalised images, by depth, and class tokens `(B, C)`, if any."""
+        """Compute the feature maps `(B, C, h, w)` of normalized images, by depth, and class tokens `(B, C)`, if any."""
         maps = getattr(self.network, self.method)(images)
         return (maps if isinstance(maps, list | tuple) else [maps]), []
 
@@ -110,7 +110,7 @@ class Backbone(nn.Module):
         return widths if sum(widths) == self.num_features else [self.num_features]  # of a body with its own pooling
 
     def layer_groups(self) -> list[list[nn.Module]]:
-        """List the modules of the groups early and late. Each module stands for its direct parameters only."""
+        """List the modules of early and late, children too: only parameters registered directly on each count."""
         inside = (self.last_early, f"{self.last_early}.")
         names = [name for name, _ in self.network.named_modules()]
         end = max(i for i, name in enumerate(names) if name == inside[0] or name.startswith(inside[1])) + 1

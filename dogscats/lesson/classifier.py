@@ -21,7 +21,7 @@ from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
 
 
 class Scorer(Protocol):
-    """Computes `S` scores per photo in the pass that predicts it; the classifier does not know what they mean.
+    """Computes `S` scores per photo in the pass that predicts it; `Classifier` ignores what they mean. Not in the lesson.
 
     Attributes:
         num_scores: number of scores per photo, `S`.
@@ -35,7 +35,7 @@ class Scorer(Protocol):
         """Compute log-probabilities `(B, C)`, as `Classifier.forward` does, and scores `(B, S)`."""
 
     def unlike(self, scores: torch.Tensor) -> torch.Tensor:
-        """Sum scores `(N, S)` up to one number per photo `(N,)`, for `Predictions.unlike`."""
+        """Combine scores `(N, S)` into how unlike the training photos each photo is `(N,)`, from 0 to 1."""
 
 
 class Classifier(LightningModule):
@@ -50,7 +50,7 @@ class Classifier(LightningModule):
         model: network that maps inputs to features `(B, F)`; or its config from a checkpoint, which is built with
             random weights.
         classes: class names, or number of classes.
-        heads: number of heads to average; or existing heads to share.
+        heads: number of heads to average, 1 in the lesson; or existing heads to share.
         lrs: learning rates of the groups early, late and head.
         seed: seeds dropout, together with the batch number.
         stage: name of the stage, in logs and files.
@@ -63,8 +63,8 @@ class Classifier(LightningModule):
         scores: what the scorer gave for the last batch of plain photos `(B, S)`.
 
     Raises:
-        UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that names
-            code from outside dogscats.
+        UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that
+            refers to a class or function outside dogscats.
     """
 
     loss_weights: torch.Tensor | None
@@ -119,7 +119,7 @@ class Classifier(LightningModule):
         return log_probabilities
 
     def layer_groups(self) -> dict[str, list[nn.Module]]:
-        """List the modules of each layer group. Each module stands for its direct parameters only."""
+        """List the modules of each layer group, children too: only parameters registered directly on each count."""
         return dict(zip(GROUPS, [*self.body.layer_groups(), list(self.heads.modules())], strict=True))
 
     def freeze_to(self, first: int, train_batchnorm: bool = True) -> None:
@@ -127,10 +127,11 @@ class Classifier(LightningModule):
 
         A frozen group gets no gradients, and its BatchNorm uses and keeps the running statistics. Without
         `train_batchnorm`, BatchNorm in the body's trained groups also keeps them, but its weights are trained.
+        Lightning keeps these modes during a fit: it does not call `train()`, and restores them after each validation.
 
         Args:
             first: 0 for all groups, 1 for late and head, 2 for the head.
-            train_batchnorm: whether BatchNorm in the body's trained groups updates its statistics.
+            train_batchnorm: whether BatchNorm in the body's trained groups updates its statistics, as in the lesson.
         """
         if first not in range(len(GROUPS)):
             raise ArgumentError("", f"first={first}: expected 0 (all), 1 (late, head) or 2 (head).")
@@ -145,8 +146,8 @@ class Classifier(LightningModule):
     def for_stage(self, stage: Stage, seed: int) -> "Classifier":
         """Make the classifier for a stage. It shares the heads, and the body unless activations are precomputed.
 
-        Each stage continues from the weights of the previous one. Learning rates are relative to the head's until
-        `Stage.group_lrs` is known.
+        Each stage continues from the weights of the previous one. `lrs` holds ratios to the head's rate; train.py sets
+        the real rates before the fit.
 
         Args:
             stage: the stage.
@@ -163,7 +164,7 @@ class Classifier(LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, **arguments: Any) -> "Classifier":  # type: ignore[override]
         """Load a checkpoint as Lightning does, but never execute code in it.
 
-        `model=<Backbone>` replaces a backbone from outside dogscats.
+        `model=<Backbone>` replaces a backbone defined outside dogscats.
         """
         return super().load_from_checkpoint(checkpoint_path, **arguments | {"weights_only": True})
 
@@ -183,14 +184,14 @@ class Classifier(LightningModule):
         torch.manual_seed(stable_seed(self.seed, number, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Compute the loss of a batch, summed over the heads so that each learns as it would alone."""
+        """Compute the loss of a batch, summed over the heads; log its mean over them."""
         features, count = self.body(batch.inputs), len(self.heads)
         if features.requires_grad:  # the body gets the mean gradient over the heads
             features.register_hook(lambda gradient: gradient / count)
         logits = self.heads.each(features).flatten(end_dim=1)
-        loss = nnf.cross_entropy(logits, batch.labels.repeat(count), self.loss_weights)
+        loss = nnf.cross_entropy(logits, batch.labels.repeat(count), self.loss_weights)  # mean over the heads
         self._log_mean("train_loss", loss, batch, on_step=False, on_epoch=True)
-        return count * loss
+        return count * loss  # summed, so that each head learns as it would alone
 
     def on_validation_start(self) -> None:
         """Broadcast the running statistics of rank 0; they differ across ranks, which saw different photos."""

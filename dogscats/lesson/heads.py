@@ -1,4 +1,4 @@
-"""The lesson's head, and ensembles of heads on a shared body."""
+"""The lesson's head, and ensembles of heads on a shared body, which are not in the lesson."""
 
 import math
 
@@ -7,6 +7,9 @@ from torch import nn
 
 from dogscats.base.rules import check_values, whole
 
+DROPOUT = (0.25, 0.5)
+"""Dropout rates of the pooled features and of the hidden layer, as in fastai 0.7."""
+
 
 class Head(nn.Sequential):
     """The lesson's head: pooled features `(B, in_features)` to logits `(B, num_classes)`.
@@ -14,7 +17,7 @@ class Head(nn.Sequential):
     Weights are Kaiming-normal and biases zero, as in fastai 0.7.
     """
 
-    def __init__(self, in_features: int, num_classes: int, dropout: tuple[float, float] = (0.25, 0.5)):
+    def __init__(self, in_features: int, num_classes: int, dropout: tuple[float, float] = DROPOUT):
         hidden = 512
         super().__init__(
             nn.BatchNorm1d(in_features),
@@ -48,7 +51,7 @@ class Heads(nn.ModuleList):
         UserError: if `count` is not a positive integer.
     """
 
-    def __init__(self, in_features: int, num_classes: int, count: int = 1, dropout: tuple[float, float] = (0.25, 0.5)):
+    def __init__(self, in_features: int, num_classes: int, count: int = 1, dropout: tuple[float, float] = DROPOUT):
         check_values({"heads": whole(1)}, {"heads": count})
         super().__init__(Head(in_features, num_classes, dropout) for _ in range(count))
 

@@ -13,21 +13,21 @@ from dogscats.lesson.classifier import Classifier
 log = logging.getLogger(__name__)
 
 MIN_SCALE = 1e-4
-"""Loss scale below which no scale fits, as in fairseq: the gradients are not finite at any."""
+"""Loss scale below which a stage stops, as in fairseq: the gradients would not be finite at any scale."""
 
 MAX_SKIPPED_SHARE = 0.1
-"""Largest share of skipped steps without a warning: a long stage skips its first few, and loses nothing."""
+"""Largest share of skipped optimizer steps without a warning. Skipping the first few of a long stage costs nothing."""
 
 
 class KeepBest(Callback):
-    """Ends a stage with the weights of the epoch, or of its start, that have the lowest validation loss.
+    """Restores the weights with the lowest validation loss: after some epoch, or before the first. Not in the lesson.
 
     The start is validated by Lightning's sanity check, which must run on all validation photos:
-    `Trainer(num_sanity_val_steps=-1)`. The weights are those that were validated, also if another callback averages
-    them for the validation. They are part of the callback's state, so a resumed stage ends with the same.
+    `Trainer(num_sanity_val_steps=-1)`. The weights are those that were validated, even if a weight-averaging callback
+    (EMA) put them there for it. They are part of the callback's state, so a resumed stage ends with the same.
 
     Attributes:
-        epoch: the best epoch so far, numbered from 0 as in `history.csv`; `None` for the start.
+        epoch: the best epoch so far, numbered from 0 as in `history.csv`; `None` before the first.
         metrics: its validation metrics.
     """
 
@@ -42,18 +42,18 @@ class KeepBest(Callback):
             raise UserError("keep=best needs the validation loss, but trainer.limit_val_batches=0 turns it off.")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the validated weights, before a callback that averages weights puts the others back."""
+        """Copy the validated weights: after validation, a weight-averaging callback (EMA) restores the raw ones."""
         self.validated = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the copy if its loss is the lowest."""
+        """Keep the copy if its validation loss is the lowest so far."""
         logged = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("valid_")}
         if logged["valid_loss"] < self.metrics["valid_loss"]:
             self.epoch = None if trainer.sanity_checking else trainer.current_epoch
             self.metrics, self.weights = logged, self.validated
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the weights of the best epoch."""
+        """Load the best weights into the classifier."""
         if not self.weights:  # no loss was a number
             return
         pl_module.load_state_dict(self.weights)
@@ -65,15 +65,15 @@ class KeepBest(Callback):
         return {"epoch": self.epoch, "metrics": self.metrics, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the best weights and their metrics."""
         self.epoch, self.metrics, self.weights = (state_dict[key] for key in ("epoch", "metrics", "weights"))
 
 
 class StopAtDivergence(Callback):
     """Stops a stage at the first training or validation loss that is NaN or infinite, before anything is saved.
 
-    Steps that gradient scaling skips have finite losses. If their number does not end, all gradients are NaN or
-    infinite, which stops the stage too.
+    Steps that gradient scaling skips have finite losses. If every step is skipped, since gradients are NaN or infinite
+    at any loss scale, the stage stops too.
 
     With `keep=best` the stage ends early, with its best weights. Otherwise the run fails.
 
@@ -155,20 +155,21 @@ class LossScale(Callback):
         self.scale = scale
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn."""
+        """Warn if more than `MAX_SKIPPED_SHARE` of the steps were skipped."""
         if self.skipped > MAX_SKIPPED_SHARE * trainer.global_step:
             log.warning(
                 "Warning   %d of %d optimizer steps were skipped, since gradients overflowed in fp16. For so few steps "
                 "set trainer.precision=32-true.",
-                *(self.skipped, trainer.global_step),
+                self.skipped,
+                trainer.global_step,
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the count, for a checkpoint."""
+        """Return the number of skipped steps, for a checkpoint."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore the number of skipped steps."""
         self.skipped = state_dict["skipped"]
 
 

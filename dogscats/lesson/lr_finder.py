@@ -26,21 +26,21 @@ MIN_LR, MAX_LR = 1e-5, 10.0
 STEPS_PRECOMPUTED, STEPS_PHOTOS = 300, 100
 """Number of steps in which the rate rises, on precomputed activations and on photos.
 
-The lesson's epoch had 360 steps. With fewer steps the suggestion drifts upwards, so short epochs are repeated. On
-photos 100 steps are a compromise with the run time.
+The lesson's epoch had 360 steps. With fewer steps the suggested rate is higher, so short epochs are repeated. On
+photos, 100 steps keep the run time short.
 """
 
 SMOOTHING = 0.98
 """Decay of the exponential moving average of the loss, as in fastai 0.7."""
 
 SKIP = 10
-"""Initial steps, in which the average is unreliable; excluded from the search for the lowest loss, as in fastai 0.7."""
+"""Number of initial steps left out when the lowest loss is sought, as in fastai 0.7: their average is unreliable."""
 
 MIN_RELATIVE_RISE = 0.05
-"""Share by which the average loss must fall and rise around its lowest value. Batches differ, so less is chance."""
+"""A minimum counts only if the loss is 5 % higher at both ends of the curve; smaller differences may be noise."""
 
 FALLBACK_LR = 1e-2
-"""Learning rate of the lesson, for `lr=find` without a minimum."""
+"""The lesson's learning rate; `lr=find` uses it if the curve has no minimum."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class LRCurve:
 
     @property
     def has_minimum(self) -> bool:
-        """Whether the average loss fell, and then rose again; otherwise its lowest value suggests nothing."""
+        """Whether the average loss fell and rose again, by `MIN_RELATIVE_RISE`; otherwise nothing is suggested."""
         losses = [loss if math.isfinite(loss) else math.inf for loss in self.smoothed][SKIP:]
         if len(losses) < 3:
             return False
@@ -111,7 +111,8 @@ class LRFinder(Callback):
     """Increases the learning rates exponentially per step, records the loss, and stops on divergence.
 
     Ratios between layer groups are kept; the last group's rate goes from `MIN_LR` to `MAX_LR` in the Trainer's
-    `max_steps`. `find_lr` runs it in a separate short fit.
+    `max_steps`. `find_lr` makes its own, for a separate short fit. A configured one (`callbacks.lr_finder`) only says
+    before which stages to do so; it never joins a stage's callbacks.
 
     Args:
         before: stages before which `train.py` runs it: `first`, `all` or `none`.

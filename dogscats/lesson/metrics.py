@@ -52,9 +52,9 @@ class Metric:
         larger_is_better: whether a sweep lists the largest value first.
         digits: digits after the point in the tables of final metrics and evaluations.
         short: its heading in wide tables; by default `title`.
-        tile: its heading at the top of the page; empty if it has no place there.
+        tile: its heading at the top of `report.html`; empty if it has no place there.
         evaluated_as: its key in the `metrics.json` of an evaluation; by default `key`.
-        card: its type and name in the model index of the model card; by default `evaluated_as` and `title`.
+        card: its type and name in the index of the Hugging Face model card; by default `evaluated_as` and `title`.
         computed: `epoch` for every epoch, final prediction and evaluation; `final` without the epochs; `evaluation` for
             evaluations alone.
         torchmetric: class that computes it each epoch, batch by batch. By default `compute` is called at the end of an
@@ -83,7 +83,7 @@ METRICS = [
         "acc", "accuracy", lambda predictions: predictions.accuracy, digits=4, tile="Accuracy", evaluated_as="accuracy",
         torchmetric=partial(MulticlassAccuracy, average="micro"),
     ),
-    Metric(
+    Metric(  # a class without photos: 0 each epoch if it was predicted, as in torchmetrics; skipped in final metrics
         "balanced_acc", "balanced accuracy", lambda predictions: predictions.balanced_accuracy, digits=4,
         short="balanced", tile="Balanced accuracy", evaluated_as="balanced_accuracy",
         torchmetric=partial(MulticlassAccuracy, average="macro"),
@@ -103,7 +103,7 @@ METRICS = [
         card=("expected_calibration_error", "Expected calibration error"), computed="final",
     ),
 ]  # fmt: skip
-"""All metrics. A new one is a function of `Predictions` and a row here: files, tables, loggers, page, card, `monitor`,
+"""All metrics. A new one is a function of `Predictions` and a row here: files, tables, loggers, report.html, card, `monitor`,
 `optimized_metric` and the order of a sweep follow."""
 
 
@@ -139,7 +139,7 @@ class GatheredMetric(torchmetrics.Metric):
 
 def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
     """Make the metrics of each epoch, of log-probabilities `(B, C)` and labels `(B,)`, by their keys."""
-    # `validate_args=False` skips value checks, which would synchronise a GPU at every step.
+    # `validate_args=False` skips value checks, which would synchronize a GPU at every step.
     options: Any = {"num_classes": num_classes, "validate_args": False}
     found: dict[str, torchmetrics.Metric | torchmetrics.MetricCollection] = {}
     for metric in METRICS:
@@ -156,7 +156,7 @@ def epoch_columns() -> list[str]:
 
 def final_metrics() -> list[Metric]:
     """Metrics of the final prediction, in the order of `metrics.json`: accuracy and loss first."""
-    ordered = sorted(METRICS, key=lambda metric: metric.key not in ("acc", "loss"))
+    ordered = sorted(METRICS, key=lambda metric: metric.key not in ("acc", "loss"))  # False sorts first
     return [metric for metric in ordered if metric.computed != "evaluation"]
 
 
@@ -164,7 +164,7 @@ def larger_is_better(path: str) -> bool:
     """Return whether the largest value of a number in `metrics.json` is the best.
 
     Args:
-        path: its dotted path. A metric of one's own callbacks is minimised if it is called a loss.
+        path: its dotted path. A metric of one's own callbacks is minimized if it is called a loss.
     """
     name = path.rpartition(".")[2].removesuffix("_tta")
     known = {metric.key: metric.larger_is_better for metric in METRICS}
@@ -220,6 +220,6 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """
     z = 1.959964  # 97.5 % quantile of the normal distribution
     share = right / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)

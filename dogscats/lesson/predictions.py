@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 from dogscats.base.files import write_csv
 
 CONFUSED_PAIRS = "confused_pairs.csv"
-"""File with what `confused_pairs` returns."""
+"""Name of the file that lists the confused pairs."""
 
 BINS = 15
 """Number of bins for the expected calibration error, as in Guo et al."""
@@ -28,7 +28,7 @@ class Predictions:
         labels: class indices `(N,)`; empty for unlabelled photos.
         probabilities: class probabilities `(N, C)`; each row sums to 1.
         root: folder that `paths` are relative to.
-        unlike: how unlike the training photos each photo is `(N,)`, from 0 to 1; `None` if unknown.
+        unlike: how unlike the training photos each photo is `(N,)`, from 0 to 1; `None` if unknown. Not in the lesson.
         decisions: the class of each photo, `unsure`, or `none`; empty if unknown. See
             `dogscats.reliability.thresholds`.
     """
@@ -65,7 +65,7 @@ class Predictions:
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall of the classes that have photos; unlike accuracy, rare classes count as much as others."""
+        """Mean recall of the classes that have photos. Rare classes count as much as common ones."""
         recalls = [row[i] / sum(row) for i, row in enumerate(self.confusion_matrix) if any(row)]
         return sum(recalls) / len(recalls)
 

@@ -1,7 +1,8 @@
-"""Learning-rate schedules: pure functions of the position in a stage.
+"""Learning-rate schedules: pure functions of the position in a stage. The lesson uses `constant` and `sgdr`.
 
-Each returns a factor of the peak learning rate, from 0 to 1. To add a schedule, write one function and list it in
-`SCHEDULES`. A stage selects it by `recipe.<stage>.schedule=<function>`; the callback `LRSchedule` applies it.
+Each function in `SCHEDULES` returns a factor of the peak learning rate, from 0 to 1; each in `MOMENTA` a momentum. To
+add a schedule, write one function and list it in `SCHEDULES`. A stage with `epochs` selects it by
+`recipe.<stage>.schedule=<function>` (a stage with `cycles` always uses `sgdr`); the callback `LRSchedule` applies it.
 """
 
 import math
@@ -18,7 +19,7 @@ class Position:
     Attributes:
         step: optimizer steps since the start of the stage.
         steps_per_epoch: optimizer steps in an epoch.
-        total_steps: optimizer steps in the stage.
+        total_steps: optimizer steps in the stage; 0 if unknown.
     """
 
     step: int

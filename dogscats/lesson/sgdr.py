@@ -1,4 +1,4 @@
-"""Callbacks that apply a learning-rate schedule, and that record the learning rates."""
+"""Callbacks for learning rates: `LRSchedule` applies any schedule, `SGDR` the lesson's; `LRTrace` records the rates."""
 
 import math
 from functools import partial
@@ -68,8 +68,8 @@ class LRTrace(Callback):
     """Records the learning rate of each layer group at every optimizer step.
 
     `lr_trace.csv` in the run directory has one row per step: stage, step, and the rates of early, late and head. It is
-    written every epoch. Loggers get them as `lr-SGD/<group>`. Lightning's LearningRateMonitor records only steps at
-    which the Trainer logs; logging at every step would also log the loss, which synchronises a GPU.
+    written every epoch. Loggers get the rates as `lr-SGD/<group>`, with AdamW too. Lightning's LearningRateMonitor
+    records only steps at which the Trainer logs; logging at every step would also log the loss, which synchronizes a GPU.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class LRTrace(Callback):
             logger.log_metrics({f"lr-SGD/{group}": rate for group, rate in rates.items()}, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file."""
+        """Write the rows so far to `lr_trace.csv`."""
         assert isinstance(pl_module, Classifier)
         write_stage_rows(Path(trainer.default_root_dir) / "lr_trace.csv", pl_module.stage, self.rows)
 

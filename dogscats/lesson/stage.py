@@ -1,4 +1,10 @@
-"""Stages of a recipe: the settings of one `fit` each."""
+"""A recipe is a list of stages (`conf/recipe/`); each stage is one fit with its own Trainer, optimizer and schedule.
+
+The lesson's fits are in the recipe `lesson1`; after them, test-time augmentation averages five versions of each photo:
+    precompute   head, on activations of the plain photos; 2 epochs at a constant rate
+    augmented    head, on augmented photos; 3 cosine cycles of 1 epoch
+    finetune     early, late and head at lr/100, lr/10 and lr, on augmented photos; cosine cycles of 1, 2 and 4 epochs
+"""
 
 import math
 import re
@@ -42,7 +48,7 @@ RULES: dict[str, Rule] = {
         "a file name of letters, digits, _, - and ., other than 'last' and 'resume_...'",
     ),
 }
-"""Rule of each key of a stage but `schedule`, which depends on others."""
+"""Rule of each key of a stage, except `schedule`: which ones are allowed depends on `epochs` and `cycles`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class Stage:
         augment: whether to train on augmented photos.
         optimizer: `sgd`, with momentum 0.9, as in the lesson; or `adamw`.
         weight_decay: weight decay of the optimizer.
-        keep: `last` for the weights after the last epoch; `best` for those of the epoch, or of the start, with the
-            lowest validation loss.
+        keep: `last` for the weights after the last epoch, as in the lesson; `best` for those with the lowest
+            validation loss: after some epoch, or before the first.
         save: name of the checkpoint saved at the end; `None` for none.
 
     Raises:
@@ -97,11 +103,10 @@ class Stage:
             raise UserError(f"recipe.{self.name}: a stage name may contain only letters, digits, _, - and .")
         key = f"recipe.{self.name}"
         check_values(RULES, vars(self), f"{key}.")
-        if (self.epochs is None) == (self.cycles is None):
-            raise UserError(
-                f"{key}: set either epochs or cycles (with cycle_len and cycle_mult), not "
-                f"{'neither' if self.epochs is None else 'both'}."
-            )
+        if self.epochs is None and self.cycles is None:
+            raise UserError(f"{key}: neither epochs nor cycles is set. Set one of them.")
+        if self.epochs is not None and self.cycles is not None:
+            raise UserError(f"{key}: both epochs and cycles are set. Set one of them to null.")
         others = [name for name in SCHEDULES if name != "sgdr"]
         allowed, expected = one_of("sgdr") if self.cycles else one_of(*others)
         since = f"{expected}, since the stage has {'cycles' if self.cycles else 'epochs'}"
@@ -160,7 +165,7 @@ class Stage:
 
 
 def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
-    """Make the stages of a recipe, in order, from plain containers.
+    """Make the stages of a recipe, in order, from plain dicts and lists.
 
     Raises:
         UserError: for an empty recipe or an invalid stage.

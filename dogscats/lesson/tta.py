@@ -1,4 +1,4 @@
-"""Test-time augmentation."""
+"""Test-time augmentation. A plain photo has the evaluation transform: resized and cropped, not augmented."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -70,7 +70,7 @@ class TTA(Callback):
             self.scores[indices] = pl_module.scores.float().cpu()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the predictions of all ranks.
+        """Gather the predictions of all ranks: the sum over them, since no photo is predicted twice.
 
         With `limit_predict_batches` or `fast_dev_run`, only photos with a prediction are kept.
 
@@ -83,6 +83,7 @@ class TTA(Callback):
             self.scores = trainer.strategy.reduce(self.scores.to(pl_module.device), reduce_op="sum").cpu()
         predicted = (self.probabilities.sum(dim=2) != 0).all(dim=0)
         if not predicted.all():
+            # 1.0 means all batches; 1 means one batch.
             if trainer.limit_predict_batches == 1.0 and isinstance(trainer.limit_predict_batches, float):
                 raise RuntimeError(f"{int((~predicted).sum())} photos have no prediction.")
             kept = predicted.nonzero().flatten().tolist()

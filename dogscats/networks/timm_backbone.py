@@ -246,7 +246,7 @@ class TimmBackbone(Backbone):
         return f"{super().extra_repr()}, {self.options}"
 
     def feature_maps(self, images: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """Compute the feature maps `(B, C, h, w)` and class tokens `(B, C)` of normalised images, by depth."""
+        """Compute the feature maps `(B, C, h, w)` and class tokens `(B, C)` of normalized images, by depth."""
         if not self.options:
             return super().feature_maps(images)
         final, parts = self.network.forward_intermediates(images, **self.options)  # type: ignore[operator]

@@ -114,7 +114,7 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
 def log_reliability(reliability: Reliability) -> None:
     """Print how many validation photos are classified, how accurate these are, and the calibration."""
     rows: list[list[object]] = [
-        ["validation photos", "get a class", "accuracy of these", "ECE", "out of fold", "temperature"]
+        ["validation photos", "are classified", "accuracy of these", "ECE", "out of fold", "temperature"]
     ]
     for name, summary in reliability.summaries().items():
         shares = [f"{summary['kept']:.4f}", f"{summary['accuracy_kept']:.4f}"]

@@ -199,4 +199,4 @@ def test_a_recipe_can_be_changed_and_the_finders_suggestion_used(
     first = table(run / "lr_trace.csv", "finetune")[0]
     assert [float(first[group]) for group in ("early", "late", "head")] == [1e-5, 1e-4, 1e-3]
     assert (run / "lr_finder_finetune.png").exists()
-    assert result.stdout.count("Computing activations of train, version") == 2
+    assert result.stdout.count("Computing activations of train, view") == 2

@@ -232,7 +232,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "callbacks.lr_finder.before=none", "callbacks.tta.n_aug=1",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "get a class" in result.stdout
+    assert "are classified" in result.stdout
     return folder / "run"
 
 
@@ -317,7 +317,7 @@ def test_evaluation_reports_decisions(run_command: Run, trained: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["keep=0"], "keep=0: expected the share of validation photos that get a class, above 0 and at most 1."),
+        (["keep=0"], "keep=0: expected the share of validation photos that are classified, above 0 and at most 1."),
         (["keep=95"], "keep=95: expected the share"),
         (["keep=true"], "keep=True: expected the share"),
         (["keep=0.9", "suspects=true"], "keep=: this has no effect with suspects=true."),

@@ -77,7 +77,7 @@ class PhotoBatches(Dataset[Batch]):
 
 
 class ActivationDataset(Dataset[Batch]):
-    """Features of `K` versions of each photo; each epoch draws one of them.
+    """Features of `K` views of each photo; each epoch draws one of them.
 
     Indexed by batch: a list of `(index, epoch)`.
 

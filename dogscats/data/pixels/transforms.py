@@ -1,6 +1,6 @@
 """The lesson's transforms: evaluation, side-on and top-down augmentation; how photos become square.
 
-They map uint8 images `(3, H, W)` to uint8 images `(3, size, size)`. Normalisation is part of the backbone. Random
+They map uint8 images `(3, H, W)` to uint8 images `(3, size, size)`. Normalization is part of the backbone. Random
 numbers come from torch's global generator, as in torchvision's transforms.
 """
 

@@ -36,7 +36,7 @@ def export_onnx(
     """Write `model.onnx`, `photo.onnx` and `predict_onnx.py`, and compare the two with PyTorch.
 
     `model.onnx` maps `images` `(N, 3, size, size)`, RGB, uint8, to `probabilities` `(N, C)`; `photo.onnx` maps `photo`
-    `(H, W, 3)`, RGB, uint8, to `probabilities` `(C,)`. Both include normalisation, softmax and temperature,
+    `(H, W, 3)`, RGB, uint8, to `probabilities` `(C,)`. Both include normalization, softmax and temperature,
     and `photo.onnx` the evaluation transform. A network with a scorer has a second output, `unlike`,
     `(N,)` or `()`.
 

@@ -323,7 +323,7 @@ def test_runs_with_and_without_decisions_reuse_what_is_computed_and_sweeps_take_
         "train.py", "-m", *settings, "data.decisions=null,decisions.csv,others.csv,none", "hydra.sweep.dir=sweep"
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Reusing activations of train, version") == 6
+    assert result.stdout.count("Reusing activations of train, view") == 6
     assert result.stdout.count("Reusing activations of valid") >= 3
     counts = [
         sum(row["split"] == "train" for row in read_csv(tmp_path / f"sweep/{job}/photos.csv")) for job in range(4)
