@@ -7,9 +7,9 @@ run, in the plain version:
 - near strangers: the classes of the same dataset that were left out, as in `trash-paper-plastic`.
 
 Prints Markdown: the share of strangers that are classified by the run's thresholds, and by the largest probability
-alone with a threshold of its own; both keep 95 % of the validation photos. The share that is kept of unseen photos is by
-thresholds of one half of the validation photos for the other half. Then the calibration of each run. Runs are kept in
-`cache`, and reused.
+alone with a threshold of its own; both keep 95 % of the validation photos. The share that is kept of unseen photos is
+by thresholds of one half of the validation photos for the other half. Then the calibration of each run. Runs are kept
+in `cache`, and reused.
 """
 
 import logging

@@ -21,7 +21,7 @@ from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
 
 
 class Scorer(Protocol):
-    """Computes `S` scores per photo in the pass that predicts it; `Classifier` ignores what they mean. Not in the lesson.
+    """Computes `S` scores per photo as it is predicted; the classifier need not know what they mean. Not in the lesson.
 
     Attributes:
         num_scores: number of scores per photo, `S`.

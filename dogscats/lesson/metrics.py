@@ -103,8 +103,8 @@ METRICS = [
         card=("expected_calibration_error", "Expected calibration error"), computed="final",
     ),
 ]  # fmt: skip
-"""All metrics. A new one is a function of `Predictions` and a row here: files, tables, loggers, report.html, card, `monitor`,
-`optimized_metric` and the order of a sweep follow."""
+"""All metrics. A new one is a function of `Predictions` and a row here: files, tables, loggers, report.html, card,
+`monitor`, `optimized_metric` and the order of a sweep follow."""
 
 
 class GatheredMetric(torchmetrics.Metric):

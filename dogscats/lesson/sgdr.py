@@ -69,7 +69,7 @@ class LRTrace(Callback):
 
     `lr_trace.csv` in the run directory has one row per step: stage, step, and the rates of early, late and head. It is
     written every epoch. Loggers get the rates as `lr-SGD/<group>`, with AdamW too. Lightning's LearningRateMonitor
-    records only steps at which the Trainer logs; logging at every step would also log the loss, which synchronizes a GPU.
+    records only steps at which the Trainer logs; logging every step would also log the loss, which synchronizes a GPU.
     """
 
     def __init__(self) -> None:
