@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 SIZE = 64
 """Side in pixels of the squares that the networks of all cases take."""
 
-VARYING_KEYS = {"seconds", "peak_rss_mb", "run_dir", "date", "commit"}
-"""Keys and columns that differ from run to run."""
+VARYING_KEYS = {"seconds", "peak_rss_mb", "run_dir", "date", "commit", "strangers"}
+"""Keys and columns that differ from run to run; and the digest of `strangers.npz`, whose arrays are compared."""
 
 VARYING_TEXT = [
     (r"(?m)^.*\d%\|.*$", ""),  # progress bars
