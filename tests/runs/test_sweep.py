@@ -21,6 +21,7 @@ def sweep(tmp_path: Path) -> tuple[Path, list[dict[str, str]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.draws
 def test_a_sweep_ends_with_a_table_and_reports_a_failed_job(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,8 @@ def read_array(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
     """Memory-map a float32 array; `None` if it is missing or fails its checksum, or has another shape or type."""
     try:
         expected: dict[str, str] = read_json(file.with_suffix(".json"))
+        if not file.is_file():  # a pipe would be waited for
+            return None
         # Copy-on-write: torch requires writable memory, but the file must not change.
         array = np.load(file, mmap_mode="c")
         good = array.shape == shape and array.dtype == np.float32 and _is_whole(file, array.offset, expected["sha256"])
