@@ -148,7 +148,7 @@ def test_classes_are_known_before_the_photos_are_checked(
         (lambda: timm_backbone("resnet99", "none"), "name=resnet99: timm has no such model"),
         (lambda: timm_backbone("test_resnet", "nothing.pth"), "weights=nothing.pth: there is no such file"),
         (lambda: TTA(n_aug=-1), "n_aug=-1: expected"),
-        (lambda: LRSchedule("linear"), "schedule=linear: expected one of constant, sgdr, one_cycle"),
+        (lambda: LRSchedule("linear"), "schedule=linear: expected constant, sgdr, one_cycle"),
         (lambda: LRSchedule("one_cycle", div=0), "schedule=one_cycle: division by zero"),
         (lambda: SGDR(cycle_len=0), "cycle_len=0: expected a whole number"),
         (lambda: classifier(heads=0), "heads=0: expected"),
