@@ -93,7 +93,7 @@ def test_a_constant_rate_is_the_highest_one() -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"^schedule=linear: expected constant, sgdr, one_cycle, "):
+    with pytest.raises(ArgumentError, match=r"^schedule=linear: expected constant, sgdr, one_cycle or "):
         LRSchedule("linear")
 
 
