@@ -27,7 +27,8 @@ def _is_positive(value: Any) -> bool:
 
 
 def _are_positive(values: Any) -> bool:
-    return isinstance(values, list | tuple) and len(values) == len(GROUPS) and all(map(_is_positive, values))
+    sequence = isinstance(values, Sequence) and not isinstance(values, str)
+    return sequence and len(values) == len(GROUPS) and all(map(_is_positive, values))
 
 
 RULES: dict[str, Rule] = {
