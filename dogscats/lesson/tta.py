@@ -34,7 +34,8 @@ class TTA(Callback):
     """
 
     def __init__(self, n_aug: int = 4):
-        check_values({"n_aug": whole(0)}, {"n_aug": n_aug}, raises=partial(ArgumentError, "callbacks.tta"))
+        rule = whole(0)[0], "a whole number, 0 or more"
+        check_values({"n_aug": rule}, {"n_aug": n_aug}, raises=partial(ArgumentError, "callbacks.tta"))
         self.n_aug = n_aug
 
     @staticmethod
