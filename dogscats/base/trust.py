@@ -52,8 +52,10 @@ MOVED_FROM = {
     "callbacks.lr_schedule": ("SGDR",),
     "callbacks.lr_trace": ("LRTrace",),
     "callbacks.pictures": ("Pictures",),
+    "callbacks.report": ("Report",),
     "callbacks.tta": ("TTA",),
     "data": ("DogsCatsDataModule",),
+    "data.datamodule": ("DogsCatsDataModule",),
     "data.sample": ("SampleDataModule",),
     "transforms": ("crops", "none", "side_on", "top_down"),
 }

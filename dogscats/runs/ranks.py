@@ -43,8 +43,10 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
     """
     if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
         raise UserError(f"trainer.strategy={trainer.strategy}: ranks run the whole script here; use trainer=ddp.")
-    with as_user_error("trainer"):
-        fabric = Fabric(**{key: trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")})
+    chosen = {key: trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
+    named = ", ".join(f"{key}={value}" for key, value in chosen.items())
+    with as_user_error("trainer", raises=lambda message: UserError(f"{message} (trainer has {named})")):
+        fabric = Fabric(**chosen)
     environment = getattr(fabric.strategy, "cluster_environment", None)
     starts_others = fabric.world_size > 1 and not getattr(environment, "creates_processes_externally", False)
     if starts_others and HydraConfig.get().mode is RunMode.MULTIRUN:

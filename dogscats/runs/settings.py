@@ -126,7 +126,8 @@ def continues(cfg: DictConfig, run_dir: Path) -> bool:
     file = run_dir / "config.yaml"
     if HydraConfig.get().mode is not RunMode.MULTIRUN or not file.is_file():
         return False
-    return OmegaConf.to_container(load_config(file, trust=True), resolve=False) == plain_config(cfg)
+    current, saved = plain_config(cfg), load_config(file, trust=True)
+    return OmegaConf.to_container(OmegaConf.merge(current, saved), resolve=False) == current  # may have newer defaults
 
 
 def _check_node(node: Any, group: str) -> None:
