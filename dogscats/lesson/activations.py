@@ -117,7 +117,7 @@ class Activations:
         data: data module.
         fabric: Fabric of all ranks; each computes a share.
         folder: cache folder; `None` for the default of `cache_folder`.
-        views: number of augmented views per training photo, of which each epoch draws one at random; 0 for the plain
+        views: number of augmented views per training photo; each epoch draws one of them at random; 0 for the plain
             photo, as in the lesson.
     """
 

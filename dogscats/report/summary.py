@@ -1,4 +1,4 @@
-"""Metrics of a run: of each epoch and at its end, on the console and in `history.csv` and `metrics.json`."""
+"""Metrics of a run, each epoch and at its end: on the console, in `history.csv` and in `metrics.json`."""
 
 import logging
 import shlex

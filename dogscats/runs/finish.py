@@ -25,7 +25,7 @@ from dogscats.runs.run import Run
 
 
 def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
-    """Keep the training photos, so that predictions say how unlike them a photo is."""
+    """Fit the detector of strangers: predictions then say how unlike the training photos a photo is."""
     if not run.is_trial:
         model.scorer = strangers.fit_detector(activations, run.stages, run.fabric, run.dir)
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
