@@ -67,7 +67,8 @@ def finish_run(run: Run, model: Classifier, loggers: list[Logger]) -> float:
         with optional(name):
             publish(figure, run.out / f"{name}.png", loggers, name)
     if run.fabric.is_global_zero:
-        publish_figures(Facts(run.out), loggers)
+        with optional("figures"):  # a file of the run directory may be damaged, or the user's own
+            publish_figures(Facts(run.out), loggers)
     run.report.write()
     if run.fabric.is_global_zero:
         _publish(run, model)

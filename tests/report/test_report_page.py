@@ -278,6 +278,17 @@ def test_a_run_ends_with_its_page_and_a_search_adds_suspects(
     assert ("none that are likely" in after) == (not likely)
 
 
+def test_a_damaged_file_in_the_folder_of_a_run_costs_figures_and_page_alone(
+    run_command: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text("not JSON")
+    result = run_command("train.py", f"data.root={shared_root}", *FAST, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert "figures could not be drawn" in result.stdout
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 def test_a_page_that_fails_costs_nothing_else_and_a_resumed_run_writes_it(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,4 +227,4 @@ def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(dogscats.data.loading.photo_check, "examine", counting)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: check_images(root, paths, root / "tmp"), range(3)))
-    assert sorted(examined) == [0, 0, len(paths)]  # only the bad ones, of which there are none
+    assert sorted(examined) == [0, 0, len(paths)]  # only the bad ones: none
