@@ -1,11 +1,20 @@
-# On a fresh machine, start with `make quickstart` or `make test`. Both install into .venv if needed.
+# On a fresh machine, start with `make quickstart`, which installs into .venv what its run needs, or with `make test`,
+# which installs the rest, too. `make quickstart CPU=1` installs PyTorch without CUDA.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := timm,onnx,demo,sweep,loggers,heif,parquet,dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EXTRAS := timm,lite,onnx,demo,sweep,loggers,heif,parquet,dev
+
+# That build of PyTorch is on an index of its own, which uv knows.
+ifeq ($(CPU),1)
+INSTALL = $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu
+else
+INSTALL = $(PIP)
+endif
 
 .PHONY: quickstart test test-slow test-faults test-lowest test-with lint bench clean
 
-quickstart: .venv/installed
+quickstart: .venv/quickstart
 	$(BIN)/python train.py experiment=quickstart
 
 test: .venv/installed
@@ -42,14 +51,19 @@ lint: .venv/installed
 
 # make bench BENCH="root=<dogscats> weights=<file>"; see benchmarks/run.py
 bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[timm,dev,bench]"
+	$(PIP) --editable ".[timm,dev,bench]"
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
-# torch and torchvision must match, so one pip command resolves both.
-.venv/installed: pyproject.toml
+# torch, torchvision and torchcodec must match, so one command resolves all.
+.venv/quickstart: pyproject.toml
 	@echo "Installing into .venv (PyTorch is large; the first time takes some minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[fast,$(EXTRAS)]"
+	$(INSTALL) --editable ".[fast,timm]"
+	@touch $@
+
+# pip keeps the torch that is there.
+.venv/installed: .venv/quickstart
+	$(PIP) --editable ".[fast,$(EXTRAS)]"
 	@touch $@
 
 clean:

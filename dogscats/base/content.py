@@ -41,26 +41,49 @@ _others: dict[bytes, bytes] = {}
 _loaded: set[Path] = set()
 
 
-def cache_folder(root: Path, configured: str | None = None) -> Path:
+def cache_folder(root: Path, configured: str | None = None, trains: bool = True, of_run: Path | None = None) -> Path:
     """Choose and create the folder for data derived from the photos in `root`.
 
-    In order: `configured`; `<root>/tmp`, as in the lesson; if `root` is read-only, a folder in the user's cache, named
-    after `root`. A folder without any write permission counts as read-only even for the root user.
+    In order:
+
+    - `configured`
+    - for a training: `<root>/tmp`, as in the lesson, unless `root` is read-only; the user's cache
+    - for any other command, which leaves the photos' folder as it was: `of_run`, if it can be written; the user's
+      cache; `<root>/tmp`, if that cannot be written
+
+    A folder without any write permission counts as read-only even for the root user.
+
+    Args:
+        root: folder of the photos.
+        configured: `activations.dir`.
+        trains: whether the command trains on the photos.
+        of_run: cache folder of the run that is used.
 
     Raises:
         UserError: if the folder cannot be created.
     """
+    cache, name = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogscats", root.resolve().name
+    beside, users = root / "tmp", cache / f"{name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
     if configured:
-        folder = Path(configured).expanduser()
-    elif os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
-        folder = root / "tmp"
+        choices = [Path(configured).expanduser()]
+    elif trains:
+        choices = [beside if _writable(root) else users]
     else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "dogscats" / f"{root.name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
+        choices = [*([of_run] if of_run else []), users, beside]
+    *preferred, last = choices
+    for folder in preferred:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if _writable(folder):
+                return folder
     advice = "Choose another one with activations.dir=<folder>."
-    with as_user_error(folder, "the cache folder cannot be created", advice, OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with as_user_error(last, "the cache folder cannot be created", advice, OSError):
+        last.mkdir(parents=True, exist_ok=True)
+    return last
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 
 def stable_seed(*key: object) -> int:

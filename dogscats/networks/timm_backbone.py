@@ -80,7 +80,9 @@ def _efficientnet_lite(number: int, weights: str, features: str) -> Backbone:
     name = f"efficientnet_lite{number}"
     backbone = timm_backbone(f"tf_{name}", "none" if weights == "imagenet" else weights, features)
     if weights == "imagenet":
-        load_packaged_weights(backbone.network, name, f"EfficientnetLite{number}ModelFile")
+        load_packaged_weights(
+            backbone.network, name, f"EfficientnetLite{number}ModelFile", "lite" if number else "timm"
+        )
     return backbone
 
 

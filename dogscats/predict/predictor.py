@@ -98,7 +98,12 @@ class Predictor:
             raise UserError(f"{file}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
 
     def data(
-        self, root: str | Path | None = None, batch_size: int = 64, num_workers: int | None = None, **more: Any
+        self,
+        root: str | Path | None = None,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        cache_dir: str | None = None,
+        **more: Any,
     ) -> DogsCatsDataModule:
         """Make a data module of the run's class, with the classifier's image size and transforms.
 
@@ -106,6 +111,7 @@ class Predictor:
             root: folder of the photos; `None` for the run's own data.
             batch_size: photos per batch.
             num_workers: number of worker processes, as in the data module.
+            cache_dir: folder for data derived from the photos, as in the data module.
             more: further arguments of the data module, such as `labels`, the table of another root.
 
         Raises:
@@ -122,7 +128,7 @@ class Predictor:
             "seed": self.seed,
             "limit": None,
             "download": False,
-            "cache_dir": None,
+            "cache_dir": cache_dir,
             **labels_at(root, self.trained_on),
         } | more
         config = checked({"_target_": "dogscats.DogsCatsDataModule"} | self.trained_on, "data", trust=True)

@@ -32,7 +32,7 @@ def search_run(job: Job) -> None:
         else:
             job = replace(job, predictor=Predictor.load(frozen, cfg.trust))
     predictor = job.predictor
-    data = job.data(**{"cache_dir": predictor.trained_on.get("cache_dir")} if cfg.data.root is None else {})
+    data = job.data()
     photos, bad = {}, dict[str, str]()
     for split in ("train", "valid") if cfg.split is None else (cfg.split,):
         photos[split] = job.labelled(data, split)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, or_none
 from dogscats.base.text import shown
@@ -169,17 +170,20 @@ class Job:
         device = device_name(self.fabric.device, self.fabric.world_size)
         log.info("Device    %s, %s", device, self.make_trainer().precision)
 
-    def data(self, **more: Any) -> DogsCatsDataModule:
-        """Make the data module of labelled photos, with the table and the decisions that were given.
+    def data(self) -> DogsCatsDataModule:
+        """Make the data module of labelled photos, with the table and the decisions that were given."""
+        from dogscats.data.photos.run_photos import cache_at
 
-        Args:
-            more: further arguments of `Predictor.data`, which replace those of the settings.
-        """
         given = {key: value for key in ("labels", "decisions") if (value := self.cfg.data[key]) is not None}
         if given.get("decisions") == "none":
             given["decisions"] = None
         settings = {key: self.cfg.data[key] for key in ("root", "batch_size", "num_workers")}
-        return self.predictor.data(**settings | given | more)
+        trained_on = self.predictor.trained_on
+        root = Path(settings["root"] or trained_on.get("root") or "").expanduser()
+        if root.is_dir():
+            of_run = cache_at(root, trained_on)
+            settings["cache_dir"] = str(cache_folder(root, self.cfg.activations.dir, trains=False, of_run=of_run))
+        return self.predictor.data(**settings | given)
 
     def labelled(self, data: DogsCatsDataModule, split: str) -> Photos:
         """Return the photos of a split, and print what they are."""

@@ -14,6 +14,7 @@ from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import digest
 from dogscats.base.text import shown, text_table
 from dogscats.data.loading.photo_check import check_images
+from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
 from dogscats.data.photos.listing import left_out, left_out_summary
 from dogscats.suspects.search import LIKELY_SCORE, MOST_COMPARED, find_by_appearance, joined
@@ -62,8 +63,10 @@ def report(
         The report as text: layout, class balance, unreadable photos and leaks; and whether there are no such photos
         and no leaks.
     """
-    dataset = DatasetFinder(root, valid_fraction, labels=labels, group=group).find()
-    classes, unlabelled, cache_dir = dataset.classes, dataset.unlabelled, cache_folder(root)
+    check_root(root)
+    cache_dir = cache_folder(root, trains=False)
+    dataset = DatasetFinder(root, valid_fraction, labels=labels, group=group, cache_dir=str(cache_dir)).find()
+    classes, unlabelled = dataset.classes, dataset.unlabelled
     splits = {"train": dataset.train, "valid": dataset.valid} | ({"test": dataset.test} if dataset.test else {})
     found = check_images(dataset.train.root, [path for photos in splits.values() for path in photos.paths], cache_dir)
     bad, odd = dict(found.bad), dict(found.odd)
@@ -111,6 +114,7 @@ def report(
     ]:
         lines.append(f"\n{what}: {count or 'none'}")
         lines.extend(f"  {shown(line)}" for line in listed)
+    lines.append(f"\nWhat was found is kept for the next time in {shown(cache_dir)}.")
     if bad:
         lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
     leaking = any(leaks.values()) or looks[0][0] > 0

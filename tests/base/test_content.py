@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dogscats.base import content
-from dogscats.base.content import file_versions, fingerprint, load_samples, save_samples
+from dogscats.base.content import cache_folder, file_versions, fingerprint, load_samples, save_samples
+from dogscats.base.errors import UserError
 
 
 @pytest.fixture
@@ -86,3 +87,26 @@ def test_missing_files_and_pipes_are_not_waited_for(root: Path) -> None:
     assert missing is None
     assert pipe is not None
     assert pipe[1:] == (0, "")
+
+
+def test_only_a_training_makes_its_cache_beside_the_photos(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, beside, own = root.parent / "home", root / "tmp", root.parent / "own"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    of_user = cache_folder(root, trains=False)
+    assert of_user.parent == home / "dogscats"
+    assert of_user.is_dir()
+    assert not beside.exists()
+    assert cache_folder(root, str(own), trains=False, of_run=beside) == own
+    assert cache_folder(root) == cache_folder(root, trains=False, of_run=beside) == beside
+    (root.parent / "file").touch()  # stands for a folder on another machine, and for one that cannot be written
+    assert cache_folder(root, trains=False, of_run=root.parent / "file" / "cache") == of_user
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "file"))
+    assert cache_folder(root, trains=False) == beside
+    with pytest.raises(UserError, match=r"cannot be created .* activations\.dir=<folder>"):
+        cache_folder(root, str(root.parent / "file" / "cache"))
+
+
+def test_a_read_only_folder_of_photos(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "home"))
+    root.chmod(0o555)
+    assert cache_folder(root) == cache_folder(root, trains=False)

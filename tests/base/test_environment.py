@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -43,6 +44,29 @@ def test_the_wheel_has_the_scripts_and_the_config(wheel: Path) -> None:
         folders = {name.split("/")[0] for name in archive.namelist()}
     assert all(folder.startswith("dogscats") for folder in folders)
     assert not (REPOSITORY / "dogscats" / "conf").exists()
+
+
+def test_make_installs_what_its_target_needs(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv").mkdir()
+
+    def installs(*arguments: str) -> list[str]:
+        command = ["make", "--dry-run", *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [line for line in result.stdout.splitlines() if "pip install" in line]
+
+    (base,) = installs("quickstart")
+    assert base.endswith('pip install --quiet --disable-pip-version-check --editable ".[fast,timm]"')
+    (without_cuda,) = installs("quickstart", "CPU=1")
+    assert "uv pip install" in without_cuda
+    assert without_cuda.endswith('--torch-backend cpu --editable ".[fast,timm]"')
+    first, rest = installs("test")
+    assert first == base
+    (tmp_path / ".venv" / "quickstart").touch()
+    assert installs("test") == [rest]
+    assert installs("quickstart", "CPU=1") == []
+    assert not re.search("torch|upgrade|reinstall", rest)  # the torch that is there stays
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import resource
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import QUIET, REAL_DATA, TINY, Run, command_runner, draw_photo, draw_root
+from conftest import FAST, QUIET, REAL_DATA, TINY, Run, command_runner, draw_photo, draw_root
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -105,6 +106,25 @@ def test_a_checkpoint_on_another_root_with_a_class_that_has_no_photos(
     assert metrics["n"] == 3
     assert metrics["per_class"]["cats"]["recall"] is None
     assert "tta" not in metrics
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["held_out"]
+
+
+def test_the_folder_of_the_photos_stays_as_it_was(run_command: Run, root: Path, tmp_path: Path) -> None:
+    def cached(folder: str) -> set[str]:
+        return {path.name for path in (tmp_path / folder).glob("*.npy")}
+
+    before = digests(root)
+    trained = run_command("train.py", f"data.root={root}", *FAST, "activations.dir=acts", "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    plain = cached("acts")
+    for arguments in (["suspects=true"], ["export=torch"], ["suspects=true", "activations.dir=own"]):
+        result = run_command("evaluate.py", "run=run", *arguments)
+        assert result.returncode == 0, result.stderr
+    assert len(cached("acts")) == len(plain) == len(cached("own"))
+    checked = run_command("dogscats/check.py", os.fspath(root))
+    assert f"for the next time in {tmp_path / 'cache' / 'dogscats'}" in checked.stdout
+    assert digests(root) == before
+    assert not (root / "tmp").exists()
 
 
 def test_without_valid_the_photos_held_out_are_those_of_the_run(trained: Path, tmp_path: Path) -> None:

@@ -139,8 +139,27 @@ def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[st
         root: folder of photos; `None` for the run's own.
         trained_on: config of the run's data module.
     """
-    labels, decisions, own = (trained_on.get(key) for key in ("labels", "decisions", "root"))
-    if root is None or (own is not None and Path(root).expanduser().absolute() == Path(own)):
+    labels, decisions = trained_on.get("labels"), trained_on.get("decisions")
+    if root is None or _is_own(root, trained_on):
         return {"labels": labels, "decisions": decisions}
     there = labels and not Path(labels).expanduser().is_absolute() and (Path(root).expanduser() / labels).is_file()
     return {"labels": labels if there else None, "decisions": None}
+
+
+def cache_at(root: str | Path, trained_on: Mapping[str, Any]) -> Path | None:
+    """Return the cache folder of a run for the photos in `root`; `None` if there is none.
+
+    Args:
+        root: folder of photos.
+        trained_on: config of the run's data module.
+    """
+    if configured := trained_on.get("cache_dir"):
+        return Path(configured)
+    beside = Path(root).expanduser() / "tmp"
+    return beside if _is_own(root, trained_on) and beside.is_dir() else None
+
+
+def _is_own(root: str | Path, trained_on: Mapping[str, Any]) -> bool:
+    """Return whether `root` is the folder of photos that a run was trained on."""
+    own = trained_on.get("root")
+    return own is not None and Path(root).expanduser().absolute() == Path(own)
