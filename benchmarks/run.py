@@ -1,4 +1,4 @@
-"""`make bench`: measure all rows, alternating dogscats and fastai, and write `benchmarks/RESULTS.md`.
+"""`make bench`: measure all rows, alternating dogscats and fastai, and write `docs/measurements/benchmark.md`.
 
     python -m benchmarks.run root=<dogscats> weights=<file>      all rows
     python -m benchmarks.run ... rows=frozen,tta                 only these rows again; the others are kept
@@ -45,7 +45,7 @@ class Bench:
         batch_size: photos per batch.
         repetitions: number of repetitions of each measurement.
         rows: `all`, `missing`, or comma-separated row names.
-        output: folder for `measurements.json` and `RESULTS.md`.
+        output: folder for `measurements.json`.
     """
 
     root: str = "data/dogscats"

@@ -1,6 +1,7 @@
-"""Every command that README and the walk through the lesson show is one that works."""
+"""Every command, link and picture of README and of the pages in docs/ works, and pages made by a script are current."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from dogscats.lesson.stage import make_stages
 from dogscats.runs.directory import run_directory
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "docs" / "lesson.md"]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def shown() -> list[str]:
@@ -81,3 +82,22 @@ def test_other_commands_and_files_that_are_named_exist() -> None:
             linked = page.parent / name if name else page
             assert linked.is_file(), link
             assert not anchor or anchor in anchors(linked), link
+
+
+def test_readme_stays_short() -> None:
+    page = (REPOSITORY / "README.md").read_text()
+    assert len(page.splitlines()) <= 200
+    assert len(page.split()) <= 1800
+
+
+def test_every_page_can_be_found_from_the_map() -> None:
+    docs = REPOSITORY / "docs"
+    linked = {(docs / link).resolve() for link in re.findall(r"\]\((?!http)(.*?)\)", (docs / "README.md").read_text())}
+    assert {page for page in docs.rglob("*.md") if page != docs / "README.md"} <= linked
+
+
+def test_pages_that_are_made_by_a_script_are_current() -> None:
+    make = runpy.run_path(str(REPOSITORY / "docs" / "reference" / "make_reference.py"))
+    for page, content in make["pages"]().items():
+        assert page.read_text() == content, f"{page.name} is not current: python docs/reference/make_reference.py"
+    assert not [line for line in make["settings_page"]().splitlines() if line.endswith("|  |")], "no comment in conf/"
