@@ -48,6 +48,7 @@ def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
     settings = check_settings(cfg)
     from dogscats.lesson.activations import Activations
+    from dogscats.runs.finish import choose_weights
     from dogscats.runs.launch import launch, open_run
 
     with open_run(settings) as run:
@@ -60,6 +61,7 @@ def train(cfg: DictConfig) -> float:
         activations = Activations(model, data, run.fabric, run.cfg.activations.dir, run.cfg.activations.views)
         for stage in run.stages_left:
             fit(run, stage, model, data, activations)
+        choose_weights(run, model)  # those of the best stage, or of the last as in the lesson
         return report(run, model, data, activations)
 
 
@@ -136,10 +138,10 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     from dogscats.runs.stages import make_loggers
 
     finish.fit_detector(run, model, activations)  # scores how unlike the training photos a photo is; not in the lesson
-    callbacks, loggers, last = finish.final_callbacks(run, model, data), make_loggers(run, "final"), run.stages[-1]
+    callbacks, loggers = finish.final_callbacks(run, model, data), make_loggers(run, "final")
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
-    if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached
-        classifier, loaders = model.for_stage(last, seed=0), [activations.valid_loader()]
+    if n_aug == 0 and run.final_stage.precompute:  # the activations of the plain photos are cached
+        classifier, loaders = model.for_stage(run.final_stage, seed=0), [activations.valid_loader()]
     else:
         classifier = model
         log.info("\nPredicting %d photos, %d versions of each", len(data.valid.paths), 1 + n_aug)

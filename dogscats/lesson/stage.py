@@ -165,6 +165,22 @@ class Stage:
         return tuple(rate / rates[-1] for rate in rates)
 
 
+def final_stage(stages: Sequence[Stage], rows: Mapping[str, Mapping[str, Any]], final: str) -> Stage:
+    """Choose the stage with whose weights a run ends.
+
+    Args:
+        stages: finished stages, in order.
+        rows: their metrics by name, as in `metrics.json`.
+        final: `last`, as in the lesson; or `best` for the lowest validation loss: the last stage if none was validated.
+    """
+
+    def loss(stage: Stage) -> float:
+        value = rows[stage.name].get("valid_loss")
+        return math.inf if value is None or math.isnan(value) else value
+
+    return min(reversed(stages), key=loss) if final == "best" else stages[-1]  # of equal ones, the later
+
+
 def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     """Make the stages of a recipe, in order, from plain dicts and lists.
 

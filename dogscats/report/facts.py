@@ -1,7 +1,7 @@
 """What the files of a run directory say about the run, and the templates that its page and model card are made from."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -19,7 +19,7 @@ from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
 from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS
-from dogscats.lesson.stage import Stage, make_stages
+from dogscats.lesson.stage import Stage, final_stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
 
@@ -54,6 +54,29 @@ class Result:
     n: int
     interval: tuple[float, float]
     values: Mapping[str, float | None]
+
+
+def final_weights(metrics: Mapping[str, Any], stages: Sequence[Stage], final: str) -> str:
+    """Say which stage's weights a run ended with, and why.
+
+    Args:
+        metrics: content of its `metrics.json`.
+        stages: stages of the recipe.
+        final: its setting `final`.
+    """
+    rows = metrics["stages"]
+    validated = [stage for stage in stages if rows.get(stage.name, {}).get("valid_loss") is not None]
+    weights = f"Weights of stage {metrics['final'].get('stage') or stages[-1].name}"
+    if len(stages) == 1:
+        return f"{weights}, the only one."
+    if not validated:
+        return f"{weights}, the last; no stage has a validation loss to choose by."
+    if final == "best":
+        chosen = "which has the lowest validation loss; the validation photos chose it"
+        return f"{weights}, {chosen}, so their metrics are slightly optimistic."
+    best = final_stage(validated, rows, "best")
+    better = f"; stage {best.name} has a lower validation loss, which final=best takes" if best != stages[-1] else ""
+    return f"{weights}, the last{better}."
 
 
 class Facts:
@@ -156,6 +179,11 @@ class Facts:
         """What `reliability.json` has of predictions without and with test-time augmentation; empty without it."""
         saved = read_json(self.run_dir / RELIABILITY) or {}
         return {LABELS[name]: saved[name] for name in LABELS if name in saved}
+
+    @property
+    def weights(self) -> str:
+        """Which stage's weights the run ended with, and why."""
+        return final_weights(self.metrics, self.stages, self.config.get("final", "last"))
 
     @cached_property
     def decisions(self) -> Counter[str]:

@@ -127,15 +127,17 @@ class RunReport:
         self.metrics["stages"][name] = dict(metrics)
         self.write()
 
-    def finish(self, plain: Predictions, averaged: Predictions | None) -> None:
+    def finish(self, plain: Predictions, averaged: Predictions | None, stage: str | None = None) -> None:
         """Record the final validation metrics, and write the predictions.
 
         Args:
             plain: predictions without test-time augmentation.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
+            stage: name of the stage whose weights predicted them.
         """
         self.predictions = predictions = averaged or plain
         self.metrics["final"] = {
+            "stage": stage,
             "n": len(plain.labels),
             **_final("valid", plain, averaged),
             "confusion_matrix": predictions.confusion_matrix,
@@ -159,7 +161,7 @@ class RunReport:
     @property
     def final_numbers(self) -> dict[str, float]:
         """Final metrics by dotted path; those that are undefined are left out."""
-        final, skipped = self.metrics["final"], ("n", "n_test", "confusion_matrix")
+        final, skipped = self.metrics["final"], ("stage", "n", "n_test", "confusion_matrix")
         return {f"final.{k}": v for k, v in final.items() if k not in skipped and v is not None}
 
     def summarise(self) -> None:
@@ -186,26 +188,6 @@ class RunReport:
             log.info("Open %s in a browser: all of this on one page", shown(self.run_dir / page.FILE))
         log.info("Try photos in a browser: python -m dogscats.demo run=%s", shlex.quote(str(self.run_dir)))
         log.info("Find wrong labels: %s run=%s suspects=true", command("evaluate"), shlex.quote(str(self.run_dir)))
-
-    def point_to_better_stage(self, stages: Sequence[Stage]) -> None:
-        """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""
-        rows = self.metrics["stages"]
-        losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
-        last = stages[-1]
-        best = min(losses, key=lambda name: losses[name], default=last.name)
-        if last.name not in losses or best == last.name or rows[last.name].get("kept") == "start":
-            return
-        if losses[best] > 0.999 * losses[last.name]:  # the same weights may differ by rounding
-            return
-        log.info(
-            "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
-            *(best, losses[best], last.name, losses[last.name]),
-        )
-        saved = next(stage.save for stage in stages if stage.name == best)
-        if saved:
-            log.info("To take it: %s ckpt=%s", command("evaluate"), self.run_dir / "checkpoints" / f"{saved}.ckpt")
-        if last.keep != "best":
-            log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
 
     def _log_final(self, split: str, heading: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""

@@ -78,7 +78,7 @@ def open_run(checked: Settings) -> Iterator[Run]:
         if fabric.is_global_zero:
             # Workers of a process that was killed may hold the lock for a few seconds more.
             lock.enter_context(locked(run_dir / ".lock", str(run_dir), timeout=10))
-        progress = read_progress(run_dir, stages) if resumed else None
+        progress = read_progress(run_dir, stages, cfg.final) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
         if fabric.is_global_zero and not resumed:

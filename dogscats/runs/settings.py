@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import check_exists
-from dogscats.base.rules import SWITCH, Rule, check_values, normalize, whole
+from dogscats.base.rules import SWITCH, Rule, check_values, normalize, one_of, whole
 from dogscats.base.text import home_expanded
 from dogscats.base.trust import load_config
 from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
@@ -22,6 +23,7 @@ from dogscats.runs.directory import plain_config
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "heads": whole(1, 1000),
+    "final": one_of("best", "last"),
     "activations.views": (whole(0, 10_000)[0], "a whole number of at least 0"),
     "model.weights": (lambda value: isinstance(value, str), "imagenet, none or a file"),
     "trust": SWITCH,
@@ -86,6 +88,12 @@ def check_settings(cfg: DictConfig) -> Settings:
     if values.get("load") and not resumed:
         check_exists(Path(values["load"]).expanduser())
     stages = make_stages(values["recipe"])
+    for stage, later in combinations(stages, 2):
+        if later.save and later.save == stage.save and values["final"] == "best":
+            raise UserError(
+                f"recipe.{later.name}.save={later.save}: it would overwrite the weights of stage {stage.name}. Choose "
+                "another name, or null."
+            )
     best = [stage.name for stage in stages if stage.keep == "best"]
     if best and (values.get("trainer") or {}).get("limit_val_batches") == 0:
         raise UserError(f"trainer.limit_val_batches=0: recipe.{best[0]}.keep=best needs the validation loss.")
@@ -115,6 +123,7 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
     if broken := broken + [key for key in values if key not in saved]:
         raise UserError(f"{file}: it is not the config of a run: {', '.join(broken)} missing or of another type.")
     saved["trust"] = cfg.trust  # for the checkpoint that the run may load
+    saved["final"] = saved.get("final", "last")  # older runs lack it
     for key in ("root", "changed"):
         if f"data.{key}" in typed:
             saved.data[key] = cfg.data[key]

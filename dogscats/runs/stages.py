@@ -20,7 +20,7 @@ from dogscats.report.figures.drawing import publish
 from dogscats.report.summary import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
 from dogscats.runs.compose import build_callbacks, build_loggers, close, hyperparameters
-from dogscats.runs.run import Run, read_intact
+from dogscats.runs.run import Run, read_intact, stage_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +137,9 @@ def finish_stage(
     """
     state = state_file(run, stage)
     if run.fabric.is_global_zero:
-        for name in [*([stage.save] if stage.save else []), "last"]:
-            save_classifier(state.parent / f"{name}.ckpt", model, run.description, stage.name)
+        if stage.save or stage is not run.stages[-1]:
+            save_classifier(stage_checkpoint(run.dir, stage), model, run.description, stage.name)
+        save_classifier(state.with_name("last.ckpt"), model, run.description, stage.name)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     history = next((callback for callback in callbacks if isinstance(callback, History)), History())
     metrics: dict[str, Any] = history.metrics()
