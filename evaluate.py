@@ -43,8 +43,9 @@ def evaluate(cfg: DictConfig) -> None:
     """Do the task that was configured, and list the files written."""
     task = chosen_task(cfg)
     # These import torch, which takes seconds: after --help and wrong settings have been dealt with.
-    from dogscats.base.console import log_written, peak_rss_mb, set_progress
+    from dogscats.base.console import peak_rss_mb, set_progress
     from dogscats.predict.predictor import Predictor
+    from dogscats.report.run_files import log_written
     from dogscats.runs.compose import build_callbacks, use_own_modules
     from dogscats.runs.ranks import distributed
     from dogscats.runs.trainer import nondeterminism_named, trainer_factory
@@ -69,7 +70,7 @@ def evaluate(cfg: DictConfig) -> None:
         if cfg.keep is not None and predictor.reliability:
             thresholds = predictor.reliability.version(job.n_aug > 0).thresholds
             log.info(
-                "Keep      %g of the validation photos: a class needs a probability of %.4f, and `unlike` up to %.4f",
+                "Keep      %g of the validation photos: a class needs a probability of %.6g, and `unlike` up to %.6g",
                 *(cfg.keep, thresholds.unsure_below, thresholds.none_above),
             )
         resolve_name(task.function)(job)

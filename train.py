@@ -28,6 +28,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
+from dogscats.base.text import counted
 from dogscats.data.loading.class_weights import check_class_weights, class_weights
 from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import resume_hint
@@ -93,8 +94,8 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
     model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
     name = config.get("name", config["_target_"].rpartition(".")[2])
-    heads = "head" if len(model.heads) == 1 else "heads"
-    log.info("Model     %s, %d pooled features, %d %s", name, body.num_features, len(model.heads), heads)
+    features, heads = counted(body.num_features, "pooled feature"), counted(len(model.heads), "head")
+    log.info("Model     %s, %s, %s", name, features, heads)
     return model
 
 
@@ -144,11 +145,11 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
         classifier, loaders = model.for_stage(run.final_stage, seed=0), [activations.valid_loader()]
     else:
         classifier = model
-        log.info("\nPredicting %d photos, %d versions of each", len(data.valid.paths), 1 + n_aug)
+        log.info("\nPredicting %s, %s of each", counted(len(data.valid.paths), "photo"), counted(1 + n_aug, "version"))
         loaders = tta_loaders(data, data.valid, n_aug)
     predict(classifier, loaders, run.make_trainer, callbacks, loggers, partial(finish.keep_predictions, run))
     if data.test:
-        log.info("Predicting %d test photos", len(data.test.paths))
+        log.info("Predicting %s", counted(len(data.test.paths), "test photo"))
         write = partial(finish.keep_test_predictions, run)
         predict(model, tta_loaders(data, data.test, n_aug), run.make_trainer, [TTA(n_aug)], write=write)
     return finish.finish_run(run, model, loggers)

@@ -1,6 +1,7 @@
-"""Names and paths as text: on a terminal, in tables, in commands to be pasted, and without passwords."""
+"""Names, counts, shares and paths as text: for people, in tables, in commands to be pasted, and without passwords."""
 
 import logging
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -36,6 +37,47 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """List names, at most the first `most`."""
     more = f", ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(map(shown, names[:most])) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 photo`, `2 photos`, `3 classes`, `4 copies`."""
+    return f"{number} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str, several: str = "") -> str:
+    """Return a noun as it follows a number, or a verb, of which `several` have another form."""
+    if number == 1 or several:
+        return noun if number == 1 else several
+    if noun.endswith("s"):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+
+
+def percent(share: float, n: int) -> str:
+    """Return a share of `n` photos in percent: `81 %`, from 1,000 photos on `81.3 %`, from 100,000 on `81.25 %`.
+
+    Digits are added where it would read as all or none, and is not: `99.95 %`.
+    """
+    if math.isnan(share):
+        return "-"
+    digits = max(int(math.log10(max(n, 1)) - 1) // 2, 0)
+    while 1e-9 < share < 1 - 1e-9 and float(f"{100 * share:.{digits}f}") in (0, 100):
+        digits += 1
+    return f"{100 * share:.{digits}f} %"
+
+
+def percents(probabilities: Sequence[float]) -> list[str]:
+    """Return the class probabilities of a photo in percent, with a tenth: they sum to 100.0, and none reads as 100.0.
+
+    What rounding down leaves goes to the largest remainders.
+    """
+    most = 999 if len(probabilities) > 1 else 1000
+    tenths = [min(int(1000 * probability), most) for probability in probabilities]
+    left = 1000 - sum(tenths)
+    by_remainder = sorted(range(len(tenths)), key=lambda index: tenths[index] - 1000 * probabilities[index])
+    for index in [index for index in by_remainder if tenths[index] < most][:left]:
+        tenths[index] += 1
+    return [f"{tenth / 10:.1f} %" for tenth in tenths]
 
 
 def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:

@@ -12,6 +12,7 @@ from torchvision.models import resnet34 as torchvision_resnet34
 
 from dogscats.base.errors import ArgumentError
 from dogscats.base.rules import check_values, one_of
+from dogscats.base.text import counted
 from dogscats.base.trust import records_config
 from dogscats.base.weights import load_weights, not_downloaded, read_weights
 
@@ -119,7 +120,7 @@ class Backbone(nn.Module):
 
     def extra_repr(self) -> str:
         """Name what is pooled; part of the key of precomputed activations."""
-        return f"{self.method}, {self.num_features} features"
+        return f"{self.method}, {counted(self.num_features, 'feature')}"
 
 
 class PrecomputedBody(nn.Identity):

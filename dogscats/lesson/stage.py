@@ -14,6 +14,7 @@ from typing import Any
 
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
+from dogscats.base.text import counted
 from dogscats.lesson.schedules import SCHEDULES
 
 GROUPS = ("early", "late", "head")
@@ -138,12 +139,12 @@ class Stage:
     @property
     def summary(self) -> str:
         """One-line summary for the console."""
-        cycles = f" in {self.cycles} cycles" if self.cycles else ""
+        cycles = f" in {counted(self.cycles, 'cycle')}" if self.cycles else ""
         schedule = "" if self.schedule is None else f" ({self.schedule})"
         trained = ", ".join(GROUPS[self.freeze_to :])
         inputs = "precomputed activations" if self.precompute else "photos"
         return (
-            f"{self.total_epochs} epochs{cycles}{schedule}, training {trained} on "
+            f"{counted(self.total_epochs, 'epoch')}{cycles}{schedule}, training {trained} on "
             f"{'augmented ' if self.augment else ''}{inputs}"
         )
 

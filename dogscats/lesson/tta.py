@@ -86,7 +86,7 @@ class TTA(Callback):
         if not predicted.all():
             # 1.0 means all batches; 1 means one batch.
             if trainer.limit_predict_batches == 1.0 and isinstance(trainer.limit_predict_batches, float):
-                raise RuntimeError(f"{int((~predicted).sum())} photos have no prediction.")
+                raise RuntimeError(f"Photos without a prediction: {int((~predicted).sum())}.")
             kept = predicted.nonzero().flatten().tolist()
             self.probabilities, self.scores = self.probabilities[:, kept], self.scores[kept]
             self.photos = self.photos.select(kept)

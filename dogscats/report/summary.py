@@ -9,16 +9,17 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dogscats.base.console import log_written, peak_rss_mb
+from dogscats.base.console import peak_rss_mb
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json, write_stage_rows
-from dogscats.base.text import shown, text_table
+from dogscats.base.text import counted, shown, text_table
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import epoch_columns, final_metrics
+from dogscats.lesson.metrics import epoch_columns, epoch_text, final_metrics
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
+from dogscats.report.run_files import log_written
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,22 @@ class History(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the header."""
         self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
+        self.photos = 0
         log.info("epoch  %s    seconds", "  ".join(epoch_headings().values()))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.started, self.validated = time.perf_counter(), False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to count the validation photos."""
+        self.photos = 0
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Count the validation photos, of all ranks."""
+        self.photos += len(batch[1]) * trainer.world_size
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the validation metrics as current; Lightning keeps those of earlier epochs."""
@@ -68,9 +80,10 @@ class History(Callback):
         }
         headings, seconds = epoch_headings(), round(time.perf_counter() - self.started, 3)
         cells = [
-            (f"{logged[name]:.5f}" if name in logged else "-").rjust(len(heading)) for name, heading in headings.items()
+            (epoch_text(name, logged[name], self.photos) if name in logged else "-").rjust(len(heading))
+            for name, heading in headings.items()
         ]
-        others = "".join(f"  {name} {value:.5f}" for name, value in logged.items() if name not in headings)
+        others = "".join(f"  {name} {value:.5g}" for name, value in logged.items() if name not in headings)
         log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
         metrics = dict.fromkeys(headings, "") | logged
         self.rows.append({"epoch": trainer.current_epoch, **metrics, "seconds": seconds})
@@ -149,8 +162,10 @@ class RunReport:
 
     def add_test(self, plain: Predictions, averaged: Predictions | None) -> None:
         """Record the metrics of the labelled test photos, and write the predictions; see `finish`."""
+        best = averaged or plain
         self.metrics["final"] |= {"n_test": len(plain.labels), **_final("test", plain, averaged)}
-        (averaged or plain).write(self.run_dir / "predictions_test.csv")
+        self.metrics["final"]["test_confusion_matrix"] = best.confusion_matrix
+        best.write(self.run_dir / "predictions_test.csv")
         self.write()
 
     def write(self) -> None:
@@ -161,23 +176,23 @@ class RunReport:
     @property
     def final_numbers(self) -> dict[str, float]:
         """Final metrics by dotted path; those that are undefined are left out."""
-        final, skipped = self.metrics["final"], ("stage", "n", "n_test", "confusion_matrix")
-        return {f"final.{k}": v for k, v in final.items() if k not in skipped and v is not None}
+        final, counts = self.metrics["final"], ("n", "n_test")
+        return {f"final.{k}": v for k, v in final.items() if isinstance(v, int | float) and k not in counts}
 
     def summarise(self) -> None:
         """Print the table of stages, the final metrics and the files written."""
-        stages = self.metrics["stages"]
+        stages, n = self.metrics["stages"], self.metrics["final"]["n"]
         kept = ["kept"] if any("kept" in row for row in stages.values()) else []
         rows: list[list[object]] = [["stage", "epochs", *kept, *epoch_headings().values(), "seconds"]]
         for name, row in stages.items():
-            cells = [f"{row[key]:.5f}" if key in row else "-" for key in epoch_columns()]
+            cells = [epoch_text(key, row[key], n) if key in row else "-" for key in epoch_columns()]
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
-        self._log_final("valid", f"{final['n']} validation photos")
+        self._log_final("valid", "n", "validation photo")
         log_confusion_matrix(self.predictions)
         if "n_test" in final:
-            self._log_final("test", f"{final['n_test']} test photos")
+            self._log_final("test", "n_test", "test photo")
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
         log_written(self.run_dir)
         if (self.run_dir / "tensorboard").is_dir():
@@ -189,13 +204,15 @@ class RunReport:
         log.info("Try photos in a browser: python -m dogscats.demo run=%s", shlex.quote(str(self.run_dir)))
         log.info("Find wrong labels: %s run=%s suspects=true", command("evaluate"), shlex.quote(str(self.run_dir)))
 
-    def _log_final(self, split: str, heading: str) -> None:
+    def _log_final(self, split: str, key: str, photo: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""
         final = self.metrics["final"]
-        rows: list[list[object]] = [[heading, *(metric.title for metric in final_metrics())]]
+        rows: list[list[object]] = [[counted(final[key], photo), *(metric.title for metric in final_metrics())]]
         for name, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
-                rows.append([name, *(row.text(final[f"{split}_{row.key}{suffix}"]) for row in final_metrics())])
+                rows.append(
+                    [name, *(row.text(final[f"{split}_{row.key}{suffix}"], final[key]) for row in final_metrics())]
+                )
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 

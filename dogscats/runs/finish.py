@@ -22,6 +22,7 @@ from dogscats.report import card, page
 from dogscats.report.facts import Facts, final_weights
 from dogscats.report.figure_table import Pictures, publish_figures
 from dogscats.report.figures.drawing import publish
+from dogscats.report.verdict import log_verdict, verdict
 from dogscats.runs.checkpoint import load_classifier, save_classifier, save_weights
 from dogscats.runs.compose import build_callbacks, close, hyperparameters
 from dogscats.runs.run import UNNAMED, Run, stage_checkpoint
@@ -45,6 +46,16 @@ def choose_weights(run: Run, model: Classifier) -> None:
             save_classifier(checkpoints / "last.ckpt", model, run.description, stage.name)
         shutil.rmtree(checkpoints / UNNAMED, ignore_errors=True)
     run.final_stage = stage
+
+CURVES_FIRST = {
+    "Curves": {
+        "Loss": ["Multiline", ["train_loss", "valid_loss"]],
+        "Accuracy": ["Multiline", ["valid_acc", "valid_balanced_acc", "valid_macro_f1"]],
+        "Learning rate": ["Multiline", ["lr-SGD/.*"]],
+    },
+    "Final": {"Metrics": ["Multiline", ["final/.*"]]},
+}
+"""TensorBoard's tab of custom scalars, whose order is ours: the other tabs sort by name."""
 
 
 def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
@@ -99,12 +110,19 @@ def finish_run(run: Run, model: Classifier, loggers: list[Logger]) -> float:
         _publish(run, model)
     run.unreported.unlink(missing_ok=True)
     for logger in loggers:
+        numbers = run.report.final_numbers
+        if isinstance(logger, TensorBoardLogger):
+            numbers = {name.replace(".", "/"): value for name, value in numbers.items()}  # one section for all
+            logger.experiment.add_custom_scalars(CURVES_FIRST)
         if run.logs_hyperparameters and isinstance(logger, TensorBoardLogger):
             # Its HParams tab shows the metrics that come with hyperparameters.
-            logger.log_hyperparams(hyperparameters(run.settings), run.report.final_numbers)
+            logger.log_hyperparams(hyperparameters(run.settings), numbers)
         else:
-            logger.log_metrics(run.report.final_numbers)
+            logger.log_metrics(numbers)
     close(loggers)
+    if run.fabric.is_global_zero:
+        with optional("verdict", "given"):
+            log_verdict(verdict(Facts(run.out)))
     if run.reliability:
         log_reliability(run.reliability)
     log.info("\n%s", final_weights(run.report.metrics, run.stages, run.cfg.final))

@@ -15,6 +15,7 @@ from dogscats.base.errors import Failure, UserError, optional
 from dogscats.base.files import remove_unfinished
 from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
+from dogscats.base.text import counted
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
@@ -120,7 +121,7 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     if data.decided:
         log.info("Decisions %s", data.decided)
     if data.test:
-        log.info("Test      %d labelled photos, predicted once after the last stage", len(data.test.paths))
+        log.info("Test      %s, predicted once after the last stage", counted(len(data.test.paths), "labelled photo"))
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
@@ -155,13 +156,20 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     run.fabric.launch()
     run.dir = run.fabric.broadcast(run.out)
     _log_device(run)
-    run.report.metrics["classes"] = model.classes
+    run.report.metrics |= {"classes": model.classes, "cut_off": _cut_off(run, data)}
     if run.progress.metrics:
         run.report.resume(run.progress.metrics, run.progress.stages)
     # Saved now, to be looked at while the run trains; loggers get it at the end.
     run.figures["augmentation"] = augmentation(data.train_dataset("augmentation", augment=True))
     with optional("augmentation"):
         publish(run.figures["augmentation"], run.out / "augmentation.png")
+
+
+def _cut_off(run: Run, data: DogsCatsDataModule) -> float:
+    """Return the share of the photos that lose much of their long side to the square crop, if `data.fit` crops."""
+    lost = set(data.elongated) if run.settings["data"].get("fit", "crop") == "crop" else set()
+    paths = [path for photos in data.splits.values() for path in photos.paths]
+    return sum(path in lost for path in paths) / len(paths)
 
 
 def _log_device(run: Run) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base.errors import optional
+from dogscats.base.text import counted
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
 from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
@@ -148,7 +149,7 @@ def finish_stage(
         kept = "start" if keep_best.epoch is None else keep_best.epoch
         metrics = {"kept": kept, **history.metrics(kept), **keep_best.metrics}
     if trainer.current_epoch < stage.total_epochs:
-        log.info("Stopped after %d of %d epochs", trainer.current_epoch, stage.total_epochs)
+        log.info("Stopped after %d of %s", trainer.current_epoch, counted(stage.total_epochs, "epoch"))
     seconds = history.seconds_before + time.perf_counter() - started
     run.report.add_stage(stage.name, {"epochs": trainer.current_epoch, **metrics, "seconds": round(seconds, 3)})
     if run.fabric.is_global_zero:

@@ -94,7 +94,7 @@ def test_tensorboard_and_the_directory_have_every_plot_and_picture(lesson: Path)
     assert {path.stem for path in lesson.glob("*.png")} >= pictures | {"lr_finder"}
     final = EventAccumulator(str(lesson / "tensorboard" / "final")).Reload().Tags()
     assert {tag.removeprefix("pictures/") for tag in final["images"]} >= pictures
-    assert "final.valid_acc_tta" in final["scalars"]
+    assert "final/valid_acc_tta" in final["scalars"]
     first = EventAccumulator(str(lesson / "tensorboard" / "precompute")).Reload().Tags()
     assert first["images"] == ["lr_finder/plots"]
     with (lesson / "lr_finder.csv").open(newline="") as file:

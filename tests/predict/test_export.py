@@ -283,9 +283,9 @@ def run_script(python: str, folder: Path, photos: list[Path]) -> dict[str, list[
     command = [python, str(folder / SCRIPT), *map(str, photos)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
-    lines = [line.split("  ") for line in result.stdout.splitlines()]
-    assert all([cell.split()[0] for cell in line[1:]] == ["cats", "dogs", "owls"] for line in lines)
-    return {line[0]: [float(cell.split()[1]) for cell in line[1:]] for line in lines}
+    header, *lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert header == ["photo", "cats", "dogs", "owls"]
+    return {line[0]: [float(cell) for cell in line[1:]] for line in lines}
 
 
 def check_script(python: str, folder: Path, odd_photos: Path) -> None:
@@ -312,9 +312,17 @@ def test_the_script_predicts_what_the_predictor_does_and_onnxruntime_sends_nothi
     (bad := tmp_path / "bad.jpg").write_text("no photo")
     command = [sys.executable, str(tmp_path / SCRIPT), str(bad), str(tmp_path / "gone.jpg"), str(odd_photos / "0.jpg")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout.count("\n")) == (1, 1)
+    assert (result.returncode, result.stdout.count("\n")) == (1, 2)
     gone = f"{tmp_path}/gone.jpg: No such file or directory"
     assert result.stderr.splitlines() == [f"{bad}: it is not a picture of a known format", gone]
+    draw_photo(tmp_path / "folder" / "inner" / "b.JPG", 0, 0)
+    (tmp_path / "folder" / "notes.txt").write_text("no photo")
+    command = [sys.executable, str(tmp_path / SCRIPT), str(tmp_path / "folder"), str(odd_photos / "0.jpg")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = [line.split("\t")[0] for line in result.stdout.splitlines()[1:]]
+    assert found == [str(tmp_path / "folder" / "inner" / "b.JPG"), str(odd_photos / "0.jpg")]
+    shown = subprocess.run([*command[:2], "--help"], capture_output=True, text=True, check=True).stdout
+    assert "folder" in shown
 
 
 def test_the_script_reads_the_photos_that_predictions_do(odd_photos: Path, tmp_path: Path) -> None:

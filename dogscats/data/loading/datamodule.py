@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.base.text import listed
+from dogscats.base.text import counted, listed
 from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.loading.loaders import (
     EpochSampler,
@@ -74,7 +74,7 @@ class DogsCatsDataModule(LightningDataModule):
         test: labelled test photos, after `setup` and decisions; `None` without any.
         splits: labelled photos of each split that has any, after `setup`: train, valid and perhaps test.
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
-        bad: the reason for each skipped photo, after `setup`.
+        bad, elongated: what was found of the photos, after `setup`; see `photo_check.Findings`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
         held_out: after `labelled`: where the photos are that the split is a part of; empty if it is a whole split.
 
@@ -221,13 +221,14 @@ class DogsCatsDataModule(LightningDataModule):
         cache_dir = cache_folder(self.root, self.cache_dir)
         shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
         dropped = {path for path, label in changes.items() if label is None}
-        readable, self.bad = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
+        readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
+        self.bad, self.elongated = found.bad, found.elongated
         return [decided(photos, changes) for photos in readable] if changes else readable
 
     @property
     def summary(self) -> str:
         """One-line summary for the console."""
-        counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
+        counts = f"{len(self.train.paths)} training and {counted(len(self.valid.paths), 'validation photo')}"
         skipped = f"; warning: {len(self.bad)} unreadable left out, see bad_images.csv" if self.bad else ""
         return f"{counts} of {listed(self.classes)}{skipped}"
 

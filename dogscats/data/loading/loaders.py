@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Sampler
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import UserError
 from dogscats.base.signals import handle_signals_in_worker, signals_blocked
+from dogscats.base.text import counted
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
 
 # When the process exits, it ends workers that are still there. PyTorch's handler would take that for a failure.
@@ -155,8 +156,8 @@ def fitting_workers(wanted: int, batch_bytes: int, ranks: int = 1) -> int:
     fitting = min(wanted, room // (BATCHES_PER_WORKER * LOADERS * batch_bytes * ranks))
     if fitting < wanted:
         log.info(
-            "%s has %.0f MB: %d workers decode photos instead of data.num_workers=%d (docker run --shm-size=2g)",
-            *(SHARED_MEMORY, room / 1e6, fitting, wanted),
+            "%s has %.0f MB: %s for photos instead of data.num_workers=%d (docker run --shm-size=2g)",
+            *(SHARED_MEMORY, room / 1e6, counted(fitting, "worker"), wanted),
         )
     return fitting
 

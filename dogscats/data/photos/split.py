@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 
 from dogscats.base.errors import ArgumentError, UserError, as_user_error
-from dogscats.base.text import listed, shown
+from dogscats.base.text import counted, listed, plural, shown
 
 SPELLINGS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
 """Names of each split, as folders or in a table, in any case."""
@@ -209,7 +209,9 @@ def check_groups(by_class: Mapping[str, Sequence[str]], pattern: re.Pattern[str]
         )
     if not alone:
         return []
-    return [f"{len(alone)} of {len(every)} photos match no data.group and are on their own: {listed(alone, 3)}"]
+    return [
+        f"{len(alone)} of {counted(len(every), 'photo')} match no data.group and are on their own: {listed(alone, 3)}"
+    ]
 
 
 def in_both(
@@ -228,6 +230,7 @@ def in_both(
         return []
     group, path = next(iter(both.items()))
     return [
-        f"{len(both)} groups of data.group are in train and in {split}, for example {shown(group)!r}: "
+        f"{counted(len(both), 'group')} of data.group {plural(len(both), 'is', 'are')} in train and in {split}, "
+        f"for example {shown(group)!r}: "
         f"{shown(first[group])} and {shown(path)}. Metrics of {split} may be too optimistic."
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.base.text import listed, shown
+from dogscats.base.text import counted, listed, shown
 from dogscats.data.photos.listing import FileIndex, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
 from dogscats.data.photos.table_rows import find_columns, has_images, table_rows
@@ -65,8 +65,9 @@ class Table:
                 )
         if missing:
             raise UserError(
-                f"{name}: {len(missing)} of {count} rows name files that are not in {root}: {listed(missing, 5)}. Add "
-                "the files, remove the rows, or set data.root to the folder that the paths are relative to."
+                f"{name}: {len(missing)} of {counted(count, 'row')} name files that are not in {root}: "
+                f"{listed(missing, 5)}. Add the files, remove the rows, or set data.root to the folder that the "
+                "paths are relative to."
             )
 
     @classmethod

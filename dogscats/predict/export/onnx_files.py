@@ -16,6 +16,7 @@ from torch import nn
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, write_text
+from dogscats.base.text import counted, percent
 from dogscats.data.photos.layouts import Photos
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
@@ -170,7 +171,8 @@ def export_int8(
         onnx.save(with_preprocessing(quantized, metadata), photo)
         files = folder / "photo.onnx", photo
         before, after = accuracies(reference.photos, tuple(onnx_predict(file) for file in files))
-        text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(reference.photos.paths)} photos"
+        n = len(reference.photos.paths)
+        text = f"accuracy {percent(after, n)} with int8, {percent(before, n)} without, on {counted(n, 'photo')}"
         if before - after > MOST_ACCURACY_LOST:
             raise UserError(
                 f"photo-int8.onnx: {text}: it loses more than {MOST_ACCURACY_LOST:g}. The int8 files were not kept. "

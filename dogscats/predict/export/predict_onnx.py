@@ -1,13 +1,15 @@
-"""Print probabilities and decision for photos: `python predict_onnx.py [photo-int8.onnx] a.jpg b.png ...`.
+"""Print the probabilities of each class, and the decision, for photos and folders of them.
 
-Needs onnxruntime, numpy and Pillow, and pillow-heif for HEIC photos. `photo.onnx` beside this file is used unless
-another is named.
+A line for each photo, with tabs between the columns that the first line names. Needs onnxruntime, numpy and Pillow, and
+pillow-heif for HEIC photos.
 """
 
+import argparse
 import json
 import os
 import sys
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported, which sends some since 1.29
@@ -59,6 +61,17 @@ def why(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def photos(path: str) -> list[str]:
+    """List the photos of a folder, and of the folders in it, by their extensions; or the photo itself."""
+    if not Path(path).is_dir():
+        return [path]
+    known = {extension for extension, name in Image.registered_extensions().items() if name in FORMATS}
+    found = [str(file) for file in sorted(Path(path).rglob("*")) if file.suffix.lower() in known]
+    if not found:
+        print(f"{path}: there are no photos in it", file=sys.stderr)
+    return found
+
+
 def decide(classes: list[str], probabilities: np.ndarray, unlike: float, metadata: dict[str, str]) -> str:
     """Name the class of a photo, or `unsure`, or `none`; in parentheses if a class is called so."""
     decision = classes[int(probabilities.argmax())]
@@ -70,15 +83,22 @@ def decide(classes: list[str], probabilities: np.ndarray, unlike: float, metadat
 
 
 if __name__ == "__main__":
-    paths = sys.argv[1:]
-    if not paths:
-        sys.exit(__doc__)
-    model = paths.pop(0) if paths and paths[0].endswith(".onnx") else Path(__file__).with_name("photo.onnx")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "paths", nargs="+", metavar="photo", help="photo or folder; an .onnx file is used instead of photo.onnx"
+    )
+    given = parser.parse_args().paths
+    models, paths = ([path for path in given if path.endswith(".onnx") == wanted] for wanted in (True, False))
+    if not paths or len(models) > 1:
+        parser.error("give at least one photo or folder, and at most one .onnx file")
+    model = models[0] if models else Path(__file__).with_name("photo.onnx")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     classes = json.loads(metadata["classes"])
+    decides = len(session.get_outputs()) > 1
+    print("photo", *classes, *(["decision"] if decides else []), sep="\t")
     failed = False
-    for path in paths:
+    for path in chain.from_iterable(map(photos, paths)):
         try:
             photo = np.asarray(read_photo(path))
         except Exception as error:  # a damaged file can raise almost anything
@@ -87,6 +107,5 @@ if __name__ == "__main__":
             continue
         probabilities, *unlike = session.run(None, {"photo": photo})
         decision = [decide(classes, probabilities, unlike[0], metadata)] if unlike else []
-        cells = (f"{name} {value:.4f}" for name, value in zip(classes, probabilities, strict=True))
-        print(path, *cells, *decision, sep="  ")
+        print(path, *(f"{value:.6g}" for value in probabilities), *decision, sep="\t")
     sys.exit(failed)

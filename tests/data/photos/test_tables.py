@@ -107,7 +107,7 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
         ),
         (["path,label,set", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,c,test"], "test of .* has photos of c, but"),
         (["path,label,set", "1.jpg,a,val"], "it has no rows of train"),
-        (["path,label", f"{'x' * 300}.jpg,a"], "1 of 1 rows name files"),
+        (["path,label", f"{'x' * 300}.jpg,a"], "1 of 1 row name files"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
