@@ -109,8 +109,8 @@ class Stage:
             raise UserError(f"{key}: neither epochs nor cycles is set. Set one of them.")
         if self.epochs is not None and self.cycles is not None:
             raise UserError(
-                f"{key}.epochs={self.epochs}: the stage has cycles. Set the length of the first, {key}.cycle_len, or "
-                f"train by epochs: {key}.cycles=null."
+                f"{key}.epochs={self.epochs}: both epochs and cycles are set. Set the length of the first cycle, "
+                f"{key}.cycle_len, instead, or {key}.cycles=null."
             )
         others = [name for name in SCHEDULES if name != "sgdr"]
         allowed, expected = one_of("sgdr") if self.cycles else one_of(*others)

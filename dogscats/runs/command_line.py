@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from dogscats.base.environment import CONF
-from dogscats.base.errors import UserError
+from dogscats.base.errors import UserError, user_message
 from dogscats.base.text import hydra_text, setting
 from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import PATH_SETTINGS
@@ -133,7 +135,7 @@ def _composition_message(error: HydraException) -> str | None:
         return _no_choice(group, name, options) if group else None
     if not isinstance(error, ConfigCompositionException):
         return None
-    if there := re.match(r"(?:Could not append.* already at '|Multiple values for )([^']*)(?:'|\. To )", text):
+    if there := re.match(r"(?:Could not append.* already at '|Multiple values for )([^']*?)(?:'|\. To )", text):
         return f"+{there[1]}: it is there already; drop the +."
     if unknown := re.match(r"Could not (?:override|delete from config\.) '([^']*)'", text):
         key, node = unknown[1], getattr(error.__cause__, "parent_node", None)
@@ -164,8 +166,9 @@ def _no_such_setting(key: str, config: Mapping[str, Any]) -> str:
         names += [f"{group}.{known}" for known in taken]
     last = {known.rpartition(".")[2]: known for known in reversed(names)}
     same = [known for known in names if known.rpartition(".")[2] == name]
-    nearest = get_close_matches(key, names, 1) or [last[known] for known in get_close_matches(name, last, 1)]
-    similar = f" Did you mean {' or '.join((same or nearest)[:3])}?" if same or nearest else ""
+    alike = get_close_matches(key, names, 1) or [last[known] for known in get_close_matches(name, last, 1)]
+    meant = get_close_matches(key, names, 1, 0.85) or same[:3] or alike
+    similar = f" Did you mean {' or '.join(meant)}?" if meant else ""
     adds = f" +{key}=<value> adds it." if key.startswith(tuple(f"{name}." for name in OPEN)) else ""
     return f"{key}: there is no such setting.{similar}{adds} --help lists the first ones, --cfg job all."
 
@@ -199,8 +202,19 @@ class KnownKeys(Callback):
             raise SystemExit(f"error: {_no_such_setting(key, composed)}")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a sweep."""
-        self.on_run_start(config)
+        """Check the config of the first job of a sweep: that of the sweep itself lacks what is swept."""
+        first = [
+            f"{typed.get_key_element()}={next(iter(typed.sweep_string_iterator()))}"
+            if typed.is_discrete_sweep()
+            else typed.input_line
+            for typed in OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
+            if typed.is_discrete_sweep() or not typed.is_sweep_override()
+        ]
+        try:
+            job = GlobalHydra.instance().config_loader().load_sweep_config(config, first)
+        except HydraException as error:  # Hydra would go on with a warning
+            raise SystemExit(f"error: {_composition_message(error) or user_message(error)}") from error
+        self.on_run_start(job)
 
 
 def _undeclared(config: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
