@@ -206,7 +206,7 @@ class KnownKeys(Callback):
         first = [
             f"{typed.get_key_element()}={next(iter(typed.sweep_string_iterator()))}"
             if typed.is_discrete_sweep()
-            else typed.input_line
+            else str(typed.input_line)
             for typed in OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
             if typed.is_discrete_sweep() or not typed.is_sweep_override()
         ]
