@@ -33,6 +33,7 @@ from dogscats.base.signals import interruptible
 from dogscats.base.text import listed
 from dogscats.predict.export.exporters import export_help
 from dogscats.predict.tasks import Job, chosen_task
+from dogscats.runs.command_line import helpful_command_line
 
 log = logging.getLogger(__name__)
 
@@ -86,5 +87,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with hydra_errors_exit(), interruptible():
+    with hydra_errors_exit(), helpful_command_line(), interruptible():
         main()

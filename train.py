@@ -31,6 +31,7 @@ from dogscats.base.signals import interruptible
 from dogscats.base.text import counted
 from dogscats.data.loading.class_weights import check_class_weights, class_weights
 from dogscats.lesson.stage import Stage
+from dogscats.runs.command_line import helpful_command_line
 from dogscats.runs.directory import resume_hint
 from dogscats.runs.settings import check_settings
 from dogscats.runs.sweep import sweep_job, sweep_table
@@ -164,5 +165,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with hydra_errors_exit(), interruptible(), sweep_table():
+    with hydra_errors_exit(), helpful_command_line(), interruptible(), sweep_table():
         main()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dogscats.predict.predictor import Predictor
     from dogscats.report.figure_table import Pictures, Report
     from dogscats.report.summary import History
+    from dogscats.runs.command_line import KnownKeys
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
@@ -47,6 +48,7 @@ _NAMES = {
     "predict.predictor": "Predictor",
     "report.figure_table": "Pictures Report",
     "report.summary": "History",
+    "runs.command_line": "KnownKeys",
     "runs.directory": "OutputFolder",
     "runs.sweep": "SweepReport",
 }

@@ -4,7 +4,8 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -98,15 +99,26 @@ def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
     ]
 
 
-def setting(key: str, value: object) -> str:
-    """Return `key=value`, quoted for Hydra and for the shell."""
+def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
+    """Name the most similar choice: ` Did you mean <prefix><choice>?`; empty if none is similar."""
+    similar = get_close_matches(name, list(choices), 1)
+    return f" Did you mean {prefix}{similar[0]}?" if similar else ""
+
+
+def hydra_text(value: object) -> str:
+    """Return a value as Hydra reads it, in quotes if needed."""
     text = str(value)
     plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", text, re.ASCII)
     if not plain or text.lower() in ("true", "false", "null", "nan", "inf"):
         quoted = re.sub(r'(\\*)(")', r"\1\1\\\2", text)
         quoted = re.sub(r"(\\*)$", r"\1\1", quoted)
         text = '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", quoted) + '"'
-    return shlex.quote(f"{key}={text}")
+    return text
+
+
+def setting(key: str, value: object) -> str:
+    """Return `key=value`, quoted for Hydra and for the shell."""
+    return shlex.quote(f"{key}={hydra_text(value)}")
 
 
 def home_expanded(path: str | Path) -> Path:

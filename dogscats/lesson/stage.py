@@ -14,7 +14,7 @@ from typing import Any
 
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
-from dogscats.base.text import counted
+from dogscats.base.text import counted, did_you_mean
 from dogscats.lesson.schedules import SCHEDULES
 
 GROUPS = ("early", "late", "head")
@@ -108,7 +108,10 @@ class Stage:
         if self.epochs is None and self.cycles is None:
             raise UserError(f"{key}: neither epochs nor cycles is set. Set one of them.")
         if self.epochs is not None and self.cycles is not None:
-            raise UserError(f"{key}: both epochs and cycles are set. Set one of them to null.")
+            raise UserError(
+                f"{key}.epochs={self.epochs}: both epochs and cycles are set. Set the length of the first cycle, "
+                f"{key}.cycle_len, instead, or {key}.cycles=null."
+            )
         others = [name for name in SCHEDULES if name != "sgdr"]
         allowed, expected = one_of("sgdr") if self.cycles else one_of(*others)
         since = f"{expected}, since the stage has {'cycles' if self.cycles else 'epochs'}"
@@ -194,10 +197,16 @@ def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     stages = []
     for name, keys in recipe.items():
         if not isinstance(keys, Mapping):
-            raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {sorted(allowed)}.")
+            raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {', '.join(sorted(allowed))}.")
         for key in keys:
             if key not in allowed:
-                raise UserError(f"recipe.{name}.{key}: a stage has no such key. Choose from {sorted(allowed)}.")
+                similar = did_you_mean(str(key), allowed, f"recipe.{name}.")
+                raise UserError(
+                    f"recipe.{name}.{key}: a stage has no such key.{similar} Choose from {', '.join(sorted(allowed))}."
+                )
+        similar = did_you_mean(name, [other for other in recipe if other != name], "recipe.")
+        if len(keys) == 1 and similar:
+            raise UserError(f"recipe.{name}: there is no such stage.{similar} A new one needs more keys.")
         if "lr" not in keys:
             raise UserError(f"recipe.{name}.lr is missing. Set a learning rate, for example ${{lr}}.")
         stages.append(Stage(name, **keys))

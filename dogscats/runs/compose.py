@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base.errors import UserError, as_user_error, user_message
+from dogscats.base.text import did_you_mean
 from dogscats.base.trust import instantiate_as
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.lr_finder import LRFinder
@@ -45,7 +47,7 @@ def use_own_modules() -> None:
 
 
 def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[str, Any]:
-    """Drop arguments that a recipe or group may set from a node whose target has no such argument.
+    """Drop arguments that a recipe or group may set from a node whose target has no such argument; refuse others.
 
     Args:
         node: config group with a `_target_`, as plain containers.
@@ -53,13 +55,17 @@ def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[
         optional: arguments that may be dropped.
 
     Raises:
-        UserError: for a target that cannot be imported.
+        UserError: for a target that cannot be imported, or that has no such argument.
     """
     with as_user_error(f"{group}._target_={node['_target_']}"):  # importing a module can raise anything
         known = inspect.signature(get_object(node["_target_"])).parameters
+    any_key = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    unknown = [key for key in node if key not in known and not re.fullmatch("_[a-z]+_", key)]
     # A data module with **kwargs passes them on to DogsCatsDataModule; a builder of models may not.
-    any_key = group == "data" and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-    dropped = [] if any_key else [key for key in optional if key in node and key not in known]
+    dropped = [key for key in optional if key in unknown and not (any_key and group == "data")]
+    if not any_key and (refused := next((key for key in unknown if key not in dropped), None)):
+        similar = did_you_mean(refused, known, f"{group}.")
+        raise UserError(f"{group}.{refused}: {node['_target_']} has no such argument.{similar}")
     if node.get("features", "last") != "last" and "features" in dropped:
         log.info("%s has no argument features: its own features are used", node["_target_"])
     return {key: value for key, value in node.items() if key not in dropped}
@@ -112,7 +118,7 @@ def build_callbacks(config: Any, stage: Stage | None = None, trains: bool = True
     """Build the callbacks of a stage, or of the final prediction.
 
     The hooks of a callback decide where it is used: `on_train_...` and similar in the stages, `on_predict_...` in the
-    final prediction; without either, in both. The callback `sgdr` is used in stages with that schedule.
+    final prediction; only others, such as `setup`, in both. The callback `sgdr` is used in stages with that schedule.
 
     Args:
         config: config group `callbacks`.
@@ -222,9 +228,13 @@ def close(loggers: list[Logger]) -> None:
 
 
 def _is_for(callback: Callback, fits: bool, key: str) -> bool:
-    every = [name for name in dir(Callback) if name.startswith("on_")]
+    every = [name for name in dir(Callback) if name.startswith("on_") or name in ("setup", "teardown")]
     # LambdaCallback sets functions on the instance, which have no __func__.
     hooks = [n for n in every if getattr(getattr(callback, n), "__func__", None) is not getattr(Callback, n)]
+    if not hooks:
+        own = [name for name in dir(callback) if not hasattr(Callback, name)]
+        similar = next(filter(None, (did_you_mean(name, every) for name in own if name.startswith("on"))), "")
+        raise UserError(f"{key}: this has no effect: it has none of the hooks that Lightning calls.{similar}")
     for_fit, for_predict, for_test = (
         any(name.startswith(prefixes) for name in hooks) for prefixes in (FIT_HOOKS, "on_predict", "on_test")
     )

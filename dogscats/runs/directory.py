@@ -18,8 +18,9 @@ from dogscats.base.environment import command
 from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
 from dogscats.base.signals import Interrupt, Interrupted
-from dogscats.base.text import home_expanded, setting, without_password
+from dogscats.base.text import home_expanded, setting, shown, without_password
 from dogscats.base.trust import needs_trust
+from dogscats.runs.newest import newest_named
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ def checkpoint_of(source: str | Path) -> Path:
         UserError: if there is none.
     """
     path = Path(source).expanduser()
+    if not path.exists():
+        raise UserError(f"{shown(path)}: there is no such run or checkpoint.{newest_named()}")
     if not path.is_dir():
         check_exists(path)
         return path

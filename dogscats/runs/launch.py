@@ -73,6 +73,7 @@ def open_run(checked: Settings) -> Iterator[Run]:
         "model": accepted(checked.values["model"], "model", ("features", "size")),
         "data": accepted(data, "data", ("changed", *unset)),
     }
+    accepted(checked.values["augment"], "augment", ())
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
     with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, ExitStack() as lock:
@@ -82,6 +83,8 @@ def open_run(checked: Settings) -> Iterator[Run]:
         progress = read_progress(run_dir, stages, cfg.final) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
+        if resumed:
+            log.info("Resuming  %s", run_dir)
         if fabric.is_global_zero and not resumed:
             save_config(cfg, run_dir)
         try:
@@ -152,6 +155,7 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
         "seed": run.cfg.seed,
     }
     if run.checkpoint:
+        log.info("Weights   %s", run.checkpoint)
         load_classifier(run.checkpoint, model, run.description, run.cfg.trust)
     run.fabric.launch()
     run.dir = run.fabric.broadcast(run.out)

@@ -3,13 +3,13 @@
 import inspect
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, whole
+from dogscats.base.text import did_you_mean
 
 REFUSED_ARGUMENTS = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
@@ -84,9 +84,8 @@ def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:
         if value is None or key == "_target_":
             continue
         if key not in known and settings.get("_target_") == "pytorch_lightning.Trainer":
-            similar = get_close_matches(key, known, 1)
-            hint = f" Did you mean trainer.{similar[0]}?" if similar else ""
-            raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{hint}")
+            similar = did_you_mean(key, known, "trainer.")
+            raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{similar}")
         if key in REFUSED_ARGUMENTS:
             raise UserError(f"trainer.{key}={value}: this has no effect here; {REFUSED_ARGUMENTS[key]}.")
         check_values(RULES, {key: value}, "trainer.")

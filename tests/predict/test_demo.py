@@ -67,8 +67,8 @@ def test_settings() -> None:
         (["run=a", "port=70000"], "^port=70000: expected"),
         (["run=a", "trust=yes"], "^trust=yes: expected true or false"),
         (["run=a", "share=true"], "^share=true: there is no such setting. Give run=, ckpt=, host=, port=, trust="),
-        (["outputs/run"], "^outputs/run: there is no such setting"),
-        (["run=missing"], "^missing: there is no such file"),
+        (["outputs/run"], "^outputs/run: it is no setting"),
+        (["run=missing"], "^missing: there is no such run or checkpoint"),
     ],
 )
 def test_a_wrong_setting_is_one_message(arguments: list[str], message: str) -> None:
