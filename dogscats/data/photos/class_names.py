@@ -218,10 +218,9 @@ def unlike_classes(where: Path, found: Mapping[str, Sequence[str]], depth: int) 
             "these names."
         )
     if parts:
-        return (
-            f"{listed(parts)} in {where} look like parts of a dataset, not like classes. If one of them has the class "
-            f"folders, set data.root={where / parts[0]}. If they are classes, rename them."
-        )
+        inner = where / next((each for each in parts if "photo" in _kinds(each)), parts[0])
+        choice = f" If {inner.name} has the class folders, set data.root={inner}." if nested else ""
+        return f"{listed(parts)} in {where} look like parts of a dataset. If they are classes, rename them.{choice}"
     if masks := masks_among([path for paths in found.values() for path in paths]):
         return f"{len(masks)} files look like masks of other photos: {listed(masks, 3)}. Move them elsewhere."
     return ""

@@ -19,19 +19,15 @@ COLUMNS = {
 }
 """Usual names of each column, in any case, with or without spaces; the first that a table has is used."""
 
-_FILE, _CLASS = (
-    "image|img|photo|picture|pic|file|path|scan|isic",
-    "class|label|category|target|species|breed|diagnosis|dx",
-)
+_FILE = "image|img|photo|picture|pic|file|path|scan|isic"
+
+_CLASS = "class|label|category|target|species|breed|diagnosis|dx|disease|variety|condition|finding|scientific"
 
 LIKELY = {
     "path": re.compile(
         rf"(?=.*(?:{_FILE}|idcode))(?:{_FILE}|names?|ids?|code|key|index|stem|relative|rel|full|jpe?g)+"
     ),
-    "label": re.compile(
-        rf"(?=.*(?:{_CLASS}|disease|variety|condition|finding))(?:{_CLASS}|disease|variety|condition|finding|names?|s|id|"
-        "text|true|final|main|image|photo|scientific|common|of|the)+"
-    ),
+    "label": re.compile(rf"(?=.*(?:{_CLASS}))(?:{_CLASS}|names?|s|id|text|true|final|main|image|photo|common|of|the)+"),
 }
 """Other names of such columns, without spaces: `Image Name`, `file_id`, `Class Label`, `diagnosis`."""
 

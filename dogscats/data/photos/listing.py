@@ -140,7 +140,7 @@ def walk_files(folder: Path) -> Iterator[str]:
     waiting = [""]
     while waiting:
         inner = waiting.pop()
-        parent = f"{folder}/{inner}" if inner else str(folder)
+        parent = f"{folder}/{inner[:-1]}" if inner else str(folder)
         real = os.path.realpath(parent)
         if real not in visited:
             visited.add(real)

@@ -88,9 +88,8 @@ def _columns_known(line: str, separator: str, known: Collection[str]) -> tuple[i
     """Count the columns with usual names, and all columns, that a header has with a separator."""
     cells = [plain(cell) for cell in line.split(separator)]
     usual = set(map(plain, known))
-    return sum(cell in usual or any(map(re.Pattern.fullmatch, LIKELY.values(), 2 * [cell])) for cell in cells), len(
-        cells
-    )
+    named = [cell for cell in cells if cell in usual or any(likely.fullmatch(cell) for likely in LIKELY.values())]
+    return len(named), len(cells)
 
 
 class ParquetTable:

@@ -130,9 +130,10 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes | Path]]) 
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _split_of_file(file: Path, files: Sequence[Path]) -> str | None:
+def _split_of_file(root: Path, file: Path, files: Sequence[Path]) -> str | None:
     """Return the split that the name of a file tells, or else that of its folder; `None` if they tell none."""
-    split = split_of(re.split(r"[-_.]", file.name)[0]) or split_of(file.parent.name)
+    split = split_of(re.split(r"[-_.]", file.name)[0])
+    split = split or (split_of(file.parent.name) if file.parent != root else None)
     numbered = all(re.fullmatch(r"(?:part)?[-_.]?\d+.*", each.name) for each in files)
     if split is None and len(files) > 1 and not numbered:
         raise UserError(
@@ -150,7 +151,7 @@ def _photos(
     """
     numbers: Counter[str] = Counter()
     for file in files:
-        split_of_file = _split_of_file(file, files) if splits else "train"
+        split_of_file = _split_of_file(root, file, files) if splits else "train"
         table = ParquetTable(file, str(file))
         paths = find_columns(str(file), table.header, needed=[], chosen=chosen)
         image = table.image_column or (table.header[paths["path"]] if "path" in paths else None)
