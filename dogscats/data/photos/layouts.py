@@ -245,7 +245,8 @@ class DatasetFinder:
                 f"{source.name}: {place('test')} has photos of {listed(unknown)}, but the classes of {place('train')} "
                 f"are {listed(classes)}. Take the others out of {place('test')}."
             )
-        notes = [*source.notes, *spelled, *(joined_hint(classes) if source.tables else [])]
+        hint = joined_hint(classes) if source.tables else []
+        notes = [*source.notes, *spelled, *hint]
         notes += check_groups(train, pattern) if pattern else []
         if "valid" in source.splits:
             if classes != list(valid):
@@ -256,7 +257,7 @@ class DatasetFinder:
                 )
         else:
             where = place("train")
-            train, valid = hold_out(train, source.base, pattern, self.valid_fraction, self.seed, source.name)
+            train, valid = hold_out(train, source.base, pattern, self.valid_fraction, self.seed, source.name, *hint)
         if pattern:
             notes += in_both(train, valid, pattern, "valid") + in_both(train, test, pattern, "test")
         splits = ["train", *([] if where else ["valid"]), *(["test"] if test else [])]

@@ -145,6 +145,7 @@ def hold_out(
     fraction: float,
     seed: int,
     dataset: str,
+    hint: str = "",
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Split the training photos into those that are trained on and those that are held out.
 
@@ -155,6 +156,7 @@ def hold_out(
         fraction: share to hold out.
         seed: seeds the choice.
         dataset: name of the dataset in messages.
+        hint: what else to say of a class with one photo.
 
     Raises:
         UserError: if a class has too few photos or groups.
@@ -169,7 +171,7 @@ def hold_out(
         if len(paths) < 2:
             raise UserError(
                 f"{dataset}: class {name!r} has only one photo, and there are no validation photos. "
-                "Add photos: training and validation need at least one each."
+                f"Add photos: training and validation need at least one each. {hint}".rstrip()
             )
         if not 0 < len(chosen[name]) < len(paths):
             raise UserError(

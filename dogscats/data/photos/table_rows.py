@@ -186,7 +186,8 @@ def _image_column(schema: Any) -> str | None:
             return str(field.name)
         if types.is_binary(kind) or types.is_large_binary(kind):
             binary = binary or str(field.name)
-        paths |= (types.is_string(kind) or types.is_large_string(kind)) and field.name.lower() in PATHS
+        is_text = types.is_string(kind) or types.is_large_string(kind)
+        paths |= is_text and (field.name.lower() in PATHS or bool(LIKELY["path"].fullmatch(plain(field.name))))
     return None if paths else binary
 
 
@@ -243,8 +244,9 @@ def check_shards(files: Sequence[Path], whole: bool = False) -> None:
         padded = width >= 4 and numbers[0] < 10 ** (width - 1)  # of Spark, and of Hugging Face's conversion from 0 on
         if not counts and not padded and (len(numbers) == 1 or numbers[0] > 1):
             continue  # a version, a size, a year
-        first = 0 if counts or not start else min(numbers[0], 1)
-        last = int(counts[0]) if counts else numbers[-1] + 1
+        count = int(counts[0]) if counts else None
+        first = int(numbers[-1] == count) if counts else min(numbers[0], 1) if start else 0
+        last = numbers[-1] + 1 if count is None else count + first
         if re.search(r"[-_.][0-9a-f][0-9a-f-]{7,}", end):  # a hash, different for each part
             end = f"-*{Path(names[0]).suffix}"
         of = f"-of-{counts[0]}" if counts else ""

@@ -228,6 +228,8 @@ def _other_labels(file: Path, found: Mapping[str, Sequence[str]]) -> list[str]:
     if not file.name.lower().endswith((".csv", ".tsv", ".parquet")) or "submission" in file.name.lower():
         return []
     try:
+        if has_images(file, file.name):
+            return []
         lines = table_rows(file, file.name)
         _, header = next(lines, ("", []))
         columns = find_columns(file.name, header)

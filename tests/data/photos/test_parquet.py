@@ -208,6 +208,7 @@ def test_a_run_on_photos_in_parquet_files(run_command: Run, tmp_path: Path) -> N
         (["train-00000-of-00002-0123456789abcdef.parquet"], r"train-00001-of-00002-\*\.parquet is missing"),
         (["train-00001-of-00003.parquet"], r"train-00000-of-00003\.parquet, train-00002-of-00003\.parquet are missing"),
         (["train-0-of-2.parquet"], r"train-1-of-2\.parquet is missing"),
+        (["train-2-of-2.parquet"], r"train-1-of-2\.parquet is missing"),
         (["0000.parquet", "0002.parquet"], r"0001\.parquet is missing"),
         (["0001.parquet"], r"0000\.parquet is missing"),
         (
