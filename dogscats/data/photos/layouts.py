@@ -222,9 +222,9 @@ class DatasetFinder:
             if self.labels is not None
             else None
         )
-        if labels is None and (given := {"columns": self.columns, "extension": self.extension}) != dict.fromkeys(given):
-            key = "columns" if self.columns else "extension"
-            raise ArgumentError("data", f"{key}={given[key]}: it needs a table: data.labels=<table>.")
+        if labels is None and (columns or self.extension):
+            given = f"columns={columns}" if columns else f"extension={self.extension}"
+            raise ArgumentError("data", f"{given}: it needs a table: data.labels=<table>.")
         looked = (source.found_in(self.root, labels, self.cache_dir) for source in SOURCES)
         return next(source for source in looked if source is not None)
 

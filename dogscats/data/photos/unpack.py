@@ -63,10 +63,10 @@ class UnpackedPhotos(Table):
             key.update(
                 f"\0{place}{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             )
-        folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
         chosen = columns or {}
         if chosen:
             key.update(f"\0{sorted(chosen.items())}".encode("utf-8", "surrogateescape"))
+        folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
         shown_as = files[0] if len(files) == 1 else _common_folder(files) / "*.parquet"
         name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
         links = folder.glob("*/*") if folder.is_dir() else ()
@@ -153,9 +153,7 @@ def _photos(
     for file in files:
         split_of_file = _split_of_file(root, file, files) if splits else "train"
         table = ParquetTable(file, str(file))
-        paths = find_columns(str(file), table.header, needed=[], chosen=chosen)
-        image = table.image_column or (table.header[paths["path"]] if "path" in paths else None)
-        if image is None:
+        if table.image_column is None:
             raise UserError(
                 f"{file}: it has no column of images; its columns are {', '.join(table.header)}. A table of paths and "
                 "labels is given as data.labels=<file>."
@@ -163,7 +161,7 @@ def _photos(
         found = find_columns(str(file), table.header, needed=["label"], chosen=chosen)
         label = table.header[found["label"]]
         split = table.header[found["split"]] if "split" in found else None
-        columns = [image, label, *([split] if split else [])]
+        columns = [table.image_column, label, *([split] if split else [])]
         for where, (value, given, *written) in table.rows(columns, ROWS_AT_ONCE):
             content, stem = _content(value, (file.parent, root), f"{file}: {where}")
             text = table.text(label, given).strip()
@@ -187,8 +185,6 @@ def _content(value: Any, folders: Sequence[Path], where: str) -> tuple[bytes | P
         UserError: if there is neither.
     """
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
-    if isinstance(content, str):
-        content, path = None, content
     if content is None and path:
         content = next((folder / path for folder in folders if (folder / path).is_file()), None)
         if content is None:

@@ -304,7 +304,7 @@ def test_ids_without_their_leading_zeros(tmp_path: Path) -> None:
     floats = table(root, "id,label", *(f"{n}.0,{'ab'[n % 2]}" for n in range(10)))
     assert len(labelled(DatasetFinder(root, labels=floats).find())) == 10
     photos(root, "images/007.jpg")
-    with pytest.raises(UserError, match=r"'7\.0' may be images/007\.jpg, images/0007\.jpg"):
+    with pytest.raises(UserError, match=r"'7\.0' may be images/0007\.jpg, images/007\.jpg"):
         DatasetFinder(root, labels=floats).find()
 
 
