@@ -76,6 +76,8 @@ def find_columns(
     """
     found = {}
     for kind, usual in usual_names.items():
+        if kind not in needed and kind not in (chosen or {}) and kind == "path":
+            continue  # of photos that are in the table
         if (column := _find_column(name, header, kind, usual, (chosen or {}).get(kind))) is not None:
             found[kind] = column
         elif kind in needed:
