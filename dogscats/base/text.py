@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,12 @@ def shown(text: object) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
     )
+
+
+def form(text: str) -> str:
+    """Return a text without what people do not see: case, outer and double spaces, and its Unicode form."""
+    visible = unicodedata.normalize("NFC", re.sub("[\ufeff\u200b]", "", text)).casefold()
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def shown_lines(text: object) -> str:

@@ -174,7 +174,8 @@ class Job:
         """Make the data module of labelled photos, with the table and the decisions that were given."""
         from dogscats.data.photos.run_photos import cache_at
 
-        given = {key: value for key in ("labels", "decisions") if (value := self.cfg.data[key]) is not None}
+        keys = ("labels", "columns", "extension", "decisions")
+        given = {key: value for key in keys if (value := self.cfg.data[key]) is not None}
         if given.get("decisions") == "none":
             given["decisions"] = None
         settings = {key: self.cfg.data[key] for key in ("root", "batch_size", "num_workers")}

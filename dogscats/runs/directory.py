@@ -116,6 +116,9 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
             path = home_expanded(node[name])
             if key != "model.weights" or (node[name] not in ("imagenet", "none") and path.is_file()):
                 node[name] = str(path)
+    data = config.get("data") or {}
+    if (table := data.get("labels")) and not (Path(data.get("root") or ".") / Path(table).expanduser()).is_file():
+        data["labels"] = str(home_expanded(table)) if home_expanded(table).is_file() else table  # relative to here
     if url := OmegaConf.select(cfg, "data.url"):
         config["data"]["url"] = without_password(url)
     return config

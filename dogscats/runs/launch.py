@@ -40,7 +40,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 FEW_PHOTOS = 5000
 """With fewer training photos, the default recipe points to others."""
 
-OPTIONAL_DATA = {"labels": None, "group": None, "shrink": "auto", "decisions": None}
+OPTIONAL_DATA = {
+    **dict.fromkeys(("labels", "columns", "extension", "group", "decisions")),
+    "shrink": "auto",
+}
 """Arguments that a user's own data module may lack, with the value at which they are dropped."""
 
 NOT_SAVED = ("url", "sha256", "changed")

@@ -1,7 +1,7 @@
 """The LightningDataModule for folders of photos."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from dogscats.data.loading.loaders import (
 )
 from dogscats.data.loading.photo_check import bad_listed, usable_photos
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
+from dogscats.data.photos.class_names import numbers_among
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
 from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
@@ -61,12 +62,13 @@ class DogsCatsDataModule(LightningDataModule):
         url: address of a zip archive with `train/`, at the top level or in one folder.
         sha256: SHA-256 of the archive, 64 hex digits; `None` if unknown.
         changed: what a resumed run does if photos were added, removed or changed: `refuse`, or `accept` them.
-        labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
+        labels: CSV or Parquet table of paths and labels, relative to `root` or here; `None` for folders.
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
             decode all photos in full; see `data.shrink`.
-        decisions: CSV file of photos to drop or relabel, see `data.decisions`; `None` to use all as they are. Splits,
-            classes and `limit` do not depend on it.
+        decisions: CSV file of photos to drop or relabel; splits, classes and `limit` do not depend on it.
+        columns: names of the table's columns, by `path`, `label` and `split`; `None` to find them.
+        extension: ending of the photos where several files have the name in the table; `None` to find it.
 
     Attributes:
         train: training photos, after `setup` and decisions.
@@ -106,6 +108,8 @@ class DogsCatsDataModule(LightningDataModule):
         group: str | None = None,
         shrink: str | bool = False,
         decisions: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        extension: str | None = None,
     ):
         check_arguments(locals())
         super().__init__()
@@ -114,7 +118,9 @@ class DogsCatsDataModule(LightningDataModule):
         self.root, self.size, self.batch_size, self.seed = Path(root).expanduser(), size, batch_size, seed
         self.cache_dir, self.on_bad_image, self.changed = cache_dir, on_bad_image, changed
         self.download, self.url, self.sha256, self.valid_fraction = download, url, sha256, valid_fraction
-        self._finder = DatasetFinder(self.root, valid_fraction, seed, limit, labels and str(labels), group, cache_dir)
+        self._finder = DatasetFinder(
+            self.root, valid_fraction, seed, limit, labels, group, cache_dir, columns, extension, on_bad_image == "skip"
+        )
         self._decisions_file = decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
@@ -186,8 +192,7 @@ class DogsCatsDataModule(LightningDataModule):
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
                     + bad_listed(photos.root, self.bad)
                 )
-        self.splits, self.test = splits, splits.get("test")
-        self.train, self.valid = splits["train"], splits["valid"]
+        self.splits, self.test, self.train, self.valid = splits, splits.get("test"), splits["train"], splits["valid"]
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
@@ -200,12 +205,8 @@ class DogsCatsDataModule(LightningDataModule):
                 not fit them.
         """
         found, photos, self.held_out = self._finder.find_split(split)
-        if not set(found) <= set(classes):
-            raise UserError(
-                f"data.root={self.root}: the classes in {split} are {listed(found)}, but the classifier's are "
-                f"{listed(classes)}. Move the photos of other classes elsewhere to evaluate the rest."
-            )
-        photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
+        numbers = numbers_among(found, classes, f"data.root={self.root}: the classes in {split}")
+        photos = replace(photos, labels=[numbers[label] for label in photos.labels])
         changes, self.decided = decide(self.decisions, {split: photos}, classes)
         (photos,) = self._usable(changes, photos)
         if not photos.paths:
