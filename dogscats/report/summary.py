@@ -22,6 +22,9 @@ from dogscats.report import page
 
 log = logging.getLogger(__name__)
 
+AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
+"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
+
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
 
@@ -127,17 +130,21 @@ class RunReport:
         self.metrics["stages"][name] = dict(metrics)
         self.write()
 
-    def finish(self, plain: Predictions, averaged: Predictions | None) -> None:
+    def finish(
+        self, plain: Predictions, averaged: Predictions | None, augmented: tuple[float, float] | None = None
+    ) -> None:
         """Record the final validation metrics, and write the predictions.
 
         Args:
             plain: predictions without test-time augmentation.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
+            augmented: as of `TTA.augmented_accuracy`.
         """
         self.predictions = predictions = averaged or plain
         self.metrics["final"] = {
             "n": len(plain.labels),
             **_final("valid", plain, averaged),
+            **(dict(zip(AUGMENTED, augmented, strict=True)) if augmented else {}),
             "confusion_matrix": predictions.confusion_matrix,
         }
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
@@ -174,6 +181,8 @@ class RunReport:
         final = self.metrics["final"]
         self._log_final("valid", f"{final['n']} validation photos")
         log_confusion_matrix(self.predictions)
+        if warning := augmentation_hurts(final):
+            log.warning("%s", warning)
         if "n_test" in final:
             self._log_final("test", f"{final['n_test']} test photos")
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
@@ -215,6 +224,23 @@ class RunReport:
             if f"{split}_acc{suffix}" in final:
                 rows.append([name, *(row.text(final[f"{split}_{row.key}{suffix}"]) for row in final_metrics())])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
+
+
+def augmentation_hurts(final: Mapping[str, Any]) -> str | None:
+    """Say so if augmented validation photos are told apart less well than plain ones, and what to do.
+
+    Args:
+        final: final metrics of a run, as in `metrics.json`.
+    """
+    if not {*AUGMENTED} <= final.keys():  # no augmented versions were predicted, or the run is older
+        return None
+    plain, augmented, error = (final[key] for key in ("valid_acc", *AUGMENTED))
+    if plain - augmented <= 2 * error:
+        return None
+    return (
+        f"Accuracy is {augmented:.4f} on augmented validation photos and {plain:.4f} on plain ones: augmentation hides "
+        "what tells the classes apart, as mirroring does with left and right. Without mirroring: augment=crops."
+    )
 
 
 def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float | None]:

@@ -46,7 +46,8 @@ def keep_predictions(run: Run, tta: TTA) -> None:
     run.reliability = measured(tta)
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
-    run.report.finish(_decided(run, tta.plain), tta.averaged and _decided(run, tta.averaged, averaged=True))
+    averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
+    run.report.finish(_decided(run, tta.plain), averaged, tta.augmented_accuracy)
 
 
 def keep_test_predictions(run: Run, tta: TTA) -> None:

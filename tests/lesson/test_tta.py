@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 from dogscats import DogsCatsDataModule
 from dogscats.base.content import stable_seed
 from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
@@ -21,6 +22,7 @@ from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.report.figure_table import Pictures, Report
 from dogscats.report.figures.photo_figures import choose_photos, draw_photos, overlay
 from dogscats.report.gradcam import Explanation, grad_cam
+from dogscats.report.summary import AUGMENTED, augmentation_hurts
 
 
 @pytest.fixture
@@ -184,3 +186,19 @@ def test_an_explanation_that_fails_costs_no_picture(
     predicted(classifier, data, 0, tmp_path, Pictures())
     assert "overlays could not be drawn: ZeroDivisionError" in caplog.text
     assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_accuracy_on_augmented_versions_and_its_error(shared_root: Path) -> None:
+    tta = TTA(2)
+    tta.photos = Photos(shared_root, ["a", "b", "c", "d"], [0, 0, 1, 1])
+    plain, worse, half = [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 1, 0]
+    tta.probabilities = torch.nn.functional.one_hot(torch.tensor([plain, worse, half]), 2).float()
+    assert tta.augmented_accuracy is not None
+    accuracy, error = tta.augmented_accuracy
+    assert (accuracy, error) == (0.5, pytest.approx(np.std([-1, -0.5, 0, -0.5]) / 2))
+    final = {"valid_acc": 1.0} | dict(zip(AUGMENTED, (accuracy, error), strict=True))
+    assert "augment=crops" in str(augmentation_hurts(final))
+    assert augmentation_hurts(final | {"valid_acc": 0.6}) is None
+    tta.probabilities = tta.probabilities[:1]
+    assert tta.augmented_accuracy is None
+    assert augmentation_hurts({"valid_acc": 1.0}) is None
