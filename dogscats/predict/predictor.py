@@ -1,5 +1,6 @@
 """Predictions of a trained run in Python, as by `python evaluate.py predict=...`."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.directory import checkpoint_of
 from dogscats.runs.trainer import trainer_factory
+
+log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -171,6 +174,8 @@ class Predictor:
         data = self.data(Path(), batch_size, num_workers)
         found = examine(Path(), names, data.shrinking)
         unreadable = found.bad
+        for line in found.remarked(len(names)):
+            log.warning("%s", line)
         photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))

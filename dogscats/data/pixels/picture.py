@@ -85,13 +85,14 @@ def decoded(data: bytes) -> tuple[Image.Image, tuple[int, int], list[str]]:
         Exception: for a damaged file; the messages are of many kinds. ValueError for an unknown format, pixels of 32
             bits, or more than `MAX_PIXELS`.
     """
+    more = []
     try:
         picture, deep = _loaded(data)
-        more = []
-    except Exception:
-        if (needed := _without_metadata(data)) == data:
-            raise
-        picture, deep = _loaded(needed)
+    except Exception as error:
+        try:
+            picture, deep = _loaded(_without_metadata(data))
+        except Exception:
+            raise error from None
         more = [DAMAGED_METADATA]
     rgb, remarks = upright_rgb(picture, deep)
     return rgb, picture.size, sorted({*remarks, *more})
