@@ -129,9 +129,8 @@ def _cached_weights(name: str) -> Path | None:
     """Return where timm's weights are kept once they are downloaded; `None` if they are not."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
-        return (
-            Path(torch.hub.get_dir(), "checkpoints", config.url.rpartition("/")[2]) if config and config.url else None
-        )
+        file = str(config.url or "").rpartition("/")[2] if config else ""
+        return Path(torch.hub.get_dir(), "checkpoints", file) if file else None
     from huggingface_hub import try_to_load_from_cache
 
     found = (try_to_load_from_cache(config.hf_hub_id, file) for file in ("model.safetensors", "pytorch_model.bin"))

@@ -120,7 +120,10 @@ def header_remarks(data: bytes) -> list[str]:
     """Remark on what the header of a file tells: `SEVERAL`, or `DAMAGED_METADATA`."""
     remarks = []
     with suppress(Exception), Image.open(io.BytesIO(data), formats=formats()) as picture:  # its damages are found later
-        remarks = [DAMAGED_METADATA] if _turn(picture)[1] else []
+        try:
+            Image.Exif().load(picture.info.get("exif", b""))  # of a JPEG, Pillow itself has ignored errors
+        except Exception:
+            remarks.append(DAMAGED_METADATA)
         picture.seek(1)
         remarks.append(SEVERAL)
     return remarks
@@ -154,7 +157,9 @@ def _loaded(data: bytes) -> tuple[Image.Image, bool]:
         # Of planes, Pillow says which channel they are, but not that they have 16 bits.
         order = ";16L" if data[:1] == b"I" else ";16B"
         opened: Any = picture
-        opened.tile = [(*tile[:3], (tile[3][0] + order, *tile[3][1:])) for tile in opened.tile]
+        opened.tile = [  # tuples, from Pillow 11 on with names
+            getattr(tile, "_make", tuple)((*tile[:3], (tile[3][0] + order, *tile[3][1:]))) for tile in opened.tile
+        ]
     picture.load()
     return picture, deep
 
