@@ -2,18 +2,20 @@
 
 import glob
 import logging
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import peak_rss_mb, progress_bar
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.text import counted, listed, percent, percents, plural, shown, text_table
-from dogscats.data.photos.listing import EXTENSIONS, list_images, natural_key
+from dogscats.data.photos.listing import is_image_name, is_leftover, list_images, natural_key
 from dogscats.data.photos.split import split_of
 from dogscats.lesson.metrics import METRICS, evaluation_metrics, loss_text
 from dogscats.lesson.predictions import Predictions
@@ -132,25 +134,45 @@ def predict_photos(job: Job) -> None:
 
 
 def find_photos(pattern: str) -> list[Path]:
-    """List the photos matched by a file, folder or glob, in natural order.
+    """List the photos matched by a file, folder or glob, in natural order. A matched folder stands for its photos.
 
     Raises:
         UserError: if no photo matches.
     """
     path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = list_images(path)
-    elif path.is_file():
-        found = [path]
-    else:
-        matched = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207  # also absolute
-        found = sorted((p for p in matched if p.is_file() and p.suffix.lower() in EXTENSIONS), key=natural_key)
+    if path.is_file():
+        return [path]
+    matched = [*_matched(Path(path.anchor), path.relative_to(path.anchor).parts)]
+    photos: set[Path] = set()
+    for match in matched:
+        if match.is_dir():
+            photos.update(list_images(match))
+        elif is_image_name(match.parent, match.name):
+            photos.add(match)
+    found = sorted(photos, key=natural_key)
     if not found:
+        has_heic = any(match.suffix.lower() in (".heic", ".heif") for match in matched)
+        hint = f" HEIC photos need pillow-heif: {how_to_install('heif')}." if has_heic else ""
         raise UserError(
             f"predict={pattern}: no photos found. Give a file, a folder, or a quoted glob, for example "
-            "'predict=photos/*.jpg'."
+            f"'predict=photos/*.jpg'.{hint}"
         )
     return found
+
+
+def _matched(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield what is in `folder` and matches the parts of a glob; a part that exists is no pattern: `photos[1]`."""
+    if not parts:
+        yield folder
+        return
+    name, *rest = parts
+    if os.path.lexists(folder / name):
+        yield from _matched(folder / name, rest)
+        return
+    found = glob.glob(name, root_dir=folder, recursive=True)  # noqa: PTH207  # relative to the folder
+    for match in ["", *found] if name == "**" else found:
+        if not any(map(is_leftover, Path(match).parts)):
+            yield from _matched(folder / match, rest)
 
 
 def write_submission(predictions: Predictions, path: Path) -> bool:

@@ -179,6 +179,8 @@ class Predictor:
         data = self.data(Path(), batch_size, num_workers)
         found = examine(Path(), names, data.shrinking)
         unreadable = found.bad
+        for line in found.remarked(len(names)):
+            log.warning("%s", line)
         photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))

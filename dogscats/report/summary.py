@@ -23,6 +23,9 @@ from dogscats.report.run_files import log_written
 
 log = logging.getLogger(__name__)
 
+AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
+"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
+
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
 
@@ -140,19 +143,27 @@ class RunReport:
         self.metrics["stages"][name] = dict(metrics)
         self.write()
 
-    def finish(self, plain: Predictions, averaged: Predictions | None, stage: str | None = None) -> None:
+    def finish(
+        self,
+        plain: Predictions,
+        averaged: Predictions | None,
+        stage: str | None = None,
+        augmented: tuple[float, float] | None = None,
+    ) -> None:
         """Record the final validation metrics, and write the predictions.
 
         Args:
             plain: predictions without test-time augmentation.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
             stage: name of the stage whose weights predicted them.
+            augmented: as of `TTA.augmented_accuracy`.
         """
         self.predictions = predictions = averaged or plain
         self.metrics["final"] = {
             "stage": stage,
             "n": len(plain.labels),
             **_final("valid", plain, averaged),
+            **(dict(zip(AUGMENTED, augmented, strict=True)) if augmented else {}),
             "confusion_matrix": predictions.confusion_matrix,
         }
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)

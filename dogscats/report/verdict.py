@@ -9,6 +9,7 @@ import numpy as np
 from dogscats.base.errors import optional
 from dogscats.base.text import counted, listed, percent, plural, shown
 from dogscats.report.facts import SPLITS, Facts, Result
+from dogscats.report.summary import AUGMENTED
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,21 @@ def cut_off(facts: Facts) -> str | None:
     )
 
 
+def augmentation_hurts(facts: Facts) -> str | None:
+    """Augmented validation photos that are recognized less well than plain ones, by more than chance explains."""
+    final = facts.metrics["final"]
+    if not {*AUGMENTED} <= final.keys():  # no augmented versions were predicted, or the run is older
+        return None
+    plain, augmented, error = (final[key] for key in ("valid_acc", *AUGMENTED))
+    if plain - augmented <= 2 * error:
+        return None
+    return (
+        f"Right on {percent(augmented, facts.best.n)} of augmented validation photos, but on "
+        f"{percent(plain, facts.best.n)} of plain ones: augmentation hides what tells the classes apart, as mirroring "
+        "does with left and right. Without mirroring: augment=crops."
+    )
+
+
 def few_photos(facts: Facts) -> str | None:
     """Too few validation photos to compare settings."""
     n = facts.best.n
@@ -202,8 +218,8 @@ def limited(facts: Facts) -> str | None:
 
 
 OBSTACLES: list[Callable[[Facts], str | None]] = [
-    *(trial, repeated_photos, no_better_than_one_class, weak_classes, overfitting, cut_off, few_photos),
-    *(chosen_epoch, limited),
+    *(trial, repeated_photos, no_better_than_one_class, weak_classes, overfitting, augmentation_hurts),
+    *(cut_off, few_photos, chosen_epoch, limited),
 ]
 """What can stand in the way, worst first: functions that say so, and what to do, or return `None`. A new one is a
 function and its place here: console, page and card follow."""

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
 from dogscats.base.trust import checked, targets
-from dogscats.base.weights import load_plain
+from dogscats.base.weights import check_content, load_plain
 from dogscats.data.photos.arguments import MOST_PIXELS
 from dogscats.lesson.classifier import Classifier
 
@@ -52,6 +52,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: if the file does not exist, is damaged, or contains anything but plain data.
     """
     check_exists(path)
+    with as_user_error(path):
+        check_content(path)
     digests = digest_file(path)
     if digests.exists() and digest(path) not in digests.read_text().split():
         raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")

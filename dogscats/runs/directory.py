@@ -43,6 +43,10 @@ class OutputFolder(Callback):
         """Check the directory of a sweep."""
         check_writable("hydra.sweep.dir", _expand(config, "sweep"))
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Go back to where the command was given, whatever `hydra.job.chdir` is: its paths are relative to that."""
+        os.chdir(config.hydra.runtime.cwd)
+
 
 def _expand(config: DictConfig, kind: str) -> Path:
     """Expand `~` in `hydra.<kind>.dir`; Hydra does not."""

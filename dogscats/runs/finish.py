@@ -82,7 +82,7 @@ def keep_predictions(run: Run, tta: TTA) -> None:
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
     averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
-    run.report.finish(_decided(run, tta.plain), averaged, run.final_stage.name)
+    run.report.finish(_decided(run, tta.plain), averaged, run.final_stage.name, tta.augmented_accuracy)
 
 
 def keep_test_predictions(run: Run, tta: TTA) -> None:

@@ -349,7 +349,7 @@ def test_the_script_reads_the_photos_that_predictions_do(odd_photos: Path, tmp_p
             refused[file.name] = str(error).partition(":")[0]
             with pytest.raises(Exception) as found:  # noqa: PT011  # of any kind
                 read_photo(str(file))
-            reasons[file.name] = why(found.value).partition(",")[0]
+            reasons[file.name] = why(found.value).partition(":")[0]
         else:
             np.testing.assert_array_equal(np.asarray(read_photo(str(file))), expected)
     bad = {"I.tiff", "F.tiff", "vast.png", "text.png", "pipe.png", "gone.png", tmp_path.name}

@@ -14,6 +14,7 @@ from dogscats.report.card import write_card
 from dogscats.report.facts import Facts
 from dogscats.report.page import write_page
 from dogscats.report.run_files import FILES, log_written
+from dogscats.report.summary import AUGMENTED
 from dogscats.report.verdict import verdict
 
 FALLING = [(0.5, 0.4), (0.4, 0.3), (0.3, 0.25)]
@@ -25,11 +26,11 @@ def draw(tmp_path: Path) -> Any:
 
     def drawn(
         valid: Any = ((60, 10), (5, 65)), test: Any = None, losses: Any = FALLING, cut_off: float = 0.1,
-        repeated: int = 0, **config: Any,
+        repeated: int = 0, augmented: Any = (), **config: Any,
     ) -> Path:  # fmt: skip
         folder = draw_run(tmp_path / "run", ["bees", "ants"])
         metrics = json.loads((folder / "metrics.json").read_text()) | {"cut_off": cut_off}
-        final = {}
+        final: dict[str, Any] = dict(zip(AUGMENTED, augmented, strict=False))
         for split, counts in (("valid", valid), ("test", test)):
             if counts:
                 n, right = sum(map(sum, counts)), sum(row[label] for label, row in enumerate(counts))
@@ -86,6 +87,7 @@ def test_all_right(draw: Any) -> None:
         ("validation loss rose", {"losses": [(0.5, 0.3), (0.4, 0.35)]}, {"losses": FALLING}),
         ("data.fit=pad", {"cut_off": 0.11}, {"cut_off": 0.1}),
         ("1 of the 10 validation photos", {"repeated": 1}, {}),
+        ("augment=crops", {"augmented": (0.6, 0.1)}, {"augmented": (0.8, 0.1)}),
         ("trial run", {"trainer": {"fast_dev_run": True}}, {}),
     ],
 )

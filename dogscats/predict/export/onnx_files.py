@@ -1,6 +1,7 @@
 """`model.onnx` for batches of squares and `photo.onnx` for one photo of any size; and both with 8-bit integers."""
 
 import copy
+import inspect
 import io
 import logging
 import os
@@ -18,6 +19,7 @@ from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, write_text
 from dogscats.base.text import counted, percent
 from dogscats.data.photos.layouts import Photos
+from dogscats.data.pixels import picture
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
 
@@ -67,7 +69,14 @@ def export_onnx(
         onnx.save(with_preprocessing(exported, metadata), temporary)
         difference = reference.check_photos("photo.onnx", onnx_predict(temporary))
     yield "photo.onnx", difference
-    write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8"))
+    write_text(folder / SCRIPT, _script())
+
+
+def _script() -> str:
+    """Return the script that predicts, with the module that reads photos in place of its import."""
+    text = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith(f"from {picture.__name__} import"))
+    return text.replace(line, inspect.getsource(picture).partition('"""\n\n')[2].strip())
 
 
 def _exported(network: nn.Module, size: int) -> Any:
