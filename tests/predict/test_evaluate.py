@@ -6,8 +6,8 @@ import os
 import re
 import resource
 import sys
-from hashlib import sha256
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 

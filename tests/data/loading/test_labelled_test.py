@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from conftest import FAST, QUIET, TINY, Run, draw_photo, draw_root
 
-from dogscats.base.text import percent
 from dogscats.base.files import read_csv
+from dogscats.base.text import percent
 
 RUN = [*FAST, "hydra.run.dir=run"]
 FINAL = ("acc", "loss", "balanced_acc", "macro_f1")
