@@ -202,8 +202,9 @@ def log_predictions(predictions: Predictions, unreadable: Mapping[str, str], sub
     classes, unclassified = predictions.classes, words(predictions.classes)
     if len(classes) > MOST_CLASSES:
         classes = [name for name, _ in counts.most_common() if name not in unclassified]
-    decided = [f"{counts[name]} {name}" for name in (*unclassified[::-1], *classes) if counts[name]]
-    log.info("%s: %s", counted(len(predictions.paths), "photo"), listed(decided, MOST_CLASSES))
+    groups = ([f"{counts[name]} {name}" for name in names if counts[name]] for names in (classes, unclassified))
+    decided = ", ".join(listed(group, MOST_CLASSES) for group in groups if group)
+    log.info("%s: %s", counted(len(predictions.paths), "photo"), decided)
     if len(predictions.paths) == 1:
         if predictions.decisions and predictions.unlike is not None:
             log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import sys
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,13 @@ def test_of_very_many_predictions_the_first_are_explained(
     assert len(list((run / "explained").iterdir())) == 100
     first = table(run / "predictions.csv")[0]
     probability = max(float(first["prob_cats"]), float(first["prob_dogs"]))
-    assert titles[0].startswith(f"0.jpg\n{first['predicted']} {probability:.3f}"[:-1])
+    named = first["predicted"]
+    if first["decision"] != named:
+        named = f"{first['decision']}, perhaps {named}"
+    assert titles[0].startswith(f"0.jpg\n{named[:23]}")
+    assert f" {probability:.3f}"[:-1] in titles[0]
+    decided = Counter(row["decision"] for row in table(run / "predictions.csv"))
+    assert all(f"{count} {decision}" in result.stdout for decision, count in decided.items())
 
 
 def test_explanations_in_python(trained: Path, shared_root: Path) -> None:
