@@ -47,6 +47,7 @@ def choose_weights(run: Run, model: Classifier) -> None:
         shutil.rmtree(checkpoints / UNNAMED, ignore_errors=True)
     run.final_stage = stage
 
+
 CURVES_FIRST = {
     "Curves": {
         "Loss": ["Multiline", ["train_loss", "valid_loss"]],

@@ -232,7 +232,7 @@ def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.Mon
     def counting(root: Path, paths: list[str], shrink: Shrink | None) -> Findings:
         examined.append(len(paths))
         time.sleep(0.3)  # the others reach the lock
-        return Findings({}, {}, {}, {})
+        return Findings({}, {}, {})
 
     monkeypatch.setattr(dogscats.data.loading.photo_check, "examine", counting)
     with ThreadPoolExecutor(3) as pool:

@@ -97,7 +97,7 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
     bad: dict[str, str] = {}
     odd: dict[str, str] = {}
     if not paths:
-        return Findings(bad, odd, {}, {})
+        return Findings(bad, odd, {})
     in_order = in_threads(reason, paths, "Checking photos", at_once=GROUP_SIZE)
     with captured_stderr() as printed, closing(in_order) as reasons:
         for start in range(0, len(paths), GROUP_SIZE):
@@ -165,8 +165,13 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
             found = examine(root, list(before.bad), shrink)
             if found.bad == before.bad:
                 return before
-            again = {"bad": found.bad, "odd": before.odd | found.odd, "sizes": before.sizes | found.sizes}
-            found = replace(before, elongated=sorted({*before.elongated, *found.elongated}), **again)
+            found = replace(
+                before,
+                bad=found.bad,
+                odd=before.odd | found.odd,
+                sizes=before.sizes | found.sizes,
+                elongated=sorted({*before.elongated, *found.elongated}),
+            )
         with suppress(Failure):  # a read-only cache
             write_json(remembered, {"photos": len(paths), **asdict(found)})
         return found

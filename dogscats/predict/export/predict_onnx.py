@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
