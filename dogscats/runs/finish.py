@@ -20,7 +20,8 @@ from dogscats.report.facts import Facts
 from dogscats.report.figure_table import Pictures, publish_figures
 from dogscats.report.figures.drawing import publish
 from dogscats.runs.checkpoint import save_weights
-from dogscats.runs.compose import build_callbacks, close, hyperparameters
+from dogscats.runs.compose import build_callbacks
+from dogscats.runs.loggers import close, hyperparameters
 from dogscats.runs.run import Run
 
 
