@@ -48,6 +48,7 @@ def evaluate(cfg: DictConfig) -> None:
     from dogscats.predict.predictor import Predictor
     from dogscats.report.run_files import log_written
     from dogscats.runs.compose import build_callbacks, use_own_modules
+    from dogscats.runs.directory import settings_saved
     from dogscats.runs.ranks import distributed
     from dogscats.runs.trainer import nondeterminism_named, trainer_factory
     from dogscats.runs.trainer_settings import check_trainer
@@ -65,7 +66,6 @@ def evaluate(cfg: DictConfig) -> None:
         fabric.launch()
         # Only rank 0 writes to the run directory.
         run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else scratch)
-        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         make_trainer = trainer_factory(settings, run_dir, fabric.device)
         job = Job(cfg, predictor, run_dir, fabric, make_trainer, list(callbacks.values()), started)
         if cfg.keep is not None and predictor.reliability:
@@ -74,7 +74,8 @@ def evaluate(cfg: DictConfig) -> None:
                 "Keep      %g of the validation photos: a class needs a probability of %.6g, and `unlike` up to %.6g",
                 *(cfg.keep, thresholds.unsure_below, thresholds.none_above),
             )
-        resolve_name(task.function)(job)
+        with settings_saved(cfg, run_dir):
+            resolve_name(task.function)(job)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
         log_written(run_dir)
 

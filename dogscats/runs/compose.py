@@ -1,4 +1,4 @@
-"""Callbacks and loggers, built by Hydra from config nodes with a `_target_`."""
+"""Callbacks and backbones, built by Hydra from config nodes with a `_target_`."""
 
 import inspect
 import logging
@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dogscats.base.errors import UserError, as_user_error, user_message
+from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.text import did_you_mean
 from dogscats.base.trust import instantiate_as
 from dogscats.lesson.backbone import Backbone
@@ -169,64 +167,6 @@ def build_lr_finder(config: Any) -> LRFinder:
     return finders[0] if finders else LRFinder("none")
 
 
-def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None = None) -> list[Logger]:
-    """Build the loggers of a stage, or of the final report.
-
-    In their settings, `{run_dir}` is replaced by the run directory and `{stage}` by the stage name.
-
-    Args:
-        config: config group `logger`, as plain containers.
-        run_dir: run directory.
-        stage: name of the stage.
-        resumed_at: optimizer step at which a stage is resumed. TensorBoard then drops later entries; other loggers
-            cannot, and start a new run.
-
-    Raises:
-        UserError: for a node that is not a logger.
-    """
-    loggers: list[Logger] = []
-    for key, node in nodes(config, "logger"):
-        name, arguments = stage, {}
-        if resumed_at is not None:
-            if _is_tensorboard(node["_target_"]):
-                arguments = {"purge_step": resumed_at}
-            else:
-                name = f"{stage}_from_step_{resumed_at}"
-        texts = {k: str(node[k]) for k in ("save_dir", "name") if node.get(k) is not None}  # may look like numbers
-        filled = _fill({**node, **texts}, run_dir, name)
-        try:
-            logger: Logger = instantiate_as(Logger, filled, key, "a logger of Lightning", **arguments)  # type: ignore[type-abstract]
-        except InstantiationException as error:
-            raise UserError(f"{key}: {user_message(error)}") from error
-        loggers.append(logger)
-    return loggers
-
-
-def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Select the hyperparameters that loggers show, to compare runs by."""
-    data, model = settings["data"], settings["model"]
-    return {
-        "lr": settings["lr"],
-        "seed": settings["seed"],
-        "heads": settings["heads"],
-        "recipe": " ".join(settings["recipe"]),
-        "model": model.get("name", model["_target_"].rpartition(".")[2]),
-        "augment": settings["augment"]["_target_"].rpartition(".")[2],
-        "views": settings["activations"]["views"],
-        **{key: data.get(key) for key in ("root", "size", "batch_size")},
-    }
-
-
-def close(loggers: list[Logger]) -> None:
-    """Close the loggers, so that the next stage starts new runs."""
-    for logger in loggers:
-        logger.finalize("success")
-        # Weights & Biases would continue the same run.
-        finish = getattr(getattr(logger, "experiment", None), "finish", None)
-        if callable(finish) and not isinstance(logger, TensorBoardLogger):
-            finish()
-
-
 def _is_for(callback: Callback, fits: bool, key: str) -> bool:
     every = [name for name in dir(Callback) if name.startswith("on_") or name in ("setup", "teardown")]
     # LambdaCallback sets functions on the instance, which have no __func__.
@@ -243,16 +183,3 @@ def _is_for(callback: Callback, fits: bool, key: str) -> bool:
     if for_test:
         raise UserError(f"{key}: this has no effect: it acts when testing, but nothing is tested here. Remove it.")
     return True
-
-
-def _is_tensorboard(target: str) -> bool:
-    found = get_object(target)
-    return isinstance(found, type) and issubclass(found, TensorBoardLogger)
-
-
-def _fill(value: Any, run_dir: Path, stage: str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _fill(inner, run_dir, stage) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_fill(inner, run_dir, stage) for inner in value]
-    return value.replace("{run_dir}", str(run_dir)).replace("{stage}", stage) if isinstance(value, str) else value

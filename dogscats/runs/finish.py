@@ -24,7 +24,8 @@ from dogscats.report.figure_table import Pictures, publish_figures
 from dogscats.report.figures.drawing import publish
 from dogscats.report.verdict import log_verdict, verdict
 from dogscats.runs.checkpoint import load_classifier, save_classifier, save_weights
-from dogscats.runs.compose import build_callbacks, close, hyperparameters
+from dogscats.runs.compose import build_callbacks
+from dogscats.runs.loggers import close, hyperparameters
 from dogscats.runs.run import UNNAMED, Run, stage_checkpoint
 
 log = logging.getLogger(__name__)
@@ -124,9 +125,9 @@ def finish_run(run: Run, model: Classifier, loggers: list[Logger]) -> float:
     if run.fabric.is_global_zero:
         with optional("verdict", "given"):
             log_verdict(verdict(Facts(run.out)))
+    log.info("%s", final_weights(run.report.metrics, run.stages, run.cfg.final))
     if run.reliability:
         log_reliability(run.reliability)
-    log.info("\n%s", final_weights(run.report.metrics, run.stages, run.cfg.final))
     run.report.summarise()
     return run.metric
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
 from dogscats.runs.checkpoint import load_classifier
 from dogscats.runs.compose import accepted, use_own_modules
-from dogscats.runs.directory import plain_config, save_config
+from dogscats.runs.directory import plain_config, save_config, save_hydra_config
 from dogscats.runs.ranks import distributed
 from dogscats.runs.run import Run, read_progress
 from dogscats.runs.settings import Settings
@@ -96,6 +97,8 @@ def open_run(checked: Settings) -> Iterator[Run]:
         except UserError as error:
             if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
                 (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
+                if run.wrote_hydra_config:
+                    shutil.rmtree(out / ".hydra")
                 if run.wrote_decisions:
                     (out / DECISIONS_FILE).unlink(missing_ok=True)
             raise
@@ -161,6 +164,9 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
         log.info("Weights   %s", run.checkpoint)
         load_classifier(run.checkpoint, model, run.description, run.cfg.trust)
     run.fabric.launch()
+    if run.fabric.is_global_zero and not run.resumed:
+        save_hydra_config(run.cfg, run.out)
+        run.wrote_hydra_config = True
     run.dir = run.fabric.broadcast(run.out)
     _log_device(run)
     run.report.metrics |= {"classes": model.classes, "cut_off": _cut_off(run, data)}

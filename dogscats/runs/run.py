@@ -22,7 +22,8 @@ from dogscats.lesson.tta import TTA
 from dogscats.reliability.measured import Reliability
 from dogscats.report.summary import RunReport, check_metric
 from dogscats.runs.checkpoint import VerifiedCheckpointIO, read_checkpoint
-from dogscats.runs.compose import build_callbacks, build_loggers, build_lr_finder
+from dogscats.runs.compose import build_callbacks, build_lr_finder
+from dogscats.runs.loggers import build_loggers
 from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import trainer_factory
 
@@ -64,6 +65,8 @@ class Run:
         precision: precision of the Trainers.
         report: metrics, written to `metrics.json` whenever they change.
         wrote_decisions: whether the run wrote its own copy of the decisions about photos.
+        wrote_hydra_config: whether the run wrote `.hydra/`.
+        has_logged: whether this process has started loggers.
         dir: run directory of rank 0, in all ranks; set by `launch`.
         description: settings that rebuild the classifier, as for `save_classifier`; set by `launch`.
         final_stage: stage whose weights the run ends with; set after the last stage.
@@ -92,7 +95,8 @@ class Run:
     ):
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
         self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
-        self.report, self.wrote_decisions = RunReport(out, started), False
+        self.report = RunReport(out, started)
+        self.wrote_decisions = self.wrote_hydra_config = self.has_logged = False
         self.figures: dict[str, Figure] = {}
         self.reliability: Reliability | None = None
         self.lr_finder = build_lr_finder(cfg.callbacks)

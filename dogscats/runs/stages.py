@@ -20,7 +20,8 @@ from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish
 from dogscats.report.summary import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
-from dogscats.runs.compose import build_callbacks, build_loggers, close, hyperparameters
+from dogscats.runs.compose import build_callbacks
+from dogscats.runs.loggers import build_loggers, close, hyperparameters, start_loggers
 from dogscats.runs.run import Run, read_intact, stage_checkpoint
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,18 @@ def saved_state(run: Run, stage: Stage) -> Mapping[str, Any] | None:
 
 
 def make_loggers(run: Run, name: str, saved: Mapping[str, Any] | None = None) -> list[Logger]:
-    """Make the loggers of a stage, or of the final report.
+    """Make and start the loggers of a stage, or of the final report.
 
     Args:
         run: the run.
         name: name of the stage, or `final`.
         saved: state from which the stage is resumed, if it is.
+
+    Raises:
+        UserError: for a logger that cannot be started before this process has trained anything.
     """
-    loggers = build_loggers(run.settings.get("logger"), run.out, name, saved["global_step"] if saved else None)
+    by_key = build_loggers(run.settings.get("logger"), run.out, name, saved["global_step"] if saved else None)
+    loggers, run.has_logged = start_loggers(by_key, run.out, name, required=not run.has_logged), True
     curve = _lr_file(run, name)
     if saved and curve.exists():  # TensorBoard drops all later steps, among them the LR finder's
         LRCurve.read(curve).log([logger for logger in loggers if isinstance(logger, TensorBoardLogger)])

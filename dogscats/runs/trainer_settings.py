@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
@@ -65,6 +66,17 @@ PREDICTION_ARGUMENTS = {
     *("log_every_n_steps", "num_sanity_val_steps", "enable_model_summary", "use_distributed_sampler"),
 }
 """Arguments accepted for prediction only: those that take effect, and those in `conf/trainer/default.yaml`."""
+
+
+def own_environment(settings: Mapping[str, Any]) -> list[ClusterEnvironment]:
+    """Return the plugin that makes a process on one device a run of its own; none for several devices or nodes.
+
+    Without it, Lightning takes variables of whatever launcher for those of a run of several ranks.
+
+    Args:
+        settings: config group `trainer`.
+    """
+    return [LightningEnvironment()] if settings.get("devices") == settings.get("num_nodes") == 1 else []
 
 
 def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:

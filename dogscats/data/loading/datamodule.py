@@ -14,14 +14,9 @@ from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import counted, listed
 from dogscats.data.loading.dataset import Batch, PhotoDataset
-from dogscats.data.loading.loaders import (
-    EpochSampler,
-    SharedBatchSampler,
-    default_num_workers,
-    photo_loader,
-    process_rank,
-)
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, photo_loader, process_rank
 from dogscats.data.loading.photo_check import bad_listed, usable_photos
+from dogscats.data.loading.workers import default_num_workers
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.photos.class_names import numbers_among
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions
