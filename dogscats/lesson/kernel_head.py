@@ -15,7 +15,8 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from dogscats.base.console import progress_bar
-from dogscats.lesson.kernel_ridge import ROWS, Exact, Nystroem, Regression, best_factor
+from dogscats.base.errors import ArgumentError
+from dogscats.lesson.kernel_ridge import ROWS, Exact, Nystroem, Regression, alone_in_class, best_factor, in_proportion
 
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
 """Factors of squared distances in the kernel, relative to their median, to choose from."""
@@ -39,8 +40,12 @@ CENTERS = 3000
 CONSTANT = 1e-14
 """Mean variance up to which the features of a depth count as constant, and as nothing."""
 
-BYTES_PER_POINT, BYTES = 7_800, (11_000_000, 36_000_000)
-"""Size of the stored photos: bytes of each, and least and most of all; with more, principal components are stored."""
+BYTES_PER_POINT, BYTES = 8_300, (11_800_000, 36_000_000)
+"""Room for photos and coefficients: bytes of each photo, and least and most of all. If the features of the photos need
+more, principal components are stored."""
+
+MAX_BYTES = 40_000_000
+"""Limit for all that is stored."""
 
 
 class KernelHead(nn.Module):
@@ -61,6 +66,9 @@ class KernelHead(nn.Module):
         widths: number of features of each depth; `F` in total.
         points: number of stored photos `P`.
         components: number of principal components `D` that are stored of each; 0 for all `F` features.
+
+    Raises:
+        ArgumentError: for numbers that no fit gives: they could fill the memory.
 
     Attributes:
         center: mean of the features, each depth divided by its norm `(F,)`.
@@ -85,6 +93,9 @@ class KernelHead(nn.Module):
     def __init__(self, num_classes: int, widths: Sequence[int], points: int, components: int = 0):
         super().__init__()
         self.widths, size = list(widths), sum(widths)
+        stored = 2 * components * size + points * (2 * (components or size) + 4 * num_classes)
+        if not (min(*self.widths, points) > 0 <= components and 8 * size + stored <= MAX_BYTES):
+            raise ArgumentError("", f"widths={widths}, points={points}, components={components}: not a kernel head's.")
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("directions", torch.zeros(size, components, dtype=torch.half))
@@ -99,8 +110,8 @@ class KernelHead(nn.Module):
         return 1
 
     @property
-    def shapes(self) -> dict[str, Any]:
-        """Arguments that rebuild the head, for its weights: `widths`, `points` and `components`."""
+    def config(self) -> dict[str, Any]:
+        """Arguments to rebuild the head for its weights: `widths`, `points` and `components`."""
         return {"widths": self.widths, "points": len(self.points), "components": self.directions.shape[1]}
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "KernelHead":
@@ -165,22 +176,23 @@ class KernelHead(nn.Module):
         groups = torch.arange(len(labels)) if groups is None else torch.as_tensor(groups)
         weights = torch.as_tensor(class_weights or [1.0] * num_classes, dtype=torch.double)[labels]
         weights, targets = weights / weights.mean(), 2 * nnf.one_hot(labels, num_classes).double() - 1
-        scored = ~_alone_in_class(labels, groups)
-        most = BYTES[1] // (8 * num_classes)  # half of the size is for the coefficients
+        scored = ~alone_in_class(labels, groups)
+        most = BYTES[1] // (8 * num_classes)  # so that the coefficients need at most half of the room
         exact = len(labels) <= min(MAX_EXACT, most)
-        some = torch.arange(len(labels)) if exact else _in_proportion(labels, min(CENTERS, most))
+        some = torch.arange(len(labels)) if exact else in_proportion(labels, min(CENTERS, most))
         head = _prepared(features, some, num_classes, widths)
         distances = head.distances(head.points.double(), head.rest.double()).fill_diagonal_(0)
 
         def fit_some(gamma: float, penalty: float) -> Regression:
             return Exact((-gamma * distances).exp_(), targets[some], penalty / weights[some])
 
+        median = max(distances[~torch.eye(len(some), dtype=torch.bool)].median().item(), 1e-9)
         found = []  # NaN, and the first choice, if no photo is scored
-        for gamma, penalty in progress_bar(_choices(distances), "Choosing the kernel", 12, "fit"):
-            errors = fit_some(gamma, penalty).left_out(groups[some]).square().sum(dim=1) * weights[some]
+        for gamma, penalty in progress_bar([*product(GAMMAS, PENALTIES)], "Choosing the kernel", 12, "fit"):
+            errors = fit_some(gamma / median, penalty).left_out(groups[some]).square().sum(dim=1) * weights[some]
             found.append((errors[scored[some]].mean().item(), -penalty, gamma))
         _, penalty, gamma = min(found)
-        head.gamma.fill_(gamma)
+        head.gamma.fill_(gamma / median)
         gamma, penalty = head.gamma.item(), -penalty
         if exact:
             regression = fit_some(gamma, penalty)
@@ -263,7 +275,8 @@ def _prepared(features: torch.Tensor, some: torch.Tensor, num_classes: int, widt
     head.center.copy_(mean)
     head.scale.copy_(torch.cat(scales))
     points, each = head.project(features[some])[0], 2 * (len(some) + len(mean))
-    room = min(max(BYTES_PER_POINT * len(some), BYTES[0]), BYTES[1]) - 4 * len(some) * num_classes
+    coefficients = 4 * len(some) * num_classes
+    room = min(max(BYTES_PER_POINT * len(some), BYTES[0], 2 * coefficients), BYTES[1]) - coefficients
     if 2 * points.numel() > room:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -271,13 +284,6 @@ def _prepared(features: torch.Tensor, some: torch.Tensor, num_classes: int, widt
         points, head.rest = head.project(features[some])
     head.points = points.half()
     return head
-
-
-def _choices(distances: torch.Tensor) -> list[tuple[float, float]]:
-    """List the factors of squared distances `(P, P)`, and penalties, to choose from."""
-    between = distances[~torch.eye(len(distances), dtype=torch.bool)]
-    median = max(between.median().item(), 1e-9) if len(between) else 1.0
-    return [(gamma / median, penalty) for gamma, penalty in product(GAMMAS, PENALTIES)]
 
 
 def _kernel(head: KernelHead, features: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -291,15 +297,3 @@ def _normalized(features: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
     return torch.cat(
         [nnf.normalize(block.float(), dim=1) for block in torch.split(features, list(widths), dim=1)], dim=1
     )
-
-
-def _in_proportion(labels: torch.Tensor, count: int) -> torch.Tensor:
-    """Select photos `(count,)`, evenly spaced, with all classes in proportion."""
-    spaced = torch.linspace(0, len(labels) - 1, count, dtype=torch.double).round().long()
-    return labels.argsort(stable=True)[spaced].sort().values
-
-
-def _alone_in_class(labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return which photos' classes have no photo outside their groups `(N,)`."""
-    pairs = torch.unique(torch.stack([labels, groups], dim=1), dim=0)
-    return torch.bincount(pairs[:, 0])[labels] == 1

@@ -142,3 +142,15 @@ def best_factor(scores: torch.Tensor, labels: torch.Tensor, least: float, most: 
         slope = ((factor * scores).softmax(dim=1) * scores).sum(dim=1).mean() - of_label
         least, most = (least, factor) if slope > 0 else (factor, most)
     return factor
+
+
+def in_proportion(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Select photos `(count,)`, evenly spaced, with all classes in proportion."""
+    spaced = torch.linspace(0, len(labels) - 1, count, dtype=torch.double).round().long()
+    return labels.argsort(stable=True)[spaced].sort().values
+
+
+def alone_in_class(labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Return which photos' classes have no photo outside their groups `(N,)`."""
+    pairs = torch.unique(torch.stack([labels, groups], dim=1), dim=0)
+    return torch.bincount(pairs[:, 0])[labels] == 1

@@ -144,14 +144,17 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     run.description = {
         "model": run.settings["model"],
         "classes": model.classes,
-        "heads": len(model.heads),
         "size": data.size,
         "augment": run.settings["augment"],
         "data": with_own_decisions(saved, run.out.absolute()),
         "seed": run.cfg.seed,
     }
     if run.checkpoint:
-        load_classifier(run.checkpoint, model, run.description, run.cfg.trust)
+        following = (run.stages_left or run.stages[-1:])[0]
+        fitted = "none" if run.stages_left else "saved"  # by a stage to come, or by the last one
+        load_classifier(
+            run.checkpoint, model, run.description, run.cfg.trust, fitted if following.is_closed_form else "given"
+        )
     run.fabric.launch()
     run.dir = run.fabric.broadcast(run.out)
     _log_device(run)

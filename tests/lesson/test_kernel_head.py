@@ -113,6 +113,18 @@ def test_photos_of_a_class_in_a_single_group_are_not_scored() -> None:
     assert only.head(drawn(3)[0]).isfinite().all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
+def test_fitting_everything_anew_without_each_photo_gives_the_same_accuracy(spread: float) -> None:
+    for seed in range(3):
+        features, labels = drawn(40, 2, spread, seed)
+        right = 0
+        for photo in range(40):
+            rest = torch.arange(40) != photo
+            right += int(fitted(features[rest], labels[rest]).head(features[[photo]]).argmax() == labels[photo])
+        assert abs(right / 40 - fitted(features, labels).accuracy) <= 1 / 40 + 1e-9
+
+
 @pytest.mark.parametrize("copies", [1, 2])
 def test_shuffled_labels_are_predicted_no_better_than_by_chance(copies: int) -> None:
     features, labels = drawn(40, classes=2, spread=0.5)
@@ -129,8 +141,8 @@ def test_what_is_saved_predicts_the_same_and_is_small(monkeypatch: pytest.Monkey
     monkeypatch.setattr(kernel_head, "BYTES_PER_POINT", 1)
     small = fitted(features, labels)
     for fit, components in ((full, 0), (small, (4000 - 400 * 3) // (2 * (100 + 26)))):
-        assert fit.head.shapes == {"widths": WIDTHS, "points": 100, "components": components}
-        again = KernelHead(3, **fit.head.shapes)
+        assert fit.head.config == {"widths": WIDTHS, "points": 100, "components": components}
+        again = KernelHead(3, **fit.head.config)
         again.load_state_dict(fit.head.state_dict())
         assert torch.equal(again(features), fit.head(features))
     size = sum(small.head.state_dict()[name].nbytes for name in ("points", "directions", "coefficients"))
