@@ -164,8 +164,9 @@ def measure(settings: CrossValidation) -> dict[str, float]:
     plain_metrics = metrics(predicted[:, 0], "")
     if stage.is_closed_form:
         fit = KernelHead.fit(versions[0], labels, len(data.classes), widths)
-        error = (fit.accuracy * (1 - fit.accuracy) / len(labels)) ** 0.5
-        plain_metrics |= {"loo_acc": fit.accuracy, "loo_loss": fit.log_loss, "standard_error": error}
+        deviation = (fit.accuracy * (1 - fit.accuracy)) ** 0.5
+        plain_metrics |= {"loo_acc": fit.accuracy, "loo_loss": fit.log_loss}
+        plain_metrics["standard_error"] = deviation / len(labels) ** 0.5
     return plain_metrics | (metrics(predicted.mean(dim=1), "_tta") if settings.n_aug else {})
 
 

@@ -5,6 +5,7 @@ part, and every training photo gets an honest prediction.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -41,8 +42,7 @@ CONSTANT = 1e-14
 """Mean variance up to which the features of a depth count as constant, and as nothing."""
 
 BYTES_PER_POINT, BYTES = 8_300, (11_800_000, 36_000_000)
-"""Room for photos and coefficients: bytes of each photo, and least and most of all. If the features of the photos need
-more, principal components are stored."""
+"""Room for photos and coefficients: bytes of each photo; least and most of all. Beyond, components are stored."""
 
 MAX_BYTES = 40_000_000
 """Limit for all that is stored."""
@@ -106,7 +106,6 @@ class KernelHead(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def __len__(self) -> int:
-        """Return the number of heads, 1."""
         return 1
 
     @property
@@ -125,7 +124,9 @@ class KernelHead(nn.Module):
 
     def each(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits `(1, B, C)` from features `(B, F)`."""
-        with torch.autocast(features.device.type, enabled=False):
+        device = features.device.type
+        # Entered only where needed: exported programs would keep it.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             return (self.temperature * (self.kernel(*self.project(features)) @ self.coefficients))[None]
 
     def mean(self, logits: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,8 @@ class Exact(Regression):
 
     def errors_of(self, rows: torch.Tensor) -> torch.Tensor:
         """Compute the errors of photos that are left out together."""
-        return torch.linalg.solve(self.inverse[rows][:, rows], self.coefficients[rows])
+        errors: torch.Tensor = torch.linalg.solve(self.inverse[rows][:, rows], self.coefficients[rows])
+        return errors
 
     def influence(self, rows: torch.Tensor) -> torch.Tensor:
         """Compute what leaving out photos takes from the coefficients."""
@@ -119,11 +120,14 @@ class Nystroem(Regression):
         """Compute the errors of photos that are left out together."""
         values = self.kernel(rows)
         residuals = self.targets[rows] - values @ self.coefficients
-        return torch.linalg.solve(torch.eye(len(rows)) - values @ self.influence(rows), residuals)
+        own = values @ self.influence(rows)
+        errors: torch.Tensor = torch.linalg.solve(torch.eye(len(rows)).double() - own, residuals)
+        return errors
 
     def influence(self, rows: torch.Tensor) -> torch.Tensor:
         """Compute what leaving out photos takes from the coefficients."""
-        return self.inverse @ self.kernel(rows).T * self.weights[rows]
+        influence: torch.Tensor = self.inverse @ self.kernel(rows).T * self.weights[rows]
+        return influence
 
 
 def best_factor(scores: torch.Tensor, labels: torch.Tensor, least: float, most: float) -> float:
@@ -138,7 +142,7 @@ def best_factor(scores: torch.Tensor, labels: torch.Tensor, least: float, most: 
     scores = scores.double()
     of_label = scores.gather(1, labels[:, None]).mean()
     for _ in range(30):
-        factor = (least * most) ** 0.5
+        factor: float = (least * most) ** 0.5
         slope = ((factor * scores).softmax(dim=1) * scores).sum(dim=1).mean() - of_label
         least, most = (least, factor) if slope > 0 else (factor, most)
     return factor

@@ -201,7 +201,7 @@ def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     if not recipe:
         raise UserError("recipe: it has no stages. Choose a recipe, for example recipe=head_only.")
     allowed = {field.name for field in fields(Stage)} - {"name"}
-    stages = []
+    stages: list[Stage] = []
     for name, keys in recipe.items():
         if not isinstance(keys, Mapping):
             raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {sorted(allowed)}.")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
@@ -151,10 +152,10 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     }
     if run.checkpoint:
         following = (run.stages_left or run.stages[-1:])[0]
-        fitted = "none" if run.stages_left else "saved"  # by a stage to come, or by the last one
-        load_classifier(
-            run.checkpoint, model, run.description, run.cfg.trust, fitted if following.is_closed_form else "given"
-        )
+        heads: Literal["given", "saved", "none"] = "given"
+        if following.is_closed_form:
+            heads = "none" if run.stages_left else "saved"  # fitted by a stage to come, or by the last one
+        load_classifier(run.checkpoint, model, run.description, run.cfg.trust, heads)
     run.fabric.launch()
     run.dir = run.fabric.broadcast(run.out)
     _log_device(run)

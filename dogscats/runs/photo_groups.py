@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as nnf
+from lightning_fabric import Fabric
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import Failure
@@ -61,12 +62,11 @@ def features_and_groups(activations: Activations, group: str | None) -> tuple[to
 
     features = activations.features(data.train, "activations of train", watch=look if wanted else None)
     if wanted:
-        seen = fabric.all_reduce(thumbnails.any().float(), reduce_op="sum")
-        if not seen.any():  # the activations were cached
+        if not _summed(fabric, thumbnails.any().float()).any():  # the activations were cached
             loader = data.loader(PhotoDataset(photos, data.evaluation, data.seed), persistent=False, whole=True)
             for batch in progress_bar(loader, "Looking at photos", len(loader), "batch"):
                 look(batch)
-        thumbnails = fabric.all_reduce(thumbnails.to(fabric.device), reduce_op="sum").cpu()
+        thumbnails = _summed(fabric, thumbnails)
         pairs = fabric.broadcast(_compare(thumbnails, file) if fabric.is_global_zero else None)
     if pairs is None:
         log.info("Near-duplicates are not looked for among more than %d photos", MOST_COMPARED)
@@ -76,6 +76,13 @@ def features_and_groups(activations: Activations, group: str | None) -> tuple[to
     pattern = group_pattern(group)
     named = [group_of(pattern, path) if pattern else None for path in data.train.paths]
     return features, torch.tensor(left_out_together(data.train, data.classes, named, alike))
+
+
+def _summed(fabric: Fabric, share: torch.Tensor) -> torch.Tensor:
+    """Add up the shares of all ranks, on the CPU."""
+    total = fabric.all_reduce(share.to(fabric.device), reduce_op="sum")
+    assert isinstance(total, torch.Tensor)
+    return total.cpu()
 
 
 def _compare(thumbnails: torch.Tensor, file: Path) -> list[list[int]]:

@@ -149,20 +149,23 @@ def fit_closed_form(run: Run, stage: Stage, model: Classifier, activations: Acti
         log.info("Not used by a fit in closed form: %s", ", ".join(unused))
     loggers = make_loggers(run, stage.name)
     features, groups = features_and_groups(activations, run.settings["data"].get("group"))
-    fitted = None
+    fitted: Any = None
     if fabric.is_global_zero:
-        widths = activations.body.widths(data.size)
+        widths, began = activations.body.widths(data.size), time.perf_counter()
         fit = KernelHead.fit(features, data.train.labels, len(data.classes), widths, groups, model.class_weights)
+        log.info(
+            "Fitted to %d photos in %.1f s. Each left out: accuracy %.4f, log loss %.5f",
+            *(len(groups), time.perf_counter() - began, fit.accuracy, fit.log_loss),
+        )
         _log_not_scored(fit, data)
-        fitted = fit.head, fit.log_loss
-    model.heads, loss = fabric.broadcast(fitted)
-    metrics = {"loo_loss": loss} | _validated(model, activations)
+        fitted = fit.head, {"loo_loss": fit.log_loss} if fit.scored.any() else {}
+    model.heads, metrics = fabric.broadcast(fitted)
+    metrics |= _validated(model, activations)
     seconds = round(time.perf_counter() - started, 3)
-    for history in (
-        callback for callback in build_callbacks(run.cfg.callbacks, stage).values() if isinstance(callback, History)
-    ):
-        history.log_header(metrics)
-        history.add(run.out, stage.name, 0, metrics, seconds)
+    for callback in build_callbacks(run.cfg.callbacks, stage).values():
+        if isinstance(callback, History):
+            callback.log_header(metrics)
+            callback.add(run.out, stage.name, 0, metrics, seconds)
     for logger in loggers:
         logger.log_metrics(metrics, step=0)
     _keep(run, stage, model, {"epochs": 0, **metrics, "seconds": seconds}, loggers)

@@ -21,7 +21,7 @@ def small(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The directory of a run with `recipe=small`, and what it printed."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "photos").symlink_to(shared_root)
-    settings = [f"data.root={folder / 'photos'}", *SMALL, "hydra.run.dir=run", "heads=3", "recipe.kernel.epochs=2"]
+    settings = [f"data.root={folder / 'photos'}", *SMALL, "hydra.run.dir=run", "heads=3", "+recipe.kernel.epochs=2"]
     stopping = "+callbacks.stopping={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: valid_loss}"
     result = command_runner(folder)("train.py", *settings, stopping, f"activations.dir={folder / 'cache'}")
     assert result.returncode == 0, result.stderr

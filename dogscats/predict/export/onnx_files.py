@@ -17,6 +17,7 @@ from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, write_text
 from dogscats.data.photos.layouts import Photos
+from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
 
@@ -163,7 +164,8 @@ def export_int8(
 
     metadata = {**metadata, "precision": "int8"}
     with atomic_path(folder / "model-int8.onnx") as model, atomic_path(folder / "photo-int8.onnx") as photo:
-        _quantize(folder / "model.onnx", model, reference)
+        kernel_head = isinstance(getattr(network, "heads", None), KernelHead)
+        _quantize(folder / "model.onnx", model, reference, kernel_head)
         quantized = onnx.load(model)
         onnx.helper.set_model_props(quantized, metadata)
         onnx.save(quantized, model)
@@ -200,7 +202,7 @@ def same_share(reference: Reference, files: tuple[Path, Path], none_above: float
     return float(found[count] + found[count + 1]) / 2
 
 
-def _quantize(file: Path, result: Path, reference: Reference) -> None:
+def _quantize(file: Path, result: Path, reference: Reference, kernel_head: bool) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -226,6 +228,8 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
             excluded = [node.name for node in nodes if node.op_type == "Softmax"]
             excluded += [node.name for node in nodes if node.op_type == "Conv"][:1]
             excluded += [node.name for node in nodes if node.name not in kept]
+            if kernel_head:
+                excluded += after_last_norm([node for node in nodes if node.name in kept])
             quantize_static(
                 prepared,
                 result,
@@ -249,6 +253,17 @@ def needed(nodes: Sequence[Any], output: str) -> set[str]:
         if values & set(node.output):
             names.add(node.name)
             values |= set(node.input)
+    return names
+
+
+def after_last_norm(nodes: Sequence[Any]) -> list[str]:
+    """Return the names of the nodes after the last norm, with which a kernel head begins: its distances need more."""
+    values, names = set[str](), list[str]()
+    last = max((number for number, node in enumerate(nodes) if node.op_type == "ReduceL2"), default=len(nodes))
+    for number, node in enumerate(nodes):
+        if number == last or values & set(node.input):
+            names.append(node.name)
+            values |= set(node.output)
     return names
 
 
