@@ -137,7 +137,7 @@ class KernelHead(nn.Module):
         """Scale features `(B, F)`; return what is stored `(B, D)`, and the squared length of the rest `(B,)`."""
         scaled = (_normalized(features, self.widths) - self.center) * self.scale
         if not self.directions.shape[1]:
-            return scaled, scaled.new_zeros(len(scaled))
+            return scaled, scaled.new_zeros(scaled.shape[0])  # by `len`, exports would fix the batch size
         components = scaled @ self.directions.float()
         return components, (scaled.square().sum(dim=1) - components.square().sum(dim=1)).clamp_min(0)
 

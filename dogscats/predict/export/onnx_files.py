@@ -229,7 +229,7 @@ def _quantize(file: Path, result: Path, reference: Reference, kernel_head: bool)
             excluded += [node.name for node in nodes if node.op_type == "Conv"][:1]
             excluded += [node.name for node in nodes if node.name not in kept]
             if kernel_head:
-                excluded += after_last_norm([node for node in nodes if node.name in kept])
+                excluded += of_kernel_head([node for node in nodes if node.name in kept])
             quantize_static(
                 prepared,
                 result,
@@ -256,12 +256,13 @@ def needed(nodes: Sequence[Any], output: str) -> set[str]:
     return names
 
 
-def after_last_norm(nodes: Sequence[Any]) -> list[str]:
-    """Return the names of the nodes after the last norm, with which a kernel head begins: its distances need more."""
-    values, names = set[str](), list[str]()
-    last = max((number for number, node in enumerate(nodes) if node.op_type == "ReduceL2"), default=len(nodes))
-    for number, node in enumerate(nodes):
-        if number == last or values & set(node.input):
+def of_kernel_head(nodes: Sequence[Any]) -> list[str]:
+    """Return the names of the nodes of a kernel head, which begins with norms of features: its distances need more."""
+    last = [node for node in nodes if node.op_type == "ReduceL2"][-1]
+    values = {name for node in nodes if last.input[0] in node.output for name in node.output}  # of all depths
+    names = list[str]()
+    for node in nodes:  # in the order of computation
+        if values & set(node.input):
             names.append(node.name)
             values |= set(node.output)
     return names
