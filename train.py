@@ -93,15 +93,11 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     body = build_body(config, data.size, **replaced)
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
     weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
-    model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
-    name = config.get("name", config["_target_"].rpartition(".")[2])
-    features, heads = counted(body.num_features, "pooled feature"), counted(len(model.heads), "head")
-    log.info("Model     %s, %s, %s", name, features, heads)
-    return model
+    return Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
 
 
 def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> None:
-    """Train one stage with its own Trainer, optimizer and schedule, and save the weights.
+    """Train one stage with its own Trainer, optimizer and schedule, and save the weights; or fit it in closed form.
 
     `stages.make_stage_trainer` attaches the callbacks: the LR schedule (`SGDR` or another), `LRTrace`, `History`,
     `KeepBest` with keep=best, `StopAtDivergence`, `LossScale`, the checkpoint to resume from, and the user's own.
@@ -110,6 +106,9 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
     from dogscats.runs import stages
 
     log.info("\nStage %s: %s", stage.name, stage.summary)
+    if stage.is_closed_form:
+        stages.fit_closed_form(run, stage, model, activations)
+        return
     started = time.perf_counter()
     saved = stages.saved_state(run, stage)  # of an interrupted stage, after its last complete epoch
     loggers = stages.make_loggers(run, stage.name, saved)

@@ -8,7 +8,7 @@ Injects faults with a seed and counts what the search finds, in parts:
   confidence is the search's own).
 - `duplicates`: 100 training photos of dogs and cats, recompressed at quality 40, resized to 70 %, mirrored, cropped by
   5 %, or changed in brightness by 10 %.
-- `recovery`: the heads of `recipe=small`, trained on clean labels, on 20 % changed ones, and on these without the
+- `recovery`: the heads of `recipe=heads`, trained on clean labels, on 20 % changed ones, and on these without the
   photos of which another class is found to be more probable, or at least twice as probable; accuracy on `valid/`,
   whose labels stay.
 - `growth`: seconds and peak memory for faked features and thumbnails.
@@ -271,7 +271,7 @@ def drawing_rows(settings: Suspects) -> Iterator[str]:
 
 
 def accuracy(f: Features, rows: torch.Tensor, labels: torch.Tensor, seed: int) -> float:
-    """Train the heads of `recipe=small` on some rows of the training features; return the accuracy on `valid/`."""
+    """Train the heads of `recipe=heads` on some rows of the training features; return the accuracy on `valid/`."""
     torch.manual_seed(seed)
     size, classes = f.train.shape[1], f.data.classes
     photos = Photos(Path(), [str(row) for row in rows.tolist()], labels.tolist())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
     from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
+    from dogscats.lesson.kernel_head import KernelHead
     from dogscats.lesson.lr_finder import LRFinder, find_lr
     from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.predictions import Predictions
@@ -39,6 +40,7 @@ _NAMES = {
     "data.pixels.transforms": "crops none side_on top_down",
     "lesson.backbone": "Backbone resnet34",
     "lesson.classifier": "Classifier",
+    "lesson.kernel_head": "KernelHead",
     "lesson.lr_finder": "LRFinder find_lr",
     "lesson.metrics": "evaluation_metrics",
     "lesson.predictions": "Predictions",

@@ -157,9 +157,13 @@ def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
     return torchmetrics.MetricCollection(found)
 
 
-def epoch_columns() -> list[str]:
-    """Names of the losses and metrics of an epoch, in order."""
-    return ["train_loss", "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
+TRAINING_LOSSES = ("train_loss", "loo_loss")
+"""Names of the loss of the training photos: of an epoch, and by leave-one-out, of a fit in closed form."""
+
+
+def epoch_columns(training: Sequence[str] = TRAINING_LOSSES[:1]) -> list[str]:
+    """Names of the losses and metrics of an epoch, in order, with these losses of the training photos."""
+    return [*training, "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
 
 
 def epoch_text(name: str, value: float, n: int) -> str:

@@ -122,7 +122,7 @@ def log_reliability(reliability: Reliability) -> None:
         shares = [percent(summary[key], n) for key in ("kept", "accuracy_kept")]
         errors = ["-" if summary[key] is None else loss_text(summary[key], n) for key in ("ece_before", "ece_after")]
         used = "none, it does not help" if summary["temperature"] == 1 else f"{summary['temperature']:.3g}"
-        rows.append([LABELS[name], *shares, *errors, "none, too few photos or mistakes" if "-" in errors else used])
+        rows.append([LABELS[name], *shares, *errors, "none fitted" if "-" in errors else used])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 

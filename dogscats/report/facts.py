@@ -125,6 +125,8 @@ class Facts:
 
     def head_lr(self, stage: Stage) -> str:
         """Return the peak learning rate of the head in a stage."""
+        if stage.is_closed_form:
+            return "-"
         found = self.metrics.get("lr_finder") or {}
         suggested = [lr for lr in found.values() if lr is not None]
         try:

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json, write_stage_rows
 from dogscats.base.text import counted, shown, text_table
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import epoch_columns, epoch_text, final_metrics
+from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, epoch_text, final_metrics
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
@@ -30,9 +30,14 @@ MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
 
 
-def epoch_headings() -> dict[str, str]:
-    """Return the headings of an epoch's losses and metrics on the console, by name; a long one without its prefix."""
-    return {name: name.removeprefix("valid_") if len(name) > 11 else name for name in epoch_columns()}
+def epoch_headings(named: Iterable[Collection[str]] = ()) -> dict[str, str]:
+    """Return the headings of losses and metrics on the console, by name; a long one without its prefix.
+
+    Args:
+        named: what there is in each epoch or stage.
+    """
+    training = [loss for loss in TRAINING_LOSSES if any(loss in names for names in named)] or TRAINING_LOSSES[:1]
+    return {name: name.removeprefix("valid_") if len(name) > 11 else name for name in epoch_columns(training)}
 
 
 class History(Callback):
@@ -48,13 +53,18 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.seconds_before = 0.0
+        self.seconds_before, self.photos = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the header."""
         self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
         self.photos = 0
-        log.info("epoch  %s    seconds", "  ".join(epoch_headings().values()))
+        self.log_header()
+
+    @staticmethod
+    def log_header(names: Collection[str] = ()) -> None:
+        """Print the header of rows with these losses and metrics."""
+        log.info("epoch  %s    seconds", "  ".join(epoch_headings([names]).values()))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -81,17 +91,30 @@ class History(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("train_") or (name.startswith("valid_") and self.validated)
         }
-        headings, seconds = epoch_headings(), round(time.perf_counter() - self.started, 3)
+        assert isinstance(pl_module, Classifier)
+        run_dir, seconds = Path(trainer.default_root_dir), time.perf_counter() - self.started
+        self.add(run_dir, pl_module.stage, trainer.current_epoch, logged, round(seconds, 3))
+
+    def add(self, run_dir: Path, stage: str, epoch: int, logged: Mapping[str, float], seconds: float) -> None:
+        """Print and write a row.
+
+        Args:
+            run_dir: run directory.
+            stage: name of the stage.
+            epoch: number of the epoch.
+            logged: losses and metrics by name.
+            seconds: time that it took.
+        """
+        headings = epoch_headings([logged])
         cells = [
             (epoch_text(name, logged[name], self.photos) if name in logged else "-").rjust(len(heading))
             for name, heading in headings.items()
         ]
         others = "".join(f"  {name} {value:.5g}" for name, value in logged.items() if name not in headings)
-        log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
-        metrics = dict.fromkeys(headings, "") | logged
-        self.rows.append({"epoch": trainer.current_epoch, **metrics, "seconds": seconds})
-        assert isinstance(pl_module, Classifier)
-        write_stage_rows(Path(trainer.default_root_dir) / "history.csv", pl_module.stage, self.rows)
+        log.info("%5d  %s  %9.1f%s", epoch, "  ".join(cells), seconds, others)
+        metrics = dict.fromkeys(headings, "") | dict(logged)
+        self.rows.append({"epoch": epoch, **metrics, "seconds": seconds})
+        write_stage_rows(run_dir / "history.csv", stage, self.rows)
 
     def metrics(self, epoch: int | str | None = None) -> dict[str, float]:
         """Losses and metrics of an epoch, by default of the last; empty if there was none."""
@@ -194,9 +217,10 @@ class RunReport:
         """Print the table of stages, the final metrics and the files written."""
         stages, n = self.metrics["stages"], self.metrics["final"]["n"]
         kept = ["kept"] if any("kept" in row for row in stages.values()) else []
-        rows: list[list[object]] = [["stage", "epochs", *kept, *epoch_headings().values(), "seconds"]]
+        headings = epoch_headings(stages.values())
+        rows: list[list[object]] = [["stage", "epochs", *kept, *headings.values(), "seconds"]]
         for name, row in stages.items():
-            cells = [epoch_text(key, row[key], n) if key in row else "-" for key in epoch_columns()]
+            cells = [epoch_text(key, row[key], n) if key in row else "-" for key in headings]
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
@@ -271,7 +295,11 @@ def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callba
         )
     suffixes = ("", "_tta") if n_aug else ("",)
     final = [f"final.valid_{metric.key}{suffix}" for suffix in suffixes for metric in final_metrics()]
-    known = [f"stages.{stage.name}.{name}" for stage in stages for name in (*epoch_columns(), "epochs", "seconds")]
+    known = [
+        f"stages.{stage.name}.{name}"
+        for stage in stages
+        for name in (*epoch_columns(TRAINING_LOSSES[stage.is_closed_form :][:1]), "epochs", "seconds")
+    ]
     known = [*final, *known, "final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
     logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
     if metric not in known and not (own_callbacks and str(metric).startswith(logged)):

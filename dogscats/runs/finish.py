@@ -80,7 +80,7 @@ def final_callbacks(run: Run, model: Classifier, data: DogsCatsDataModule) -> li
 def keep_predictions(run: Run, tta: TTA) -> None:
     """Write the predictions and metrics of the validation photos, before anything is drawn."""
     run.unreported.touch()
-    run.reliability = measured(tta)
+    run.reliability = measured(tta, calibrate=not run.stages[-1].is_closed_form)
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
     averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
@@ -154,15 +155,19 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     run.description = {
         "model": run.settings["model"],
         "classes": model.classes,
-        "heads": len(model.heads),
         "size": data.size,
         "augment": run.settings["augment"],
         "data": with_own_decisions(saved, run.out.absolute()),
         "seed": run.cfg.seed,
     }
+    _log_model(run, model)
     if run.checkpoint:
         log.info("Weights   %s", run.checkpoint)
-        load_classifier(run.checkpoint, model, run.description, run.cfg.trust)
+        following = (run.stages_left or run.stages[-1:])[0]
+        heads: Literal["given", "saved", "none"] = "given"
+        if following.is_closed_form:
+            heads = "none" if run.stages_left else "saved"  # fitted by a stage to come, or by the last one
+        load_classifier(run.checkpoint, model, run.description, run.cfg.trust, heads)
     run.fabric.launch()
     if run.fabric.is_global_zero and not run.resumed:
         save_hydra_config(run.cfg, run.out)
@@ -183,6 +188,13 @@ def _cut_off(run: Run, data: DogsCatsDataModule) -> float:
     lost = set(data.elongated) if run.settings["data"].get("fit", "crop") == "crop" else set()
     paths = [path for photos in data.splits.values() for path in photos.paths]
     return sum(path in lost for path in paths) / len(paths)
+
+
+def _log_model(run: Run, model: Classifier) -> None:
+    config = run.settings["model"]
+    name = config.get("name", config["_target_"].rpartition(".")[2])
+    heads = "a kernel head" if run.stages[-1].is_closed_form else counted(len(model.heads), "head")
+    log.info("Model     %s, %s, %s", name, counted(model.body.num_features, "pooled feature"), heads)
 
 
 def _log_device(run: Run) -> None:

@@ -20,6 +20,7 @@ from dogscats.base.files import atomic_path, write_text
 from dogscats.base.text import counted, percent
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels import picture
+from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
 
@@ -173,7 +174,8 @@ def export_int8(
 
     metadata = {**metadata, "precision": "int8"}
     with atomic_path(folder / "model-int8.onnx") as model, atomic_path(folder / "photo-int8.onnx") as photo:
-        _quantize(folder / "model.onnx", model, reference)
+        kernel_head = isinstance(getattr(network, "heads", None), KernelHead)
+        _quantize(folder / "model.onnx", model, reference, kernel_head)
         quantized = onnx.load(model)
         onnx.helper.set_model_props(quantized, metadata)
         onnx.save(quantized, model)
@@ -211,7 +213,7 @@ def same_share(reference: Reference, files: tuple[Path, Path], none_above: float
     return float(found[count] + found[count + 1]) / 2
 
 
-def _quantize(file: Path, result: Path, reference: Reference) -> None:
+def _quantize(file: Path, result: Path, reference: Reference, kernel_head: bool) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -237,6 +239,8 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
             excluded = [node.name for node in nodes if node.op_type == "Softmax"]
             excluded += [node.name for node in nodes if node.op_type == "Conv"][:1]
             excluded += [node.name for node in nodes if node.name not in kept]
+            if kernel_head:
+                excluded += of_kernel_head([node for node in nodes if node.name in kept])
             quantize_static(
                 prepared,
                 result,
@@ -260,6 +264,18 @@ def needed(nodes: Sequence[Any], output: str) -> set[str]:
         if values & set(node.output):
             names.add(node.name)
             values |= set(node.input)
+    return names
+
+
+def of_kernel_head(nodes: Sequence[Any]) -> list[str]:
+    """Return the names of the nodes of a kernel head, which begins with norms of features: its distances need more."""
+    last = [node for node in nodes if node.op_type == "ReduceL2"][-1]
+    values = {name for node in nodes if last.input[0] in node.output for name in node.output}  # of all depths
+    names = list[str]()
+    for node in nodes:  # in the order of computation
+        if values & set(node.input):
+            names.append(node.name)
+            values |= set(node.output)
     return names
 
 
