@@ -197,9 +197,10 @@ def _log_not_scored(fit: KernelFit, data: DogsCatsDataModule) -> None:
     left = (~fit.scored).nonzero().flatten().tolist()
     if left:
         classes = sorted({data.classes[data.train.labels[number]] for number in left})
+        photos = f"{counted(len(left), 'training photo')} {'is' if len(left) == 1 else 'are'}"
         log.warning(
             "%s not scored by leave-one-out, as all photos of the class belong together (%s): %s",
-            *(f"{counted(len(left), 'training photo')} {'is' if len(left) == 1 else 'are'}", listed(classes, 3), listed([data.train.paths[number] for number in left], 3)),
+            *(photos, listed(classes, 3), listed([data.train.paths[number] for number in left], 3)),
         )
 
 
