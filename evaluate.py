@@ -33,6 +33,7 @@ from dogscats.base.signals import interruptible
 from dogscats.base.text import listed
 from dogscats.predict.export.exporters import export_help
 from dogscats.predict.tasks import Job, chosen_task
+from dogscats.runs.command_line import helpful_command_line
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,11 @@ def evaluate(cfg: DictConfig) -> None:
     """Do the task that was configured, and list the files written."""
     task = chosen_task(cfg)
     # These import torch, which takes seconds: after --help and wrong settings have been dealt with.
-    from dogscats.base.console import log_written, peak_rss_mb, set_progress
+    from dogscats.base.console import peak_rss_mb, set_progress
     from dogscats.predict.predictor import Predictor
+    from dogscats.report.run_files import log_written
     from dogscats.runs.compose import build_callbacks, use_own_modules
+    from dogscats.runs.directory import settings_saved
     from dogscats.runs.ranks import distributed
     from dogscats.runs.trainer import nondeterminism_named, trainer_factory
     from dogscats.runs.trainer_settings import check_trainer
@@ -63,16 +66,16 @@ def evaluate(cfg: DictConfig) -> None:
         fabric.launch()
         # Only rank 0 writes to the run directory.
         run_dir = Path(HydraConfig.get().runtime.output_dir if fabric.is_global_zero else scratch)
-        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         make_trainer = trainer_factory(settings, run_dir, fabric.device)
         job = Job(cfg, predictor, run_dir, fabric, make_trainer, list(callbacks.values()), started)
         if cfg.keep is not None and predictor.reliability:
             thresholds = predictor.reliability.version(job.n_aug > 0).thresholds
             log.info(
-                "Keep      %g of the validation photos: a class needs a probability of %.4f, and `unlike` up to %.4f",
+                "Keep      %g of the validation photos: a class needs a probability of %.6g, and `unlike` up to %.6g",
                 *(cfg.keep, thresholds.unsure_below, thresholds.none_above),
             )
-        resolve_name(task.function)(job)
+        with settings_saved(cfg, run_dir):
+            resolve_name(task.function)(job)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())
         log_written(run_dir)
 
@@ -85,5 +88,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with hydra_errors_exit(), interruptible():
+    with hydra_errors_exit(), helpful_command_line(), interruptible():
         main()

@@ -28,8 +28,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dogscats.base.content import stable_seed
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
+from dogscats.base.text import counted
 from dogscats.data.loading.class_weights import check_class_weights, class_weights
 from dogscats.lesson.stage import Stage
+from dogscats.runs.command_line import helpful_command_line
 from dogscats.runs.directory import resume_hint
 from dogscats.runs.settings import check_settings
 from dogscats.runs.sweep import sweep_job, sweep_table
@@ -48,6 +50,7 @@ def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
     settings = check_settings(cfg)
     from dogscats.lesson.activations import Activations
+    from dogscats.runs.finish import choose_weights
     from dogscats.runs.launch import launch, open_run
 
     with open_run(settings) as run:
@@ -60,6 +63,7 @@ def train(cfg: DictConfig) -> float:
         activations = Activations(model, data, run.fabric, run.cfg.activations.dir, run.cfg.activations.views)
         for stage in run.stages_left:
             fit(run, stage, model, data, activations)
+        choose_weights(run, model)  # those of the best stage, or of the last as in the lesson
         return report(run, model, data, activations)
 
 
@@ -89,15 +93,11 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     body = build_body(config, data.size, **replaced)
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
     weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
-    model = Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
-    name = config.get("name", config["_target_"].rpartition(".")[2])
-    heads = "head" if len(model.heads) == 1 else "heads"
-    log.info("Model     %s, %d pooled features, %d %s", name, body.num_features, len(model.heads), heads)
-    return model
+    return Classifier(body, data.classes, run.cfg.heads, class_weights=weights)
 
 
 def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, activations: Activations) -> None:
-    """Train one stage with its own Trainer, optimizer and schedule, and save the weights.
+    """Train one stage with its own Trainer, optimizer and schedule, and save the weights; or fit it in closed form.
 
     `stages.make_stage_trainer` attaches the callbacks: the LR schedule (`SGDR` or another), `LRTrace`, `History`,
     `KeepBest` with keep=best, `StopAtDivergence`, `LossScale`, the checkpoint to resume from, and the user's own.
@@ -106,6 +106,9 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
     from dogscats.runs import stages
 
     log.info("\nStage %s: %s", stage.name, stage.summary)
+    if stage.is_closed_form:
+        stages.fit_closed_form(run, stage, model, activations)
+        return
     started = time.perf_counter()
     saved = stages.saved_state(run, stage)  # of an interrupted stage, after its last complete epoch
     loggers = stages.make_loggers(run, stage.name, saved)
@@ -136,17 +139,17 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     from dogscats.runs.stages import make_loggers
 
     finish.fit_detector(run, model, activations)  # scores how unlike the training photos a photo is; not in the lesson
-    callbacks, loggers, last = finish.final_callbacks(run, model, data), make_loggers(run, "final"), run.stages[-1]
+    callbacks, loggers = finish.final_callbacks(run, model, data), make_loggers(run, "final")
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
-    if n_aug == 0 and last.precompute:  # the activations of the plain photos are cached
-        classifier, loaders = model.for_stage(last, seed=0), [activations.valid_loader()]
+    if n_aug == 0 and run.final_stage.precompute:  # the activations of the plain photos are cached
+        classifier, loaders = model.for_stage(run.final_stage, seed=0), [activations.valid_loader()]
     else:
         classifier = model
-        log.info("\nPredicting %d photos, %d versions of each", len(data.valid.paths), 1 + n_aug)
+        log.info("\nPredicting %s, %s of each", counted(len(data.valid.paths), "photo"), counted(1 + n_aug, "version"))
         loaders = tta_loaders(data, data.valid, n_aug)
     predict(classifier, loaders, run.make_trainer, callbacks, loggers, partial(finish.keep_predictions, run))
     if data.test:
-        log.info("Predicting %d test photos", len(data.test.paths))
+        log.info("Predicting %s", counted(len(data.test.paths), "test photo"))
         write = partial(finish.keep_test_predictions, run)
         predict(model, tta_loaders(data, data.test, n_aug), run.make_trainer, [TTA(n_aug)], write=write)
     return finish.finish_run(run, model, loggers)
@@ -161,5 +164,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with hydra_errors_exit(), interruptible(), sweep_table():
+    with hydra_errors_exit(), helpful_command_line(), interruptible(), sweep_table():
         main()

@@ -47,7 +47,7 @@ class Domains:
     folder: str
     weights: str
     datasets: list[str] = field(default_factory=lambda: ["digits:128", "trash:224", "dogscats:288"])
-    recipes: list[str] = field(default_factory=lambda: ["small", "adapt"])
+    recipes: list[str] = field(default_factory=lambda: ["small", "heads", "adapt"])
     models: list[str] = field(default_factory=lambda: ["resnet34", "efficientnet_lite0"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     fastai_epochs: list[int] = field(default_factory=lambda: [3, 8])

@@ -8,7 +8,7 @@ Injects faults with a seed and counts what the search finds, in parts:
   confidence is the search's own).
 - `duplicates`: 100 training photos of dogs and cats, recompressed at quality 40, resized to 70 %, mirrored, cropped by
   5 %, or changed in brightness by 10 %.
-- `recovery`: the heads of `recipe=small`, trained on clean labels, on 20 % changed ones, and on these without the
+- `recovery`: the heads of `recipe=heads`, trained on clean labels, on 20 % changed ones, and on these without the
   photos of which another class is found to be more probable, or at least twice as probable; accuracy on `valid/`,
   whose labels stay.
 - `growth`: seconds and peak memory for faked features and thumbnails.
@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from pytorch_lightning import Trainer
 from torchmetrics.functional.classification import binary_auroc
 
@@ -55,7 +55,7 @@ class Suspects:
         folder: folder with the datasets.
         weights: file with a state dict of torchvision's ResNet34.
         cache: folder for features and altered photos.
-        part: `labels`, `duplicates`, `recovery` or `growth`.
+        part: `labels`, `duplicates`, `drawings`, `recovery` or `growth`.
         datasets: datasets, each as `<folder>:<side of the images in pixels>`.
         models: backbones.
         seeds: seeds of the faults.
@@ -224,8 +224,54 @@ def duplicate_rows(settings: Suspects) -> Iterator[str]:
     yield from (f"\nOthers: {first} = {second}" for first, second in sorted(others))
 
 
+def drawing(kind: str, seed: int) -> Image.Image:
+    """Draw an arrow, a letter or a form, on plain ground; no two seeds give the same."""
+    chance = random.Random(f"{kind} {seed}")
+    picture = Image.new("L", (160, 120), chance.randint(225, 255))
+    draw, ink = ImageDraw.Draw(picture), chance.randint(0, 70)
+    x, y = chance.randint(8, 30), chance.randint(8, 30)
+    if kind == "arrows":
+        length, head, width = chance.randint(70, 110), chance.randint(12, 26), chance.randint(3, 9)
+        slope, tip = chance.uniform(-0.15, 0.15), chance.choice([0, 1])
+        ends = [(x + 10, 60 - slope * length / 2), (x + 10 + length, 60 + slope * length / 2)]
+        draw.line(ends, ink, width)
+        sign = 1 if tip == 0 else -1
+        (end_x, end_y), spread = ends[tip], head * chance.uniform(0.5, 0.8)
+        draw.polygon([(end_x, end_y), *((end_x + sign * head, end_y + side) for side in (-spread, spread))], ink)
+    elif kind == "letters":
+        draw.text((x, y - 8), chance.choice("ABDEFGHKLMNPRSTUXZ"), ink, ImageFont.load_default(chance.randint(60, 95)))
+        picture = picture.rotate(chance.uniform(-8, 8), fillcolor=picture.getpixel((0, 0)))
+    else:
+        for row in range(5):
+            draw.text((10, 12 + 21 * row), ("Name", "Street", "Town", "Date", "Sum")[row], ink)
+            draw.line([(55, 24 + 21 * row), (150, 24 + 21 * row)], ink)
+            draw.text((58, 12 + 21 * row), "".join(chance.choices("abcdefghiklmnopqrstuvwxyz 0123456789", k=12)), ink)
+    return picture.convert("RGB")
+
+
+def drawing_rows(settings: Suspects) -> Iterator[str]:
+    """Yield the lines of the table of drawings on plain ground, and of altered copies of a fifth of them."""
+    yield "| drawings | n | claimed though drawn apart | altered copies | found |"
+    yield "|---|---|---|---|---|"
+    kinds = ("recompressed", "resized", "mirrored", "cropped", "brightness")
+    for drawn in ("arrows", "letters", "forms"):
+        folder, count, chance = Path(settings.cache) / drawn, 250, random.Random(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"{number}.png" for number in range(count)]
+        for number, name in enumerate([*names]):
+            drawing(drawn, number).save(folder / name)
+            if number % 5 == 0:
+                twin, level = altered(drawing(drawn, number), kinds[number // 5 % len(kinds)], chance)
+                names.append(f"copy-{number}.jpg")
+                twin.save(folder / names[-1], quality=level)
+        labels = torch.zeros(len(names), dtype=torch.long)
+        found = copies(Labelled(folder, names, labels, ["train"] * len(names), ["drawing"]), look_at(folder, names))
+        right = sum(Path(s.path).stem.removeprefix("copy-") == Path(s.twin).stem.removeprefix("copy-") for s in found)
+        yield f"| {drawn} | {count} | {len(found) - right} | {len(names) - count} | {right} |"
+
+
 def accuracy(f: Features, rows: torch.Tensor, labels: torch.Tensor, seed: int) -> float:
-    """Train the heads of `recipe=small` on some rows of the training features; return the accuracy on `valid/`."""
+    """Train the heads of `recipe=heads` on some rows of the training features; return the accuracy on `valid/`."""
     torch.manual_seed(seed)
     size, classes = f.train.shape[1], f.data.classes
     photos = Photos(Path(), [str(row) for row in rows.tolist()], labels.tolist())
@@ -293,7 +339,13 @@ def growth_rows(settings: Suspects) -> Iterator[str]:
         yield f"| {count} | {time.perf_counter() - started:.1f} | {peak_rss_mb():.0f} |"
 
 
-PARTS = {"labels": label_rows, "duplicates": duplicate_rows, "recovery": recovery_rows, "growth": growth_rows}
+PARTS = {
+    "labels": label_rows,
+    "duplicates": duplicate_rows,
+    "drawings": drawing_rows,
+    "recovery": recovery_rows,
+    "growth": growth_rows,
+}
 
 if __name__ == "__main__":
     quiet_libraries()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
     from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
+    from dogscats.lesson.kernel_head import KernelHead
     from dogscats.lesson.lr_finder import LRFinder, find_lr
     from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.predictions import Predictions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dogscats.predict.predictor import Predictor
     from dogscats.report.figure_table import Pictures, Report
     from dogscats.report.summary import History
+    from dogscats.runs.command_line import KnownKeys
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
 
@@ -38,6 +40,7 @@ _NAMES = {
     "data.pixels.transforms": "crops none side_on top_down",
     "lesson.backbone": "Backbone resnet34",
     "lesson.classifier": "Classifier",
+    "lesson.kernel_head": "KernelHead",
     "lesson.lr_finder": "LRFinder find_lr",
     "lesson.metrics": "evaluation_metrics",
     "lesson.predictions": "Predictions",
@@ -47,6 +50,7 @@ _NAMES = {
     "predict.predictor": "Predictor",
     "report.figure_table": "Pictures Report",
     "report.summary": "History",
+    "runs.command_line": "KnownKeys",
     "runs.directory": "OutputFolder",
     "runs.sweep": "SweepReport",
 }

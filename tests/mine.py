@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from conftest import TinyNetwork
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.loggers import CSVLogger
 from torchvision.transforms import v2
 
 from dogscats import Backbone, DogsCatsDataModule, Predictions
@@ -82,6 +84,36 @@ class Writer(BasePredictionWriter):
 
     def write_on_epoch_end(self, *args: Any) -> None:
         print("wrote predictions")
+
+
+class Fragile(CSVLogger):
+    """Fails as the client of a server does: `on` names when, in stages whose name contains `stage`."""
+
+    def __init__(self, save_dir: str, name: str, version: str, on: str, stage: str = "") -> None:
+        super().__init__(save_dir, name, version)
+        self.on = on if stage in version else ""
+
+    def _check(self, moment: str) -> None:
+        if self.on == moment:
+            raise ConnectionError("the server has gone")
+        if self.on == f"{moment} hangs":
+            time.sleep(60)
+
+    @property
+    def experiment(self) -> Any:
+        self._check("start")
+        return super().experiment
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self._check("log")
+        super().log_metrics(metrics, step)
+
+    def log_image(self, tag: str, paths: list[str]) -> None:
+        self._check("image")
+
+    def finalize(self, status: str) -> None:
+        self._check("end")
+        super().finalize(status)
 
 
 def histogram(predictions: Predictions) -> Figure:

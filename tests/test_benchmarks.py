@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command_runner
+from conftest import TINY, command_runner
 
 from benchmarks import cross_validation, domains, growth, lesson_at_scale, limit, million, ours, results, run
 from benchmarks.settings import Settings, from_command_line
@@ -219,9 +219,17 @@ def test_cross_validation_predicts_each_photo_by_a_head_that_has_not_seen_it() -
 
 
 @pytest.mark.slow
+def test_cross_validation_of_a_kernel_head_agrees_with_leave_one_out(shared_root: Path, tmp_path: Path) -> None:
+    overrides = ["recipe=small", *TINY, f"activations.dir={tmp_path}"]
+    found = cross_validation.measure(cross_validation.CrossValidation(str(shared_root), overrides, n_aug=1))
+    assert {"loo_acc", "loo_loss", "accuracy_tta"} <= set(found)
+    assert found["accuracy"] >= found["loo_acc"] - 2 * found["standard_error"]
+
+
+@pytest.mark.slow
 def test_cross_validation_of_a_recipe(shared_root: Path, tmp_path: Path) -> None:
     overrides = [
-        "recipe=small", "data.size=32", "model=timm", "model.name=test_resnet", "model.weights=none",
+        "recipe=heads", "data.size=32", "model=timm", "model.name=test_resnet", "model.weights=none",
         f"activations.dir={tmp_path}",
     ]  # fmt: skip
     settings = cross_validation.CrossValidation(str(shared_root), overrides, seeds=1, n_aug=2)

@@ -1,4 +1,4 @@
-"""Console output: library log levels, progress bars, and the end of the summary."""
+"""Console output: library log levels and progress bars."""
 
 import logging
 import os
@@ -7,8 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, groupby
-from pathlib import Path
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -16,15 +15,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from tqdm import tqdm
 
-from dogscats.base.text import shown
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-MAX_LISTED_FILES = 10
-"""Files of one folder below the run directory that are listed by name."""
 
 shows_progress = True
 """Whether to show progress bars; see `trainer.enable_progress_bar`."""
@@ -113,20 +107,6 @@ def _bar_settings() -> dict[str, Any]:
         "dynamic_ncols": True,
         "disable": not shows_progress or getattr(rank_zero_only, "rank", 0) > 0,  # rank 0 shows the bar
     }
-
-
-def log_written(run_dir: Path) -> None:
-    """Print the files in a run directory; of a folder with very many, their number."""
-    log.info("\nWritten to %s:", shown(run_dir))
-    files = [path.relative_to(run_dir) for path in sorted(run_dir.rglob("*")) if path.is_file()]
-    files = [path for path in files if not path.parts[0].startswith((".", "tensorboard"))]
-    for folder, group in groupby(files, key=lambda path: path.parent):
-        inside = list(group)
-        if folder != Path() and len(inside) > MAX_LISTED_FILES:
-            log.info("  %s (%d files)", shown(folder), len(inside))
-        else:
-            for path in inside:
-                log.info("  %s", shown(path))
 
 
 def peak_rss_mb() -> float:

@@ -18,6 +18,9 @@ from dogscats.base.text import without_password
 CLONE = Path(__file__).resolve().parent.parent.parent
 """The clone that the code is in; without `train.py` if it was installed from a wheel."""
 
+CONF = next((folder / "conf" for folder in Path(__file__).resolve().parents[1:] if (folder / "conf").is_dir()), CLONE)
+"""The configs: in the package of a wheel, or in the clone."""
+
 FILE = "environment.json"
 
 PACKAGES = ("dogscats", "torch", "torchvision", "pytorch-lightning", "timm")

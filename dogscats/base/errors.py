@@ -1,6 +1,7 @@
 """User errors, reported as one message instead of a traceback."""
 
 import errno
+import inspect
 import logging
 import os
 import re
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.utils import get_object
 from omegaconf.errors import OmegaConfBaseException
 
-from dogscats.base.text import setting, shown, shown_lines
+from dogscats.base.text import did_you_mean, setting, shown, shown_lines
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ def user_message(error: BaseException) -> str | None:
         text = " ".join(line for line in lines if not line.startswith("full_key: "))
         if cause is not None and text.startswith("Error locating target"):
             text = f"{text.split(',')[0]}: {' '.join(str(cause).split())}"
+        text += _similar_argument(text)
         return f"{key}: {text}" if key else text
     if isinstance(error, ArgumentError):
         return f"{error.group}.{error}" if error.group else str(error)
@@ -153,8 +156,6 @@ def user_message(error: BaseException) -> str | None:
         )
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
         return "The process of a job was killed, perhaps for lack of memory. Set fewer hydra.launcher.n_jobs."
-    if unknown := re.match(r"Could not override '([^']*)'", str(error)):
-        return f"{unknown[1]}: there is no such setting. --help lists them; +{unknown[1]}=... adds one."
     if isinstance(error, MissingConfigException):
         return " ".join(str(error).partition("Config search path")[0].split())
     if isinstance(error, UserError | OmegaConfBaseException | HydraException):
@@ -169,6 +170,17 @@ def user_message(error: BaseException) -> str | None:
         hint = f" Is it one of {', '.join(groups)}?" if "group" in str(error) else ""
         return f"Hydra: {' '.join(str(error).split())}.{hint} (HYDRA_FULL_ERROR=1 shows where.)"
     return None
+
+
+def _similar_argument(text: str) -> str:
+    """Name the argument that was meant, in Hydra's message about a target that has no such argument."""
+    found = re.search(r"in call to target '([^']*)'.*unexpected keyword argument '(\w+)'", text, re.DOTALL)
+    if not found:
+        return ""
+    target = get_object(found[1])
+    builders = [vars(kind).get("__init__") for kind in target.__mro__] if isinstance(target, type) else [target]
+    known = {name for builder in filter(inspect.isfunction, builders) for name in inspect.signature(builder).parameters}
+    return did_you_mean(found[2], known)
 
 
 @contextmanager

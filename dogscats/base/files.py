@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dogscats.base.errors import DISK_FULL, FILE_UNUSABLE, Failure, UserError, as_user_error
+from dogscats.base.signals import WRITING
 from dogscats.base.text import shown
 
 WEIGHTS = "model.safetensors"
@@ -50,6 +51,7 @@ def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
         UserError: if the disk is full or not writable.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part{path.suffix}")
+    WRITING.append(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -63,6 +65,7 @@ def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        WRITING.remove(temporary)
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:

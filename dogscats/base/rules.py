@@ -71,7 +71,7 @@ SHARE: Rule = (
 SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
 
 TEXT_SETTINGS = (
-    *("data.root", "data.cache_dir", "data.url", "data.labels", "data.group", "data.decisions"),
+    *("data.root", "data.cache_dir", "data.url", "data.labels", "data.extension", "data.group", "data.decisions"),
     *("activations.dir", "model.weights", "model.name", "load", "resume"),
     *("run", "ckpt", "predict", "split", "optimized_metric"),
 )

@@ -6,12 +6,16 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar
+
+from dogscats.base.activity import Activity
 
 SECONDS_TO_END_WORKERS = 3
 """Seconds that the main process has to end its workers after a signal."""
@@ -20,9 +24,15 @@ SECONDS_BEFORE_RAISE = 0.2
 """Seconds after which `Interrupted` is raised wherever the process is, and again if it was lost."""
 
 SECONDS_BEFORE_EXIT = 10
-"""Seconds after which a process that is still there is ended."""
+"""Seconds after which a process that is still there is ended, unless it works."""
+
+MOST_SECONDS_OF_WORK = 120
+"""Seconds after which a process is ended although it works, such as one that spins in a driver of a GPU."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+WRITING: list[Path] = []
+"""Files that are being written, perhaps to a slow disk; see `files.atomic_path`."""
 
 
 class Interrupted(SystemExit):
@@ -43,7 +53,7 @@ class Interrupt:
     between two steps of the Trainer, or else after a moment, wherever the process is then. Python ignores an exception
     in a destructor, or while a process forks. It is therefore raised again, as long as the last one was lost: it no
     longer exists, while one on its way out does. If the process is still stuck, it ends without clean-up, which does
-    no harm: all files are written atomically.
+    no harm: all files are written atomically. One that works slowly, or waits for a slow disk, gets more time.
 
     Forked processes inherit the handler; see `leave_signal_to_main_process`.
     """
@@ -67,10 +77,9 @@ class Interrupt:
             return
         Interrupt.pending, self.signum, self.last = self, signum, None
         # Nor must the end of a worker: PyTorch's handler raises an error then.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.end = threading.Timer(SECONDS_BEFORE_EXIT, self._end)
-        self.end.daemon = True
-        self.end.start()
+        signal.signal(signal.SIGCHLD, do_nothing)
+        self.came, self.activity = time.monotonic(), Activity.of_thread(threading.main_thread())
+        self._end_later()
         signal.setitimer(signal.ITIMER_REAL, SECONDS_BEFORE_RAISE, SECONDS_BEFORE_RAISE)
         atexit.register(_leave, 128 + signum)
 
@@ -85,10 +94,28 @@ class Interrupt:
         self.last = weakref.ref(error)
         return error
 
+    def _end_later(self) -> None:
+        self.end = threading.Timer(SECONDS_BEFORE_EXIT, self._end)
+        self.end.daemon = True
+        self.end.start()
+
     def _end(self) -> None:
+        if Interrupt.pending is not self:  # it has left in the meantime
+            return
+        works = self.activity.worked() or WRITING
+        if works and time.monotonic() < self.came + MOST_SECONDS_OF_WORK:
+            self._end_later()
+            return
         if Interrupt.farewell is not None:
             Interrupt.farewell()
         os._exit(128 + self.signum)
+
+
+def do_nothing(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal that no longer matters.
+
+    With the default handler instead, Python reports signals that came just before as "ignored due to race condition".
+    """
 
 
 def _alarm(_: int, frame: FrameType | None) -> None:

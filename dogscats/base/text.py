@@ -1,9 +1,12 @@
-"""Names and paths as text: on a terminal, in tables, in commands to be pasted, and without passwords."""
+"""Names, counts, shares and paths as text: for people, in tables, in commands to be pasted, and without passwords."""
 
 import logging
+import math
 import re
 import shlex
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -17,6 +20,12 @@ def shown(text: object) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in str(text)
     )
+
+
+def form(text: str) -> str:
+    """Return a text without what people do not see: case, outer and double spaces, and its Unicode form."""
+    visible = unicodedata.normalize("NFC", re.sub("[\ufeff\u200b]", "", text)).casefold()
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def shown_lines(text: object) -> str:
@@ -38,6 +47,47 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(map(shown, names[:most])) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 photo`, `2 photos`, `3 classes`, `4 copies`."""
+    return f"{number} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str, several: str = "") -> str:
+    """Return a noun as it follows a number, or a verb, of which `several` have another form."""
+    if number == 1 or several:
+        return noun if number == 1 else several
+    if noun.endswith("s"):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+
+
+def percent(share: float, n: int) -> str:
+    """Return a share of `n` photos in percent: `81 %`, from 1,000 photos on `81.3 %`, from 100,000 on `81.25 %`.
+
+    Digits are added where it would read as all or none, and is not: `99.95 %`.
+    """
+    if math.isnan(share):
+        return "-"
+    digits = max(int(math.log10(max(n, 1)) - 1) // 2, 0)
+    while 1e-9 < share < 1 - 1e-9 and float(f"{100 * share:.{digits}f}") in (0, 100):
+        digits += 1
+    return f"{100 * share:.{digits}f} %"
+
+
+def percents(probabilities: Sequence[float]) -> list[str]:
+    """Return the class probabilities of a photo in percent, with a tenth: they sum to 100.0, and none reads as 100.0.
+
+    What rounding down leaves goes to the largest remainders.
+    """
+    most = 999 if len(probabilities) > 1 else 1000
+    tenths = [min(int(1000 * probability), most) for probability in probabilities]
+    left = 1000 - sum(tenths)
+    by_remainder = sorted(range(len(tenths)), key=lambda index: tenths[index] - 1000 * probabilities[index])
+    for index in [index for index in by_remainder if tenths[index] < most][:left]:
+        tenths[index] += 1
+    return [f"{tenth / 10:.1f} %" for tenth in tenths]
+
+
 def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
     """Format rows of cells as aligned lines.
 
@@ -56,15 +106,26 @@ def text_table(rows: Sequence[Sequence[object]], left: int = 0) -> list[str]:
     ]
 
 
-def setting(key: str, value: object) -> str:
-    """Return `key=value`, quoted for Hydra and for the shell."""
+def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
+    """Name the most similar choice: ` Did you mean <prefix><choice>?`; empty if none is similar."""
+    similar = get_close_matches(name, list(choices), 1)
+    return f" Did you mean {prefix}{similar[0]}?" if similar else ""
+
+
+def hydra_text(value: object) -> str:
+    """Return a value as Hydra reads it, in quotes if needed."""
     text = str(value)
     plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", text, re.ASCII)
     if not plain or text.lower() in ("true", "false", "null", "nan", "inf"):
         quoted = re.sub(r'(\\*)(")', r"\1\1\\\2", text)
         quoted = re.sub(r"(\\*)$", r"\1\1", quoted)
         text = '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", quoted) + '"'
-    return shlex.quote(f"{key}={text}")
+    return text
+
+
+def setting(key: str, value: object) -> str:
+    """Return `key=value`, quoted for Hydra and for the shell."""
+    return shlex.quote(f"{key}={hydra_text(value)}")
 
 
 def home_expanded(path: str | Path) -> Path:

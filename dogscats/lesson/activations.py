@@ -1,7 +1,7 @@
 """Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def precompute(
     device: torch.device,
     view: int | None = None,
     description: str = "activations",
+    watch: Callable[[Batch], None] | None = None,
 ) -> torch.Tensor:
     """Compute the body's features of all photos, or read them from the cache; all ranks together.
 
@@ -63,6 +64,7 @@ def precompute(
         device: device that computes the features.
         view: index of the augmented view; `None` for the plain photos.
         description: description for the progress bar.
+        watch: function that also gets the batches that this rank computes.
 
     Returns:
         Features `(N, F)`, float32, memory-mapped.
@@ -77,7 +79,7 @@ def precompute(
     features = cached_array(
         file,
         (len(dataset), body.num_features),
-        lambda: _features(body, loader, device),
+        lambda: _features(body, loader, device, watch),
         batches.count,
         description,
     )
@@ -87,10 +89,14 @@ def precompute(
 
 
 @torch.inference_mode()
-def _features(body: Backbone, loader: DataLoader[Batch], device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
+def _features(
+    body: Backbone, loader: DataLoader[Batch], device: torch.device, watch: Callable[[Batch], None] | None
+) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the features `(B, F)` of each batch."""
     frozen = fold_batchnorm(body).to(device)
     for batch in loader:
+        if watch:
+            watch(batch)
         yield frozen(batch.inputs.to(device, non_blocking=True)).float().cpu().numpy()
 
 
@@ -142,10 +148,19 @@ class Activations:
         plain = self.data.valid_dataset()
         return self._loader([self._features(plain, "activations of valid")], plain)
 
-    def features(self, photos: Photos, description: str, folder: str | None = None) -> torch.Tensor:
-        """Compute the features `(N, F)` of plain photos, in order, or read them from the cache, or a `folder`."""
+    def features(
+        self,
+        photos: Photos,
+        description: str,
+        folder: str | None = None,
+        watch: Callable[[Batch], None] | None = None,
+    ) -> torch.Tensor:
+        """Compute the features `(N, F)` of plain photos, in order, or read them from the cache, or a `folder`.
+
+        `watch` gets the batches of photos that this rank computes, of the photos before decisions.
+        """
         dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
-        features = self._features(dataset, description, folder=folder)
+        features = self._features(dataset, description, folder=folder, watch=watch)
         _, rows = before_decisions(photos)
         return features if rows is None else features[rows]
 
@@ -153,12 +168,22 @@ class Activations:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
         return activation_loader(ActivationDataset(views, dataset.photos, dataset.seed, rows), batches)
 
+    def file(self, name: str, photos: Photos) -> Path:
+        """Return the path of the JSON file in the cache for what is derived from plain photos."""
+        dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
+        return cache_folder(self.data.root, self.folder) / f"{name}-{activation_key(self.body, dataset, None)}.json"
+
     def _features(
-        self, dataset: PhotoDataset, description: str, view: int | None = None, folder: str | None = None
+        self,
+        dataset: PhotoDataset,
+        description: str,
+        view: int | None = None,
+        folder: str | None = None,
+        watch: Callable[[Batch], None] | None = None,
     ) -> torch.Tensor:
         dataset = copy(dataset)
         # Also photos that decisions.csv drops or relabels: a new decision changes rows and labels, but not the cache.
         dataset.photos, _ = before_decisions(dataset.photos)
         loader = self.data.loader(dataset, persistent=False, whole=True)
         cache = cache_folder(self.data.root, folder or self.folder)
-        return precompute(self.body, loader, cache, self.fabric.device, view, description)
+        return precompute(self.body, loader, cache, self.fabric.device, view, description, watch)

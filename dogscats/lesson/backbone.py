@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torchvision.models import resnet34 as torchvision_resnet34
 
 from dogscats.base.errors import ArgumentError
 from dogscats.base.rules import check_values, one_of
+from dogscats.base.text import counted
 from dogscats.base.trust import records_config
-from dogscats.base.weights import load_weights, not_downloaded, read_weights
+from dogscats.base.weights import imagenet_error, load_weights, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -119,7 +121,7 @@ class Backbone(nn.Module):
 
     def extra_repr(self) -> str:
         """Name what is pooled; part of the key of precomputed activations."""
-        return f"{self.method}, {self.num_features} features"
+        return f"{self.method}, {counted(self.num_features, 'feature')}"
 
 
 class PrecomputedBody(nn.Identity):
@@ -173,9 +175,10 @@ def resnet34(weights: str = "imagenet", features: str = "last") -> Backbone:
         url = ResNet34_Weights.IMAGENET1K_V1.url
         try:
             state = torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:
-            raise not_downloaded(url, error) from error
-        load_weights(network, state, url, ignore="fc.")
+            load_weights(network, state, url, ignore="fc.")
+        except Exception as error:  # a damaged file can raise almost anything
+            cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+            raise imagenet_error(url, error, cached) from error
     elif weights != "none":
         load_weights(network, read_weights(weights), weights, ignore="fc.")
     channels, method = (512, "forward") if features == "last" else (64 + 128 + 256 + 512, "each_layer")

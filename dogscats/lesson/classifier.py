@@ -16,6 +16,7 @@ from dogscats.base.trust import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads
+from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.metrics import epoch_metrics
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
 
@@ -30,7 +31,7 @@ class Scorer(Protocol):
     num_scores: int
 
     def __call__(
-        self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor
+        self, body: Backbone | PrecomputedBody, heads: Heads | KernelHead, inputs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute log-probabilities `(B, C)`, as `Classifier.forward` does, and scores `(B, S)`."""
 
@@ -50,7 +51,7 @@ class Classifier(LightningModule):
         model: network that maps inputs to features `(B, F)`; or its config from a checkpoint, which is built with
             random weights.
         classes: class names, or number of classes.
-        heads: number of heads to average, 1 in the lesson; or existing heads to share.
+        heads: number of heads to average, 1 in the lesson; existing heads to share; or the `config` of a kernel head.
         lrs: learning rates of the groups early, late and head.
         seed: seeds dropout, together with the batch number.
         stage: name of the stage, in logs and files.
@@ -63,7 +64,7 @@ class Classifier(LightningModule):
         scores: what the scorer gave for the last batch of plain photos `(B, S)`.
 
     Raises:
-        UserError: for a bad number of heads or of class weights, an unknown optimizer, or a model config that
+        UserError: for bad heads, a bad number of class weights, an unknown optimizer, or a model config that
             refers to a class or function outside dogscats.
     """
 
@@ -75,7 +76,7 @@ class Classifier(LightningModule):
         self,
         model: Backbone | PrecomputedBody | Mapping[str, Any],
         classes: Sequence[str] | int,
-        heads: int | Heads = 1,
+        heads: int | Mapping[str, Any] | Heads | KernelHead = 1,
         lrs: Sequence[float] = (1e-4, 1e-3, 1e-2),
         seed: int = 0,
         stage: str = "fit",
@@ -94,7 +95,9 @@ class Classifier(LightningModule):
         if class_weights is not None and len(class_weights) != len(self.classes):
             raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
         body = model if isinstance(model, nn.Module) else rebuild(Backbone, model, source="checkpoint")
-        if not isinstance(heads, Heads):
+        if isinstance(heads, Mapping):
+            heads = KernelHead(len(self.classes), **heads)
+        elif not isinstance(heads, Heads | KernelHead):
             heads = Heads(body.num_features, len(self.classes), heads)
         self.body, self.scorer = body, None
         self.heads, self.lrs, self.seed, self.stage = heads, list(lrs), seed, stage
@@ -102,7 +105,7 @@ class Classifier(LightningModule):
         weights = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
         self.register_buffer("loss_weights", weights, persistent=False)
         # Arguments for `Classifier.load_from_checkpoint`.
-        config: dict[str, Any] = {"model": body.config, "classes": self.classes, "heads": len(heads), "lrs": self.lrs}
+        config: dict[str, Any] = {"model": body.config, "classes": self.classes, "heads": heads.config, "lrs": self.lrs}
         config |= {"seed": seed, "optimizer": optimizer, "weight_decay": weight_decay}
         config |= {"class_weights": None if class_weights is None else list(class_weights)}
         self.save_hyperparameters(config, logger=False)

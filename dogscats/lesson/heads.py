@@ -55,6 +55,11 @@ class Heads(nn.ModuleList):
         check_values({"heads": whole(1)}, {"heads": count})
         super().__init__(Head(in_features, num_classes, dropout) for _ in range(count))
 
+    @property
+    def config(self) -> int:
+        """Number of heads, to rebuild them for their weights."""
+        return len(self)
+
     def each(self, features: torch.Tensor) -> torch.Tensor:
         """Compute each head's logits `(heads, B, num_classes)` from features `(B, in_features)`."""
         logits = torch.stack([head(features) for head in self])

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities import dim_zero_cat
 
+from dogscats.base.text import percent
 from dogscats.lesson.predictions import Predictions
 
 CLIP = (0.005, 0.995)
@@ -50,7 +51,7 @@ class Metric:
         title: its heading in tables.
         compute: function of labelled predictions; `None` where it is undefined. Each epoch, predictions have no paths.
         larger_is_better: whether a sweep lists the largest value first.
-        digits: digits after the point in the tables of final metrics and evaluations.
+        share: whether it is a share of the photos, which people see in percent.
         short: its heading in wide tables; by default `title`.
         tile: its heading at the top of `report.html`; empty if it has no place there.
         evaluated_as: its key in the `metrics.json` of an evaluation; by default `key`.
@@ -65,7 +66,7 @@ class Metric:
     title: str
     compute: Callable[[Predictions], float | None]
     larger_is_better: bool = True
-    digits: int = 5
+    share: bool = False
     short: str = ""
     tile: str = ""
     evaluated_as: str = ""
@@ -73,23 +74,30 @@ class Metric:
     computed: Literal["epoch", "final", "evaluation"] = "epoch"
     torchmetric: Callable[..., torchmetrics.Metric] | None = None
 
-    def text(self, value: float | None) -> str:
-        """Return a value as text, with `digits`."""
-        return "nan" if value is None else f"{value:.{self.digits}f}"
+    def text(self, value: float | None, n: int) -> str:
+        """Return a value as text for people, with the digits that `n` photos support; a hyphen if it is undefined."""
+        if value is None:
+            return "-"
+        return percent(value, n) if self.share else loss_text(value, n)
+
+
+def loss_text(value: float, n: int) -> str:
+    """Return a loss, or another metric that is no share, with three significant digits; four from 1,000 photos on."""
+    return f"{value:#.{3 if n < 1000 else 4}g}"
 
 
 METRICS = [
     Metric(
-        "acc", "accuracy", lambda predictions: predictions.accuracy, digits=4, tile="Accuracy", evaluated_as="accuracy",
-        torchmetric=partial(MulticlassAccuracy, average="micro"),
+        "acc", "accuracy", lambda predictions: predictions.accuracy, share=True, tile="Accuracy",
+        evaluated_as="accuracy", torchmetric=partial(MulticlassAccuracy, average="micro"),
     ),
     Metric(  # a class without photos: 0 each epoch if it was predicted, as in torchmetrics; skipped in final metrics
-        "balanced_acc", "balanced accuracy", lambda predictions: predictions.balanced_accuracy, digits=4,
+        "balanced_acc", "balanced accuracy", lambda predictions: predictions.balanced_accuracy, share=True,
         short="balanced", tile="Balanced accuracy", evaluated_as="balanced_accuracy",
         torchmetric=partial(MulticlassAccuracy, average="macro"),
     ),
     Metric(
-        "macro_f1", "macro F1", lambda predictions: predictions.macro_f1, digits=4, card=("f1", "Macro F1"),
+        "macro_f1", "macro F1", lambda predictions: predictions.macro_f1, share=True, card=("f1", "Macro F1"),
         torchmetric=partial(MulticlassF1Score, average="macro"),
     ),
     Metric(  # the Classifier logs the loss of each epoch itself, as it does that of the training photos
@@ -149,9 +157,19 @@ def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
     return torchmetrics.MetricCollection(found)
 
 
-def epoch_columns() -> list[str]:
-    """Names of the losses and metrics of an epoch, in order."""
-    return ["train_loss", "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
+TRAINING_LOSSES = ("train_loss", "loo_loss")
+"""Names of the loss of the training photos: of an epoch, and by leave-one-out, of a fit in closed form."""
+
+
+def epoch_columns(training: Sequence[str] = TRAINING_LOSSES[:1]) -> list[str]:
+    """Names of the losses and metrics of an epoch, in order, with these losses of the training photos."""
+    return [*training, "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
+
+
+def epoch_text(name: str, value: float, n: int) -> str:
+    """Return a loss or metric of an epoch, as `epoch_columns` name it, as text; see `Metric.text`."""
+    shares = [f"valid_{metric.key}" for metric in METRICS if metric.share]
+    return percent(value, n) if name in shares else loss_text(value, n)
 
 
 def final_metrics() -> list[Metric]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
+from dogscats.base.text import counted, did_you_mean
 from dogscats.lesson.schedules import SCHEDULES
 
 GROUPS = ("early", "late", "head")
@@ -43,6 +44,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("train_batchnorm", "precompute", "augment"), SWITCH),
     "optimizer": one_of(*OPTIMIZERS),
     "keep": one_of("last", "best"),
+    "fit": one_of("gradient", "closed_form"),
     "weight_decay": (lambda value: value == 0 or _is_positive(value), "a number, 0 or more"),
     "save": (
         lambda value: value is None or re.fullmatch(r"(?!last$|resume_)[\w.-]+", str(value)) is not None,
@@ -76,6 +78,7 @@ class Stage:
         weight_decay: weight decay of the optimizer.
         keep: `last` for the weights after the last epoch, as in the lesson; `best` for those with the lowest
             validation loss: after some epoch, or before the first.
+        fit: `gradient` descent; or `closed_form` for the kernel head, which takes no epochs. Not in the lesson.
         save: name of the checkpoint saved at the end; `None` for none.
 
     Raises:
@@ -83,7 +86,7 @@ class Stage:
     """
 
     name: str
-    lr: float | str | Sequence[float]
+    lr: float | str | Sequence[float] = 0.01
     lr_mult: Sequence[float] = (0.01, 0.1, 1.0)
     epochs: int | None = None
     cycles: int | None = None
@@ -97,6 +100,7 @@ class Stage:
     optimizer: str = "sgd"
     weight_decay: float = 0.0
     keep: str = "last"
+    fit: str = "gradient"
     save: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,10 +108,16 @@ class Stage:
             raise UserError(f"recipe.{self.name}: a stage name may contain only letters, digits, _, - and .")
         key = f"recipe.{self.name}"
         check_values(RULES, vars(self), f"{key}.")
-        if self.epochs is None and self.cycles is None:
+        if self.is_closed_form:
+            if not self.precompute:
+                raise UserError(f"{key}.fit=closed_form: it needs precomputed activations; set precompute=true.")
+        elif self.epochs is None and self.cycles is None:
             raise UserError(f"{key}: neither epochs nor cycles is set. Set one of them.")
         if self.epochs is not None and self.cycles is not None:
-            raise UserError(f"{key}: both epochs and cycles are set. Set one of them to null.")
+            raise UserError(
+                f"{key}.epochs={self.epochs}: both epochs and cycles are set. Set the length of the first cycle, "
+                f"{key}.cycle_len, instead, or {key}.cycles=null."
+            )
         others = [name for name in SCHEDULES if name != "sgdr"]
         allowed, expected = one_of("sgdr") if self.cycles else one_of(*others)
         since = f"{expected}, since the stage has {'cycles' if self.cycles else 'epochs'}"
@@ -123,8 +133,27 @@ class Stage:
             )
 
     @property
+    def is_closed_form(self) -> bool:
+        """Whether the head is fitted in closed form, without epochs."""
+        return self.fit == "closed_form"
+
+    @property
+    def unused(self) -> list[str]:
+        """Keys that were set, but have no effect on a fit in closed form."""
+        if not self.is_closed_form:
+            return []
+        used = ("name", "fit", "save", "precompute", "freeze_to", "augment")
+        return [
+            field.name
+            for field in fields(self)
+            if field.name not in used and getattr(self, field.name) != field.default
+        ]
+
+    @property
     def total_epochs(self) -> int:
         """Total number of epochs, over all cycles."""
+        if self.is_closed_form:
+            return 0
         if self.epochs is not None:
             return self.epochs
         assert self.cycles is not None
@@ -138,12 +167,14 @@ class Stage:
     @property
     def summary(self) -> str:
         """One-line summary for the console."""
-        cycles = f" in {self.cycles} cycles" if self.cycles else ""
+        if self.is_closed_form:
+            return "the kernel head, in closed form on precomputed activations"
+        cycles = f" in {counted(self.cycles, 'cycle')}" if self.cycles else ""
         schedule = "" if self.schedule is None else f" ({self.schedule})"
         trained = ", ".join(GROUPS[self.freeze_to :])
         inputs = "precomputed activations" if self.precompute else "photos"
         return (
-            f"{self.total_epochs} epochs{cycles}{schedule}, training {trained} on "
+            f"{counted(self.total_epochs, 'epoch')}{cycles}{schedule}, training {trained} on "
             f"{'augmented ' if self.augment else ''}{inputs}"
         )
 
@@ -165,23 +196,50 @@ class Stage:
         return tuple(rate / rates[-1] for rate in rates)
 
 
+def final_stage(stages: Sequence[Stage], rows: Mapping[str, Mapping[str, Any]], final: str) -> Stage:
+    """Choose the stage with whose weights a run ends.
+
+    Args:
+        stages: finished stages, in order.
+        rows: their metrics by name, as in `metrics.json`.
+        final: `last`, as in the lesson; or `best` for the lowest validation loss: the last stage if none was validated.
+    """
+
+    def loss(stage: Stage) -> float:
+        value = rows[stage.name].get("valid_loss")
+        return math.inf if value is None or math.isnan(value) else value
+
+    return min(reversed(stages), key=loss) if final == "best" else stages[-1]  # of equal ones, the later
+
+
 def make_stages(recipe: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     """Make the stages of a recipe, in order, from plain dicts and lists.
 
     Raises:
-        UserError: for an empty recipe or an invalid stage.
+        UserError: for an empty recipe, an invalid stage, or one after a fit in closed form.
     """
     if not recipe:
         raise UserError("recipe: it has no stages. Choose a recipe, for example recipe=head_only.")
     allowed = {field.name for field in fields(Stage)} - {"name"}
-    stages = []
+    stages: list[Stage] = []
     for name, keys in recipe.items():
         if not isinstance(keys, Mapping):
-            raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {sorted(allowed)}.")
+            raise UserError(f"recipe.{name}={keys}: expected a stage with the keys {', '.join(sorted(allowed))}.")
         for key in keys:
             if key not in allowed:
-                raise UserError(f"recipe.{name}.{key}: a stage has no such key. Choose from {sorted(allowed)}.")
-        if "lr" not in keys:
+                similar = did_you_mean(str(key), allowed, f"recipe.{name}.")
+                raise UserError(
+                    f"recipe.{name}.{key}: a stage has no such key.{similar} Choose from {', '.join(sorted(allowed))}."
+                )
+        similar = did_you_mean(name, [other for other in recipe if other != name], "recipe.")
+        if len(keys) == 1 and similar:
+            raise UserError(f"recipe.{name}: there is no such stage.{similar} A new one needs more keys.")
+        if "lr" not in keys and keys.get("fit") != "closed_form":
             raise UserError(f"recipe.{name}.lr is missing. Set a learning rate, for example ${{lr}}.")
+        if stages and stages[-1].is_closed_form:
+            raise UserError(
+                f"recipe.{name}: no stage can follow recipe.{stages[-1].name}, whose kernel head cannot be trained. "
+                "Remove one of them; recipe=adapt trains heads, then all layers."
+            )
         stages.append(Stage(name, **keys))
     return stages

@@ -1,5 +1,6 @@
 """Test-time augmentation. A plain photo has the evaluation transform: resized and cropped, not augmented."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -86,7 +87,7 @@ class TTA(Callback):
         if not predicted.all():
             # 1.0 means all batches; 1 means one batch.
             if trainer.limit_predict_batches == 1.0 and isinstance(trainer.limit_predict_batches, float):
-                raise RuntimeError(f"{int((~predicted).sum())} photos have no prediction.")
+                raise RuntimeError(f"Photos without a prediction: {int((~predicted).sum())}.")
             kept = predicted.nonzero().flatten().tolist()
             self.probabilities, self.scores = self.probabilities[:, kept], self.scores[kept]
             self.photos = self.photos.select(kept)
@@ -105,6 +106,19 @@ class TTA(Callback):
     def best(self) -> Predictions:
         """Averaged predictions if available, plain ones otherwise."""
         return self.averaged or self.plain
+
+    @property
+    def augmented_accuracy(self) -> tuple[float, float] | None:
+        """Mean accuracy of the augmented versions, and the standard error of its difference from the plain one.
+
+        The versions of a photo are alike: the error is that of the mean difference per photo. `None` without versions.
+        """
+        if len(self.probabilities) < 2:
+            return None
+        right = (self.probabilities.argmax(dim=2) == torch.tensor(self.photos.labels)).double()
+        differences = right[1:].mean(dim=0) - right[0]
+        error = differences.std(correction=0).item() / math.sqrt(len(differences))
+        return right[1:].mean().item(), error
 
     def _predictions(self, probabilities: torch.Tensor) -> Predictions:
         labels = torch.tensor(self.photos.labels, dtype=torch.long)

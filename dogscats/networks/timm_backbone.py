@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, as_user_error
 from dogscats.base.trust import records_config
-from dogscats.base.weights import load_packaged_weights, load_weights, not_downloaded, read_weights
+from dogscats.base.weights import imagenet_error, load_packaged_weights, load_weights, read_weights
 from dogscats.lesson.backbone import Backbone, check_features
 
 try:
@@ -111,8 +112,8 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
         network: Any = timm.create_model(
             name, pretrained=weights == "imagenet", num_classes=0, **_size_argument(name, size)
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise not_downloaded(f"timm's weights of {name}", error) from error
+    except Exception as error:  # a damaged file can raise almost anything
+        raise imagenet_error(f"timm's weights of {name}", error, _cached_weights(name)) from error
     if weights not in ("imagenet", "none"):
         state: Mapping[str, Any] = read_weights(weights)
         adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
@@ -122,6 +123,18 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
                 state = adapt(dict(state), network)
         load_weights(network, state, weights, ignore=network.pretrained_cfg["classifier"] or ())
     return network
+
+
+def _cached_weights(name: str) -> Path | None:
+    """Return where timm's weights are kept once they are downloaded; `None` if they are not."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        file = str(config.url or "").rpartition("/")[2] if config else ""
+        return Path(torch.hub.get_dir(), "checkpoints", file) if file else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in ("model.safetensors", "pytorch_model.bin"))
+    return next((Path(file) for file in found if isinstance(file, str)), None)
 
 
 def _size_argument(name: str, size: int | None) -> dict[str, Any]:

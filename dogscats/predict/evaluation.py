@@ -2,28 +2,32 @@
 
 import glob
 import logging
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import peak_rss_mb, progress_bar
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
-from dogscats.base.text import shown, text_table
-from dogscats.data.photos.listing import EXTENSIONS, list_images, natural_key
+from dogscats.base.text import counted, listed, percent, percents, plural, shown, text_table
+from dogscats.data.photos.listing import is_image_name, is_leftover, list_images, natural_key
 from dogscats.data.photos.split import split_of
-from dogscats.lesson.metrics import METRICS, evaluation_metrics
+from dogscats.lesson.metrics import METRICS, evaluation_metrics, loss_text
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, predict, tta_loaders
 from dogscats.predict.tasks import Job
 from dogscats.reliability.thresholds import words
+from dogscats.report.facts import Result
 from dogscats.report.figure_table import Report
 from dogscats.report.figures.drawing import publish
-from dogscats.report.figures.photo_figures import draw_explanation
+from dogscats.report.figures.photo_figures import decision_title, draw_explanation
 from dogscats.report.summary import MOST_CLASSES, log_confusion_matrix, write_confused_pairs
+from dogscats.report.verdict import headline
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +73,21 @@ def evaluate_photos(job: Job) -> None:
 
 
 def log_evaluation(metrics: dict[str, Any], split: str) -> None:
-    """Print the metrics with and without test-time augmentation, and those of each class, at most 20, worst first."""
-    accuracy, *others = METRICS
+    """Print the result in words, the metrics with and without test-time augmentation, and those of each class."""
+    (accuracy, *others), n, judged = METRICS, metrics["n"], metrics.get("tta", metrics)
+    result = Result(
+        split, "tta" in metrics, n, judged["accuracy_ci95"], {"acc": judged["accuracy"]}, judged["confusion_matrix"]
+    )
+    log.info("\n%s", headline(metrics["classes"], result, f"{plural(n, 'photo')} of {split}"))
     headings = [accuracy.title, "95 % interval", *(metric.short or metric.title for metric in others)]
-    table: list[list[object]] = [[f"{metrics['n']} photos of {split}", *headings]]
+    table: list[list[object]] = [[f"{counted(n, 'photo')} of {split}", *headings]]
     for name, row in (("plain", metrics), ("test-time augmentation", metrics.get("tta"))):
         if row:
-            values = [metric.text(row[metric.evaluated_as or metric.key]) for metric in METRICS]
-            table.append([name, values[0], "{:.4f} - {:.4f}".format(*row["accuracy_ci95"]), *values[1:]])
+            values = [metric.text(row[metric.evaluated_as or metric.key], n) for metric in METRICS]
+            interval = " - ".join(percent(bound, n) for bound in row["accuracy_ci95"])
+            table.append([name, values[0], interval, *values[1:]])
     log.info("\n%s", "\n".join(text_table(table, left=1)))
-    best = metrics.get("tta", metrics)["per_class"]
+    best = judged["per_class"]
     names = list(best)
     if len(best) > MOST_CLASSES:
         worst_first = sorted(best, key=lambda name: (best[name]["recall"] is None, best[name]["recall"]))
@@ -86,18 +95,22 @@ def log_evaluation(metrics: dict[str, Any], split: str) -> None:
         log.info("\nThe %d classes with the lowest recall, of %d; metrics.json has all:", len(names), len(best))
     by_class: list[list[object]] = [["class", "photos", "precision", "recall"]]
     for name in names:
-        shares = ("-" if best[name][key] is None else f"{best[name][key]:.4f}" for key in ("precision", "recall"))
+        shares = (
+            "-" if best[name][key] is None else percent(best[name][key], best[name]["photos"])
+            for key in ("precision", "recall")
+        )
         by_class.append([name, best[name]["photos"], *shares])
     log.info("\n%s", "\n".join(text_table(by_class, left=1)))
     if row := metrics.get("reliability"):
         log.info(
-            "\n%d photos are classified, with an accuracy of %s; %d are unsure, %d none",
-            *(row["kept"], "nan" if row["accuracy_kept"] is None else f"{row['accuracy_kept']:.4f}"),
+            "\n%s classified, with an accuracy of %s; %d unsure, %d none",
+            f"{counted(row['kept'], 'photo')} {plural(row['kept'], 'is', 'are')}",
+            "-" if row["accuracy_kept"] is None else percent(row["accuracy_kept"], row["kept"]),
             *(row["unsure"], row["none"]),
         )
         log.info(
-            "With temperature %.3g, as predict= and export= use: log loss %.5f, ECE %.5f",
-            *(row["temperature"], row["log_loss"], row["ece"]),
+            "With temperature %.3g, as predict= and export= use: log loss %s, ECE %s",
+            *(row["temperature"], loss_text(row["log_loss"], n), loss_text(row["ece"], n)),
         )
 
 
@@ -107,7 +120,7 @@ def predict_photos(job: Job) -> None:
     pattern, data = str(job.cfg.predict), job.cfg.data
     paths = find_photos(pattern)
     callbacks = [callback for callback in job.callbacks if not isinstance(callback, TTA | Report)]
-    log.info("\nPredicting %d photos, %d versions of each", len(paths), 1 + job.n_aug)
+    log.info("\nPredicting %s, %s of each", counted(len(paths), "photo"), counted(1 + job.n_aug, "version"))
     predictions, unreadable = job.predictor.predict(
         paths, job.n_aug, data.batch_size, data.num_workers, job.make_trainer, callbacks
     )
@@ -121,25 +134,45 @@ def predict_photos(job: Job) -> None:
 
 
 def find_photos(pattern: str) -> list[Path]:
-    """List the photos matched by a file, folder or glob, in natural order.
+    """List the photos matched by a file, folder or glob, in natural order. A matched folder stands for its photos.
 
     Raises:
         UserError: if no photo matches.
     """
     path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = list_images(path)
-    elif path.is_file():
-        found = [path]
-    else:
-        matched = (Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207  # also absolute
-        found = sorted((p for p in matched if p.is_file() and p.suffix.lower() in EXTENSIONS), key=natural_key)
+    if path.is_file():
+        return [path]
+    matched = [*_matched(Path(path.anchor), path.relative_to(path.anchor).parts)]
+    photos: set[Path] = set()
+    for match in matched:
+        if match.is_dir():
+            photos.update(list_images(match))
+        elif is_image_name(match.parent, match.name):
+            photos.add(match)
+    found = sorted(photos, key=natural_key)
     if not found:
+        has_heic = any(match.suffix.lower() in (".heic", ".heif") for match in matched)
+        hint = f" HEIC photos need pillow-heif: {how_to_install('heif')}." if has_heic else ""
         raise UserError(
             f"predict={pattern}: no photos found. Give a file, a folder, or a quoted glob, for example "
-            "'predict=photos/*.jpg'."
+            f"'predict=photos/*.jpg'.{hint}"
         )
     return found
+
+
+def _matched(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield what is in `folder` and matches the parts of a glob; a part that exists is no pattern: `photos[1]`."""
+    if not parts:
+        yield folder
+        return
+    name, *rest = parts
+    if os.path.lexists(folder / name):
+        yield from _matched(folder / name, rest)
+        return
+    found = glob.glob(name, root_dir=folder, recursive=True)  # noqa: PTH207  # relative to the folder
+    for match in ["", *found] if name == "**" else found:
+        if not any(map(is_leftover, Path(match).parts)):
+            yield from _matched(folder / match, rest)
 
 
 def write_submission(predictions: Predictions, path: Path) -> bool:
@@ -158,33 +191,29 @@ def write_submission(predictions: Predictions, path: Path) -> bool:
 
 
 def log_predictions(predictions: Predictions, unreadable: Mapping[str, str], submitted: bool) -> None:
-    """Print how many photos have each class, and of a single photo the decision and the probabilities.
+    """Print how many photos are of each class, unsure or none, and of a single photo also the probabilities.
 
     Args:
         predictions: predictions, with decisions where they could be made.
         unreadable: reason for each photo that cannot be read.
         submitted: whether `submission.csv` was written.
     """
-    counts = Counter(predictions.predicted_classes)
-    few = len(predictions.classes) <= MOST_CLASSES
-    names = predictions.classes if few else [name for name, _ in counts.most_common(MOST_CLASSES)]
-    for name in names:
-        log.info("%6d %s", counts[name], shown(name))
-    if predictions.decisions and predictions.unlike is not None:
-        decided = Counter(predictions.decisions)
-        unsure, none = words(predictions.classes)
-        log.info(
-            "%6d of all are not classified: %d unsure, %d none of the classes",
-            *(decided[unsure] + decided[none], decided[unsure], decided[none]),
-        )
-        if len(predictions.paths) == 1:
-            log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])
+    counts = Counter(predictions.decisions or predictions.predicted_classes)
+    classes, unclassified = predictions.classes, words(predictions.classes)
+    if len(classes) > MOST_CLASSES:
+        classes = [name for name, _ in counts.most_common() if name not in unclassified]
+    groups = ([f"{counts[name]} {name}" for name in names if counts[name]] for names in (classes, unclassified))
+    decided = ", ".join(listed(group, MOST_CLASSES) for group in groups if group)
+    log.info("%s: %s", counted(len(predictions.paths), "photo"), decided)
     if len(predictions.paths) == 1:
-        probabilities, order = predictions.probabilities[0].topk(min(MOST_CLASSES, len(predictions.classes)))
-        for probability, number in zip(probabilities.tolist(), order.tolist(), strict=True):
-            log.info("%.4f probability of %s", probability, shown(predictions.classes[number]))
+        if predictions.decisions and predictions.unlike is not None:
+            log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])
+        (probabilities,) = predictions.probabilities
+        texts = percents(probabilities.tolist())
+        for number in probabilities.argsort(descending=True, stable=True)[:MOST_CLASSES].tolist():
+            log.info("%6s %s", texts[number], shown(predictions.classes[number]))
     if unreadable:
-        log.warning("%6d cannot be read%s:", len(unreadable), " (not in submission.csv)" if submitted else "")
+        log.warning("%d cannot be read%s:", len(unreadable), " (not in submission.csv)" if submitted else "")
         for path, reason in unreadable.items():
             log.warning("  %s: %s", shown(path), reason)
 
@@ -196,7 +225,8 @@ def explain_photos(job: Job, predictions: Predictions) -> None:
         log.info("\nExplaining the first %d of %d photos; for others: predict=<file or glob>", MOST_EXPLAINED, total)
     probabilities = some.probabilities.max(dim=1).values.tolist()
     explanations = job.predictor.explain(some, job.fabric.device)
-    drawn = zip(some.paths, some.predicted_classes, probabilities, explanations, strict=True)
+    titles = map(decision_title, some.decisions or some.predicted_classes, some.predicted_classes)
+    drawn = zip(some.paths, titles, probabilities, explanations, strict=True)
     for number, (path, name, probability, explanation) in enumerate(
         progress_bar(drawn, "Explaining", len(some.paths), "photo"), start=1
     ):

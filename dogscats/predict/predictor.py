@@ -1,5 +1,6 @@
 """Predictions of a trained run in Python, as by `python evaluate.py predict=...`."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from dogscats.reliability.strangers import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.directory import checkpoint_of
+from dogscats.runs.newest import LAST, newest_run
 from dogscats.runs.trainer import trainer_factory
+
+log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -67,7 +71,8 @@ class Predictor:
         """Rebuild the classifier from a run directory, a checkpoint or a published model.
 
         Args:
-            source: run directory, for its `checkpoints/last.ckpt`; a checkpoint; or a `model.safetensors`.
+            source: run directory, for its `checkpoints/last.ckpt`; a checkpoint; a `model.safetensors`; or `last`, for
+                the newest finished run below `outputs/` and `multirun/`.
             trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
             keep: share of the validation photos that are classified; `None` for the run's thresholds.
 
@@ -76,6 +81,9 @@ class Predictor:
                 code that needs trust; or for a bad `keep`.
         """
         quiet_libraries()
+        if source == LAST:
+            source = newest_run("run")
+            log.info("Run       %s", source)
         file = checkpoint_of(source)
         checkpoint = read_checkpoint(file)
         try:
@@ -171,6 +179,8 @@ class Predictor:
         data = self.data(Path(), batch_size, num_workers)
         found = examine(Path(), names, data.shrinking)
         unreadable = found.bad
+        for line in found.remarked(len(names)):
+            log.warning("%s", line)
         photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
         if not photos.paths:
             none = torch.empty(0, len(self.classes))

@@ -8,7 +8,7 @@ import torch
 
 from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
-from dogscats.base.text import shown, text_table
+from dogscats.base.text import counted, shown, text_table
 from dogscats.base.trust import load_config
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.stage import GROUPS, make_stages
@@ -47,7 +47,7 @@ def search_run(job: Job) -> None:
     write_suspects(job.run_dir / "suspects.csv", suspects)
     page, decisions = job.run_dir / "suspects.html", data.decisions.rows if data.decisions else ()
     write_page(page, f"Suspects of {labelled.root}", labelled.root, suspects, labelled.classes, decisions)
-    rows = [[f"suspects among {len(labelled.paths)} photos", "likely", "listed"]]
+    rows = [[f"suspects among {counted(len(labelled.paths), 'photo')}", "likely", "listed"]]
     for kind, found in by_kind(suspects).items():
         rows.append([kind, str(sum(suspect.score > LIKELY_SCORE for suspect in found)), str(len(found))])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, or_none
-from dogscats.base.text import shown
+from dogscats.base.text import counted, shown
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
 
@@ -174,7 +174,8 @@ class Job:
         """Make the data module of labelled photos, with the table and the decisions that were given."""
         from dogscats.data.photos.run_photos import cache_at
 
-        given = {key: value for key in ("labels", "decisions") if (value := self.cfg.data[key]) is not None}
+        keys = ("labels", "columns", "extension", "decisions")
+        given = {key: value for key in keys if (value := self.cfg.data[key]) is not None}
         if given.get("decisions") == "none":
             given["decisions"] = None
         settings = {key: self.cfg.data[key] for key in ("root", "batch_size", "num_workers")}
@@ -188,7 +189,7 @@ class Job:
     def labelled(self, data: DogsCatsDataModule, split: str) -> Photos:
         """Return the photos of a split, and print what they are."""
         photos = data.labelled(split, self.predictor.classes)
-        log.info("Data      %s: %d photos of %s", shown(data.root), len(photos.paths), split)
+        log.info("Data      %s: %s of %s", shown(data.root), counted(len(photos.paths), "photo"), split)
         if data.decided:
             log.info("Decisions %s", data.decided)
         return photos
@@ -198,5 +199,5 @@ class Job:
         from dogscats.data.loading.photo_check import write_bad_images
 
         if bad:
-            log.warning("%d unreadable photos skipped; see bad_images.csv", len(bad))
+            log.warning("%s skipped; see bad_images.csv", counted(len(bad), "unreadable photo"))
             write_bad_images(self.run_dir / "bad_images.csv", bad)

@@ -18,8 +18,9 @@ import torch
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, digest, read_json, write_json
 from dogscats.base.rules import SHARE, Rule, check_values, is_number, or_none
-from dogscats.base.text import shown, text_table
+from dogscats.base.text import percent, shown, text_table
 from dogscats.base.weights import check_stored
+from dogscats.lesson.metrics import loss_text
 from dogscats.reliability.measured import LABELS, Reliability, Version
 from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Thresholds
@@ -113,14 +114,15 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
 
 def log_reliability(reliability: Reliability) -> None:
     """Print how many validation photos are classified, how accurate these are, and the calibration."""
+    n = len(reliability.plain.right)
     rows: list[list[object]] = [
         ["validation photos", "are classified", "accuracy of these", "ECE", "out of fold", "temperature"]
     ]
     for name, summary in reliability.summaries().items():
-        shares = [f"{summary['kept']:.4f}", f"{summary['accuracy_kept']:.4f}"]
-        errors = ["-" if summary[key] is None else f"{summary[key]:.5f}" for key in ("ece_before", "ece_after")]
+        shares = [percent(summary[key], n) for key in ("kept", "accuracy_kept")]
+        errors = ["-" if summary[key] is None else loss_text(summary[key], n) for key in ("ece_before", "ece_after")]
         used = "none, it does not help" if summary["temperature"] == 1 else f"{summary['temperature']:.3g}"
-        rows.append([LABELS[name], *shares, *errors, "none, too few photos or mistakes" if "-" in errors else used])
+        rows.append([LABELS[name], *shares, *errors, "none fitted" if "-" in errors else used])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 

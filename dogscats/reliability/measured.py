@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dogscats.base.errors import UserError
+from dogscats.lesson.kernel_ridge import best_factor
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.strangers import StrangerDetector, log_not_measured
@@ -43,21 +44,15 @@ def with_temperature(probabilities: torch.Tensor, temperature: float) -> torch.T
 
 
 def fit_temperature(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
-    """Find the temperature with the lowest log loss, by bisection: the loss is convex in its inverse.
+    """Find the temperature with the lowest log loss.
 
     Args:
         probabilities: class probabilities `(N, C)`.
         labels: class indices `(N,)`.
     """
     step = -(-len(labels) // MAX_PHOTOS_FITTED)
-    logs = _logs(probabilities[::step])
-    of_label = logs.gather(1, labels[::step, None]).mean()
-    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    for _ in range(30):
-        inverse = (low * high) ** 0.5
-        slope = ((inverse * logs).softmax(dim=1) * logs).sum(dim=1).mean() - of_label
-        low, high = (low, inverse) if slope > 0 else (inverse, high)
-    return float(1 / inverse)
+    least, most = TEMPERATURES
+    return 1 / best_factor(_logs(probabilities[::step]), labels[::step], 1 / most, 1 / least)
 
 
 def out_of_fold(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -178,31 +173,43 @@ class Reliability:
         }
 
 
-def measured(tta: TTA) -> Reliability | None:
-    """Measure on predicted validation photos; `None`, with the reason in the log, if there is nothing to measure."""
+def measured(tta: TTA, calibrate: bool = True) -> Reliability | None:
+    """Measure on predicted validation photos.
+
+    Args:
+        tta: the predictions.
+        calibrate: whether to fit temperatures; a kernel head has one already.
+
+    Returns:
+        `None`, with the reason in the log, if there is nothing to measure.
+    """
     if not isinstance(tta.scorer, StrangerDetector):
         return None
     try:
         if not tta.scores.isfinite().all():
             raise UserError("features of validation photos give no finite distances")
         tta.scorer.calibrate(tta.scores)
-        return measure(tta.scorer, tta.plain, tta.averaged)
+        return measure(tta.scorer, tta.plain, tta.averaged, calibrate)
     except Exception as error:  # of odd predictions
         log_not_measured(error)
         return None
 
 
-def measure(detector: StrangerDetector, plain: Predictions, averaged: Predictions | None) -> Reliability:
+def measure(
+    detector: StrangerDetector, plain: Predictions, averaged: Predictions | None, calibrate: bool = True
+) -> Reliability:
     """Fit temperatures and choose thresholds on labelled validation photos, in both versions."""
-    return Reliability(detector, _version(plain), _version(averaged) if averaged else None)
+    return Reliability(detector, _version(plain, calibrate), _version(averaged, calibrate) if averaged else None)
 
 
-def _version(predictions: Predictions) -> Version:
+def _version(predictions: Predictions, calibrate: bool) -> Version:
     probabilities, labels = predictions.probabilities, predictions.labels
     right, temperature = predictions.predicted == labels, 1.0
     before = {"log_loss": predictions.log_loss, "ece": predictions.ece}
     after: Mapping[str, float | None] = dict.fromkeys(before)
-    if len(labels) >= MIN_PHOTOS_FITTED and not right.all():  # without a mistake, the best temperature would be 0
+    if (
+        calibrate and len(labels) >= MIN_PHOTOS_FITTED and not right.all()
+    ):  # without a mistake, the best temperature would be 0
         honest = replace(predictions, probabilities=out_of_fold(probabilities, labels))
         after = {"log_loss": honest.log_loss, "ece": honest.ece}
         if honest.log_loss < before["log_loss"] and honest.ece < before["ece"]:  # or it does not help

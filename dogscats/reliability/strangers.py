@@ -21,6 +21,7 @@ from dogscats.lesson.activations import Activations
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
+from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.stage import GROUPS, Stage
 from dogscats.reliability.agreement import Disagreement
 from dogscats.reliability.neighbors import nearest
@@ -102,7 +103,7 @@ class StrangerDetector(nn.Module):
         super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def compute(self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor) -> ForwardPass:
+    def compute(self, body: Backbone | PrecomputedBody, heads: Heads | KernelHead, inputs: torch.Tensor) -> ForwardPass:
         """Compute what the signs need, and the logits, in one forward pass per photo.
 
         Args:
@@ -122,7 +123,7 @@ class StrangerDetector(nn.Module):
         return torch.stack([sign.score(computed) for sign in self.signs], dim=1)
 
     def forward(
-        self, body: Backbone | PrecomputedBody, heads: Heads, inputs: torch.Tensor
+        self, body: Backbone | PrecomputedBody, heads: Heads | KernelHead, inputs: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute log-probabilities `(B, C)` and all signs `(B, S)`; arguments as for `compute`."""
         computed = self.compute(body, heads, inputs)

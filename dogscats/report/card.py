@@ -11,6 +11,7 @@ from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
 from dogscats.lesson.metrics import METRICS
 from dogscats.report.facts import SPLITS, Facts, Result, capitalised, template
+from dogscats.report.verdict import verdict
 
 FILE = "MODEL_CARD.md"
 
@@ -34,6 +35,7 @@ def write_card(run_dir: Path) -> Path:
     metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True, width=1000)
     body = template("card.md", markdown).render(
         facts=facts,
+        verdict=verdict(facts),
         splits=SPLITS,
         most=MOST_CLASSES,
         trust=bool(needs_trust([facts.config["model"], facts.config["augment"]])),

@@ -1,10 +1,9 @@
 """What the files of a run directory say about the run, and the templates that its page and model card are made from."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_json
+from dogscats.base.text import counted, percent
 from dogscats.base.trust import current_names
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
-from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
+from dogscats.lesson.metrics import final_metrics, loss_text, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS
-from dogscats.lesson.stage import Stage, make_stages
+from dogscats.lesson.stage import Stage, final_stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
 
@@ -28,8 +28,8 @@ SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def number(value: float | None) -> str:
-    """Return a metric as text; a hyphen for one that is undefined or unknown."""
-    return "-" if value is None else f"{value:.4f}"
+    """Return a temperature or threshold as text; a hyphen for one that is undefined or unknown."""
+    return "-" if value is None else f"{value:.6g}"
 
 
 def capitalised(text: str) -> str:
@@ -47,6 +47,7 @@ class Result:
         n: number of photos.
         interval: 95 % Wilson interval of the accuracy.
         values: metrics by key.
+        counts: photos by actual class (row) and predicted class (column), `(C, C)`; `None` where the run has none.
     """
 
     split: str
@@ -54,6 +55,35 @@ class Result:
     n: int
     interval: tuple[float, float]
     values: Mapping[str, float | None]
+    counts: Sequence[Sequence[int]] | None = None
+
+    @property
+    def right(self) -> int:
+        """Number of photos that are predicted right."""
+        return round((self.values["acc"] or 0) * self.n)
+
+
+def final_weights(metrics: Mapping[str, Any], stages: Sequence[Stage], final: str) -> str:
+    """Say which stage's weights a run ended with, and why.
+
+    Args:
+        metrics: content of its `metrics.json`.
+        stages: stages of the recipe.
+        final: its setting `final`.
+    """
+    rows = metrics["stages"]
+    validated = [stage for stage in stages if rows.get(stage.name, {}).get("valid_loss") is not None]
+    weights = f"Weights of stage {metrics['final'].get('stage') or stages[-1].name}"
+    if len(stages) == 1:
+        return f"{weights}, the only one."
+    if not validated:
+        return f"{weights}, the last; no stage has a validation loss to choose by."
+    if final == "best":
+        chosen = "which has the lowest validation loss; the validation photos chose it"
+        return f"{weights}, {chosen}, so their metrics are slightly optimistic."
+    best = final_stage(validated, rows, "best")
+    better = f"; stage {best.name} has a lower validation loss, which final=best takes" if best != stages[-1] else ""
+    return f"{weights}, the last{better}."
 
 
 class Facts:
@@ -95,6 +125,8 @@ class Facts:
 
     def head_lr(self, stage: Stage) -> str:
         """Return the peak learning rate of the head in a stage."""
+        if stage.is_closed_form:
+            return "-"
         found = self.metrics.get("lr_finder") or {}
         suggested = [lr for lr in found.values() if lr is not None]
         try:
@@ -105,14 +137,24 @@ class Facts:
     @cached_property
     def results(self) -> list[Result]:
         """Final metrics: validation, then those of a labelled test/; plain, then with test-time augmentation."""
-        found = []
-        for split, suffix in product(("valid", "test"), ("", "_tta")):
-            values = {metric.key: self.final.get(f"{split}_{metric.key}{suffix}") for metric in final_metrics()}
-            n = self.final.get("n" if split == "valid" else "n_test")
-            if n and values["acc"] is not None:
-                interval = wilson_interval(round(values["acc"] * n), n)
-                found.append(Result(split, bool(suffix), n, interval, values))
+        found, final = [], self.final
+        for split, n, counts in (
+            ("valid", final.get("n"), final.get("confusion_matrix")),
+            ("test", final.get("n_test"), final.get("test_confusion_matrix")),
+        ):
+            averaged = final.get(f"{split}_acc_tta") is not None
+            for suffix in ("", "_tta"):
+                values = {metric.key: final.get(f"{split}_{metric.key}{suffix}") for metric in final_metrics()}
+                if n and values["acc"] is not None:
+                    interval = wilson_interval(round(values["acc"] * n), n)
+                    of_these = counts if bool(suffix) == averaged else None
+                    found.append(Result(split, bool(suffix), n, interval, values, of_these))
         return found
+
+    @property
+    def judged(self) -> Result:
+        """What the run is judged by: the metrics of a labelled test/, or else of the validation photos."""
+        return self.results[-1]
 
     @property
     def best(self) -> Result:
@@ -146,6 +188,18 @@ class Facts:
                 found[row["split"]][self._by_cell[row["label"]]] += 1
         return {split: counts for split, counts in found.items() if counts}
 
+    @cached_property
+    def repeated(self) -> Counter[str]:
+        """Photos of each other split that are among the training photos, too: with the same size and samples."""
+        training, found = set[tuple[str, str]](), Counter[str]()
+        for row in self.rows(PHOTOS_FILE):  # those of train come first
+            content = row["bytes"], row["sample"]
+            if row["split"] == "train":
+                training.add(content)
+            elif row["sample"] and content in training:
+                found[row["split"]] += 1
+        return found
+
     @property
     def photos_digest(self) -> str:
         """SHA-256 of `photos.csv`: the same paths, labels, sizes and samples of content give the same."""
@@ -157,33 +211,30 @@ class Facts:
         saved = read_json(self.run_dir / RELIABILITY) or {}
         return {LABELS[name]: saved[name] for name in LABELS if name in saved}
 
+    @property
+    def trained(self) -> list[Stage]:
+        """Stages up to the one whose weights the run ended with."""
+        names = [stage.name for stage in self.stages]
+        chosen = self.metrics["final"].get("stage")  # older runs lack it: they ended with the last
+        return self.stages[: names.index(chosen) + 1] if chosen in names else self.stages
+
+    @property
+    def weights(self) -> str:
+        """Which stage's weights the run ended with, and why."""
+        return final_weights(self.metrics, self.stages, self.config.get("final", "last"))
+
     @cached_property
     def decisions(self) -> Counter[str]:
         """Number of decisions of each kind that the run applied."""
         file = self.run_dir / DECISIONS_FILE
         return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
 
-    @property
-    def caveats(self) -> list[str]:
-        """What makes the metrics mean less than they seem to."""
-        data, trainer = self.config["data"], self.config.get("trainer") or {}
-        found = []
-        if trainer.get("fast_dev_run"):
-            found.append("This was a trial run (fast_dev_run): its metrics mean nothing.")
-        if any(stage.keep == "best" for stage in self.stages):
-            found.append(
-                "The epoch whose weights were kept was chosen by the validation photos (keep=best), so their "
-                "metrics are slightly optimistic."
-            )
-        if data.get("limit") is not None:
-            found.append(f"At most {data['limit']} photos of each class were used (data.limit).")
-        return found
-
 
 def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
-    """Load a template of this package, whose filters write metrics (`number`), photo counts (`count`) and headings.
+    """Load a template of this package.
 
-    Its global `metrics` has the rows of `METRICS` that a run computes.
+    Its filters write counts (`count`, `counted`), shares (`percent`), losses (`loss`), other numbers and headings. Its
+    global `metrics` has the rows of `METRICS` that a run computes.
 
     Args:
         name: file of the template.
@@ -198,6 +249,13 @@ def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False
         lstrip_blocks=True,
         finalize=finalize,
     )
-    environment.filters.update(number=number, count=lambda value: f"{value:,}", capitalised=capitalised)
+    environment.filters.update(
+        number=number,
+        percent=lambda share, n: "-" if share is None else percent(share, n),
+        loss=lambda value, n: "-" if value is None else loss_text(value, n),
+        count=lambda value: f"{value:,}",
+        counted=counted,
+        capitalised=capitalised,
+    )
     environment.globals["metrics"] = final_metrics()
     return environment.get_template(name)

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1610.02391
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from dogscats.data.pixels.images import stack_images
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
+from dogscats.lesson.kernel_head import KernelHead
 
 
 def grad_cam(model: Classifier, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,7 @@ def grad_cam(model: Classifier, images: torch.Tensor, classes: torch.Tensor) -> 
         Maps `(B, h, w)` on the CPU, float32, from 0 to 1, the maximum of each image. All zero if nothing speaks for
         the class.
     """
-    body, weight = model.body, next(model.heads.parameters())
+    body, weight = model.body, next(chain(model.heads.parameters(), model.heads.buffers()))
     assert isinstance(body, Backbone)
     with torch.inference_mode(False), _evaluating(model):
         with torch.no_grad():
@@ -62,7 +64,7 @@ def grad_cam(model: Classifier, images: torch.Tensor, classes: torch.Tensor) -> 
         return (heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)).cpu()
 
 
-def _log_odds(heads: Heads, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+def _log_odds(heads: Heads | KernelHead, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Compute log(p / (1 - p)) of a class `(B,)`, averaged over the heads.
 
     Its gradient is that of the log-probability divided by 1 - p, and does not vanish for a head that is certain.

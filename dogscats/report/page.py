@@ -18,6 +18,7 @@ from dogscats.base.text import setting, shown, shown_lines
 from dogscats.report.facts import SPLITS, Facts, template
 from dogscats.report.figure_table import FIGURES, RunFigure
 from dogscats.report.figures.drawing import by_name
+from dogscats.report.verdict import verdict
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
 FILE = "report.html"
@@ -51,6 +52,7 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
     facts = Facts(run_dir)
     page = template("page.html", _text, autoescape=True).render(
         facts=facts,
+        verdict=verdict(facts),
         title=f"{facts.model_name} on {facts.data_name}",
         splits=SPLITS,
         most=MOST_ROWS,

@@ -3,32 +3,41 @@
 import logging
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dogscats.base.console import log_written, peak_rss_mb
+from dogscats.base.console import peak_rss_mb
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json, write_stage_rows
-from dogscats.base.text import shown, text_table
+from dogscats.base.text import counted, shown, text_table
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import epoch_columns, final_metrics
+from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, epoch_text, final_metrics
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
+from dogscats.report.run_files import log_written
 
 log = logging.getLogger(__name__)
+
+AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
+"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
 
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
 
 
-def epoch_headings() -> dict[str, str]:
-    """Return the headings of an epoch's losses and metrics on the console, by name; a long one without its prefix."""
-    return {name: name.removeprefix("valid_") if len(name) > 11 else name for name in epoch_columns()}
+def epoch_headings(named: Iterable[Collection[str]] = ()) -> dict[str, str]:
+    """Return the headings of losses and metrics on the console, by name; a long one without its prefix.
+
+    Args:
+        named: what there is in each epoch or stage.
+    """
+    training = [loss for loss in TRAINING_LOSSES if any(loss in names for names in named)] or TRAINING_LOSSES[:1]
+    return {name: name.removeprefix("valid_") if len(name) > 11 else name for name in epoch_columns(training)}
 
 
 class History(Callback):
@@ -44,16 +53,32 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.seconds_before = 0.0
+        self.seconds_before, self.photos = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the header."""
         self.started, self.validated = time.perf_counter(), False  # an epoch that is resumed at its end does not start
-        log.info("epoch  %s    seconds", "  ".join(epoch_headings().values()))
+        self.photos = 0
+        self.log_header()
+
+    @staticmethod
+    def log_header(names: Collection[str] = ()) -> None:
+        """Print the header of rows with these losses and metrics."""
+        log.info("epoch  %s    seconds", "  ".join(epoch_headings([names]).values()))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.started, self.validated = time.perf_counter(), False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to count the validation photos."""
+        self.photos = 0
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Count the validation photos, of all ranks."""
+        self.photos += len(batch[1]) * trainer.world_size
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the validation metrics as current; Lightning keeps those of earlier epochs."""
@@ -66,16 +91,30 @@ class History(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("train_") or (name.startswith("valid_") and self.validated)
         }
-        headings, seconds = epoch_headings(), round(time.perf_counter() - self.started, 3)
-        cells = [
-            (f"{logged[name]:.5f}" if name in logged else "-").rjust(len(heading)) for name, heading in headings.items()
-        ]
-        others = "".join(f"  {name} {value:.5f}" for name, value in logged.items() if name not in headings)
-        log.info("%5d  %s  %9.1f%s", trainer.current_epoch, "  ".join(cells), seconds, others)
-        metrics = dict.fromkeys(headings, "") | logged
-        self.rows.append({"epoch": trainer.current_epoch, **metrics, "seconds": seconds})
         assert isinstance(pl_module, Classifier)
-        write_stage_rows(Path(trainer.default_root_dir) / "history.csv", pl_module.stage, self.rows)
+        run_dir, seconds = Path(trainer.default_root_dir), time.perf_counter() - self.started
+        self.add(run_dir, pl_module.stage, trainer.current_epoch, logged, round(seconds, 3))
+
+    def add(self, run_dir: Path, stage: str, epoch: int, logged: Mapping[str, float], seconds: float) -> None:
+        """Print and write a row.
+
+        Args:
+            run_dir: run directory.
+            stage: name of the stage.
+            epoch: number of the epoch.
+            logged: losses and metrics by name.
+            seconds: time that it took.
+        """
+        headings = epoch_headings([logged])
+        cells = [
+            (epoch_text(name, logged[name], self.photos) if name in logged else "-").rjust(len(heading))
+            for name, heading in headings.items()
+        ]
+        others = "".join(f"  {name} {value:.5g}" for name, value in logged.items() if name not in headings)
+        log.info("%5d  %s  %9.1f%s", epoch, "  ".join(cells), seconds, others)
+        metrics = dict.fromkeys(headings, "") | dict(logged)
+        self.rows.append({"epoch": epoch, **metrics, "seconds": seconds})
+        write_stage_rows(run_dir / "history.csv", stage, self.rows)
 
     def metrics(self, epoch: int | str | None = None) -> dict[str, float]:
         """Losses and metrics of an epoch, by default of the last; empty if there was none."""
@@ -127,17 +166,27 @@ class RunReport:
         self.metrics["stages"][name] = dict(metrics)
         self.write()
 
-    def finish(self, plain: Predictions, averaged: Predictions | None) -> None:
+    def finish(
+        self,
+        plain: Predictions,
+        averaged: Predictions | None,
+        stage: str | None = None,
+        augmented: tuple[float, float] | None = None,
+    ) -> None:
         """Record the final validation metrics, and write the predictions.
 
         Args:
             plain: predictions without test-time augmentation.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
+            stage: name of the stage whose weights predicted them.
+            augmented: as of `TTA.augmented_accuracy`.
         """
         self.predictions = predictions = averaged or plain
         self.metrics["final"] = {
+            "stage": stage,
             "n": len(plain.labels),
             **_final("valid", plain, averaged),
+            **(dict(zip(AUGMENTED, augmented, strict=True)) if augmented else {}),
             "confusion_matrix": predictions.confusion_matrix,
         }
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
@@ -147,8 +196,10 @@ class RunReport:
 
     def add_test(self, plain: Predictions, averaged: Predictions | None) -> None:
         """Record the metrics of the labelled test photos, and write the predictions; see `finish`."""
+        best = averaged or plain
         self.metrics["final"] |= {"n_test": len(plain.labels), **_final("test", plain, averaged)}
-        (averaged or plain).write(self.run_dir / "predictions_test.csv")
+        self.metrics["final"]["test_confusion_matrix"] = best.confusion_matrix
+        best.write(self.run_dir / "predictions_test.csv")
         self.write()
 
     def write(self) -> None:
@@ -159,23 +210,24 @@ class RunReport:
     @property
     def final_numbers(self) -> dict[str, float]:
         """Final metrics by dotted path; those that are undefined are left out."""
-        final, skipped = self.metrics["final"], ("n", "n_test", "confusion_matrix")
-        return {f"final.{k}": v for k, v in final.items() if k not in skipped and v is not None}
+        final, counts = self.metrics["final"], ("n", "n_test")
+        return {f"final.{k}": v for k, v in final.items() if isinstance(v, int | float) and k not in counts}
 
     def summarise(self) -> None:
         """Print the table of stages, the final metrics and the files written."""
-        stages = self.metrics["stages"]
+        stages, n = self.metrics["stages"], self.metrics["final"]["n"]
         kept = ["kept"] if any("kept" in row for row in stages.values()) else []
-        rows: list[list[object]] = [["stage", "epochs", *kept, *epoch_headings().values(), "seconds"]]
+        headings = epoch_headings(stages.values())
+        rows: list[list[object]] = [["stage", "epochs", *kept, *headings.values(), "seconds"]]
         for name, row in stages.items():
-            cells = [f"{row[key]:.5f}" if key in row else "-" for key in epoch_columns()]
+            cells = [epoch_text(key, row[key], n) if key in row else "-" for key in headings]
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
-        self._log_final("valid", f"{final['n']} validation photos")
+        self._log_final("valid", "n", "validation photo")
         log_confusion_matrix(self.predictions)
         if "n_test" in final:
-            self._log_final("test", f"{final['n_test']} test photos")
+            self._log_final("test", "n_test", "test photo")
         log.info("\n%.1f s, %.0f MB of memory at the peak", self.metrics["seconds"], self.metrics["peak_rss_mb"])
         log_written(self.run_dir)
         if (self.run_dir / "tensorboard").is_dir():
@@ -187,33 +239,15 @@ class RunReport:
         log.info("Try photos in a browser: python -m dogscats.demo run=%s", shlex.quote(str(self.run_dir)))
         log.info("Find wrong labels: %s run=%s suspects=true", command("evaluate"), shlex.quote(str(self.run_dir)))
 
-    def point_to_better_stage(self, stages: Sequence[Stage]) -> None:
-        """Say so if an earlier stage ended with a lower validation loss than the last one, and how to take it."""
-        rows = self.metrics["stages"]
-        losses = {name: row["valid_loss"] for name, row in rows.items() if "valid_loss" in row}
-        last = stages[-1]
-        best = min(losses, key=lambda name: losses[name], default=last.name)
-        if last.name not in losses or best == last.name or rows[last.name].get("kept") == "start":
-            return
-        if losses[best] > 0.999 * losses[last.name]:  # the same weights may differ by rounding
-            return
-        log.info(
-            "\nStage %s ended with a lower validation loss, %.5f, than the last stage, %s, %.5f.",
-            *(best, losses[best], last.name, losses[last.name]),
-        )
-        saved = next(stage.save for stage in stages if stage.name == best)
-        if saved:
-            log.info("To take it: %s ckpt=%s", command("evaluate"), self.run_dir / "checkpoints" / f"{saved}.ckpt")
-        if last.keep != "best":
-            log.info("To end new runs with the best weights of their last stage: recipe.%s.keep=best", last.name)
-
-    def _log_final(self, split: str, heading: str) -> None:
+    def _log_final(self, split: str, key: str, photo: str) -> None:
         """Print the final metrics of a split, without and with test-time augmentation."""
         final = self.metrics["final"]
-        rows: list[list[object]] = [[heading, *(metric.title for metric in final_metrics())]]
+        rows: list[list[object]] = [[counted(final[key], photo), *(metric.title for metric in final_metrics())]]
         for name, suffix in (("plain", ""), ("test-time augmentation", "_tta")):
             if f"{split}_acc{suffix}" in final:
-                rows.append([name, *(row.text(final[f"{split}_{row.key}{suffix}"]) for row in final_metrics())])
+                rows.append(
+                    [name, *(row.text(final[f"{split}_{row.key}{suffix}"], final[key]) for row in final_metrics())]
+                )
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 
@@ -261,7 +295,11 @@ def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callba
         )
     suffixes = ("", "_tta") if n_aug else ("",)
     final = [f"final.valid_{metric.key}{suffix}" for suffix in suffixes for metric in final_metrics()]
-    known = [f"stages.{stage.name}.{name}" for stage in stages for name in (*epoch_columns(), "epochs", "seconds")]
+    known = [
+        f"stages.{stage.name}.{name}"
+        for stage in stages
+        for name in (*epoch_columns(TRAINING_LOSSES[stage.is_closed_form :][:1]), "epochs", "seconds")
+    ]
     known = [*final, *known, "final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
     logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
     if metric not in known and not (own_callbacks and str(metric).startswith(logged)):

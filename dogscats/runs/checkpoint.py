@@ -8,7 +8,7 @@ programs find `classes`, `size`, `mean` and `std` there.
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning
 import torch
@@ -19,9 +19,10 @@ from safetensors.torch import save
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
 from dogscats.base.trust import checked, targets
-from dogscats.base.weights import load_plain
+from dogscats.base.weights import check_content, load_plain
 from dogscats.data.photos.arguments import MOST_PIXELS
 from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.kernel_head import KernelHead
 
 SAFETENSORS = ".safetensors"
 
@@ -52,6 +53,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: if the file does not exist, is damaged, or contains anything but plain data.
     """
     check_exists(path)
+    with as_user_error(path):
+        check_content(path)
     digests = digest_file(path)
     if digests.exists() and digest(path) not in digests.read_text().split():
         raise UserError(f"{path}: it is damaged: its SHA-256 does not match {digests}. Use another checkpoint.")
@@ -139,12 +142,12 @@ def save_classifier(path: Path, classifier: Classifier, description: Mapping[str
         path: checkpoint file, with `state_dict`, `hyper_parameters`, `stage` and `pytorch-lightning_version`.
         classifier: classifier to save.
         description: plain containers, saved as `hyper_parameters`: `model`, `augment` and `data` (their configs),
-            `classes` (names), `heads` (number of heads), `size` (pixels) and `seed`.
+            `classes` (names), `size` (pixels) and `seed`; `heads` is added: their number, or a kernel head's shapes.
         stage: name of the finished stage.
     """
     checkpoint = {
         "state_dict": classifier.state_dict(),
-        "hyper_parameters": dict(description),
+        "hyper_parameters": {**description, "heads": classifier.heads.config},
         "stage": stage,
         "pytorch-lightning_version": pytorch_lightning.__version__,
     }
@@ -177,7 +180,13 @@ def published(description: Mapping[str, Any]) -> dict[str, Any]:
     return {**description, "model": model, "data": {key: data[key] for key in ("fit", "shrink") if key in data}}
 
 
-def load_classifier(path: Path, classifier: Classifier, description: Mapping[str, Any], trust: bool = False) -> None:
+def load_classifier(
+    path: Path,
+    classifier: Classifier,
+    description: Mapping[str, Any],
+    trust: bool = False,
+    heads: Literal["given", "saved", "none"] = "given",
+) -> None:
     """Load weights saved by `save_classifier` or `save_weights` into `classifier`.
 
     Args:
@@ -186,25 +195,33 @@ def load_classifier(path: Path, classifier: Classifier, description: Mapping[str
         description: description of `classifier`, as for `save_classifier`. Image size, augmentation and origin of the
             weights may differ from the checkpoint's.
         trust: allow a checkpoint that names code from outside dogscats and `description`.
+        heads: `given` to load those of `classifier`; `saved` to replace them by the kernel head that was saved; `none`
+            to load the body alone.
 
     Raises:
         UserError: if the checkpoint does not exist, is damaged, names code that needs trust, or has another model,
-            other classes or another number of heads.
+            other classes or other heads.
     """
     checkpoint = read_checkpoint(path)
     with as_user_error(path, "it is not a checkpoint saved by a stage"):  # odd content can raise almost anything
         saved = checked(checkpoint["hyper_parameters"], path, trust, named=targets(description))
         state = checkpoint["state_dict"]
+        if heads == "saved":
+            classifier.heads = KernelHead(len(saved["classes"]), **saved["heads"])
         theirs, ours = (
             {"model": comparable(built["model"]), "classes": list(built["classes"]), "heads": built["heads"]}
-            for built in (saved, description)
+            for built in (saved, {**description, "heads": classifier.heads.config})
         )
         if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("its weights are not named tensors")
-    for key, value in ours.items():
-        if theirs[key] != value:
-            raise UserError(f"{path}: it was saved with {key}={theirs[key]}, but this run has {value}.")
+    for key in ("model",) if heads == "none" else ours:
+        if theirs[key] != ours[key]:
+            found = "a kernel head" if key == "heads" and isinstance(theirs[key], Mapping) else theirs[key]
+            raise UserError(f"{path}: it was saved with {key}={found}, but this run has {ours[key]}.")
     with as_user_error(path, "its weights do not fit the model"):
+        if heads == "none":
+            state = {name: value for name, value in state.items() if name.startswith("body.")}
+            state |= {f"heads.{name}": value for name, value in classifier.heads.state_dict().items()}
         classifier.load_state_dict(state)
 
 
@@ -212,10 +229,12 @@ def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) 
     """Check the numbers and names of a description that is to be built; see `save_classifier`.
 
     Raises:
-        ValueError: for bad ones. Made-up numbers could fill the memory; the number of heads is limited by `state`.
+        ValueError: for bad ones. Made-up numbers could fill the memory; the number of heads is limited by `state`, and
+            `KernelHead` checks its own.
     """
     size, heads, classes = (description[key] for key in ("size", "heads", "classes"))
-    if not (isinstance(size, int) and 1 <= size <= MOST_PIXELS and isinstance(heads, int) and 1 <= heads <= len(state)):
+    counted = isinstance(heads, int) and 1 <= heads <= len(state)
+    if not (isinstance(size, int) and 1 <= size <= MOST_PIXELS and (counted or isinstance(heads, Mapping))):
         raise ValueError(f"size={size}, heads={heads}")
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("its classes are not names")

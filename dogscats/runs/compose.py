@@ -1,19 +1,19 @@
-"""Callbacks and loggers, built by Hydra from config nodes with a `_target_`."""
+"""Callbacks and backbones, built by Hydra from config nodes with a `_target_`."""
 
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dogscats.base.errors import UserError, as_user_error, user_message
+from dogscats.base.errors import UserError, as_user_error
+from dogscats.base.text import did_you_mean
 from dogscats.base.trust import instantiate_as
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.lr_finder import LRFinder
@@ -45,7 +45,7 @@ def use_own_modules() -> None:
 
 
 def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[str, Any]:
-    """Drop arguments that a recipe or group may set from a node whose target has no such argument.
+    """Drop arguments that a recipe or group may set from a node whose target has no such argument; refuse others.
 
     Args:
         node: config group with a `_target_`, as plain containers.
@@ -53,13 +53,17 @@ def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[
         optional: arguments that may be dropped.
 
     Raises:
-        UserError: for a target that cannot be imported.
+        UserError: for a target that cannot be imported, or that has no such argument.
     """
     with as_user_error(f"{group}._target_={node['_target_']}"):  # importing a module can raise anything
         known = inspect.signature(get_object(node["_target_"])).parameters
+    any_key = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    unknown = [key for key in node if key not in known and not re.fullmatch("_[a-z]+_", key)]
     # A data module with **kwargs passes them on to DogsCatsDataModule; a builder of models may not.
-    any_key = group == "data" and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-    dropped = [] if any_key else [key for key in optional if key in node and key not in known]
+    dropped = [key for key in optional if key in unknown and not (any_key and group == "data")]
+    if not any_key and (refused := next((key for key in unknown if key not in dropped), None)):
+        similar = did_you_mean(refused, known, f"{group}.")
+        raise UserError(f"{group}.{refused}: {node['_target_']} has no such argument.{similar}")
     if node.get("features", "last") != "last" and "features" in dropped:
         log.info("%s has no argument features: its own features are used", node["_target_"])
     return {key: value for key, value in node.items() if key not in dropped}
@@ -112,7 +116,7 @@ def build_callbacks(config: Any, stage: Stage | None = None, trains: bool = True
     """Build the callbacks of a stage, or of the final prediction.
 
     The hooks of a callback decide where it is used: `on_train_...` and similar in the stages, `on_predict_...` in the
-    final prediction; without either, in both. The callback `sgdr` is used in stages with that schedule.
+    final prediction; only others, such as `setup`, in both. The callback `sgdr` is used in stages with that schedule.
 
     Args:
         config: config group `callbacks`.
@@ -163,68 +167,14 @@ def build_lr_finder(config: Any) -> LRFinder:
     return finders[0] if finders else LRFinder("none")
 
 
-def build_loggers(config: Any, run_dir: Path, stage: str, resumed_at: int | None = None) -> list[Logger]:
-    """Build the loggers of a stage, or of the final report.
-
-    In their settings, `{run_dir}` is replaced by the run directory and `{stage}` by the stage name.
-
-    Args:
-        config: config group `logger`, as plain containers.
-        run_dir: run directory.
-        stage: name of the stage.
-        resumed_at: optimizer step at which a stage is resumed. TensorBoard then drops later entries; other loggers
-            cannot, and start a new run.
-
-    Raises:
-        UserError: for a node that is not a logger.
-    """
-    loggers: list[Logger] = []
-    for key, node in nodes(config, "logger"):
-        name, arguments = stage, {}
-        if resumed_at is not None:
-            if _is_tensorboard(node["_target_"]):
-                arguments = {"purge_step": resumed_at}
-            else:
-                name = f"{stage}_from_step_{resumed_at}"
-        texts = {k: str(node[k]) for k in ("save_dir", "name") if node.get(k) is not None}  # may look like numbers
-        filled = _fill({**node, **texts}, run_dir, name)
-        try:
-            logger: Logger = instantiate_as(Logger, filled, key, "a logger of Lightning", **arguments)  # type: ignore[type-abstract]
-        except InstantiationException as error:
-            raise UserError(f"{key}: {user_message(error)}") from error
-        loggers.append(logger)
-    return loggers
-
-
-def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Select the hyperparameters that loggers show, to compare runs by."""
-    data, model = settings["data"], settings["model"]
-    return {
-        "lr": settings["lr"],
-        "seed": settings["seed"],
-        "heads": settings["heads"],
-        "recipe": " ".join(settings["recipe"]),
-        "model": model.get("name", model["_target_"].rpartition(".")[2]),
-        "augment": settings["augment"]["_target_"].rpartition(".")[2],
-        "views": settings["activations"]["views"],
-        **{key: data.get(key) for key in ("root", "size", "batch_size")},
-    }
-
-
-def close(loggers: list[Logger]) -> None:
-    """Close the loggers, so that the next stage starts new runs."""
-    for logger in loggers:
-        logger.finalize("success")
-        # Weights & Biases would continue the same run.
-        finish = getattr(getattr(logger, "experiment", None), "finish", None)
-        if callable(finish) and not isinstance(logger, TensorBoardLogger):
-            finish()
-
-
 def _is_for(callback: Callback, fits: bool, key: str) -> bool:
-    every = [name for name in dir(Callback) if name.startswith("on_")]
+    every = [name for name in dir(Callback) if name.startswith("on_") or name in ("setup", "teardown")]
     # LambdaCallback sets functions on the instance, which have no __func__.
     hooks = [n for n in every if getattr(getattr(callback, n), "__func__", None) is not getattr(Callback, n)]
+    if not hooks:
+        own = [name for name in dir(callback) if not hasattr(Callback, name)]
+        similar = next(filter(None, (did_you_mean(name, every) for name in own if name.startswith("on"))), "")
+        raise UserError(f"{key}: this has no effect: it has none of the hooks that Lightning calls.{similar}")
     for_fit, for_predict, for_test = (
         any(name.startswith(prefixes) for name in hooks) for prefixes in (FIT_HOOKS, "on_predict", "on_test")
     )
@@ -233,16 +183,3 @@ def _is_for(callback: Callback, fits: bool, key: str) -> bool:
     if for_test:
         raise UserError(f"{key}: this has no effect: it acts when testing, but nothing is tested here. Remove it.")
     return True
-
-
-def _is_tensorboard(target: str) -> bool:
-    found = get_object(target)
-    return isinstance(found, type) and issubclass(found, TensorBoardLogger)
-
-
-def _fill(value: Any, run_dir: Path, stage: str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _fill(inner, run_dir, stage) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_fill(inner, run_dir, stage) for inner in value]
-    return value.replace("{run_dir}", str(run_dir)).replace("{stage}", stage) if isinstance(value, str) else value

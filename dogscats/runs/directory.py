@@ -2,24 +2,27 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from dogscats.base.environment import command
 from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
 from dogscats.base.signals import Interrupt, Interrupted
-from dogscats.base.text import home_expanded, setting, without_password
+from dogscats.base.text import home_expanded, setting, shown, without_password
 from dogscats.base.trust import needs_trust
+from dogscats.runs.newest import newest_named
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +30,73 @@ PATH_SETTINGS = ("data.root", "data.cache_dir", "data.decisions", "activations.d
 """Settings that name a file or folder."""
 
 
+OVERWRITTEN = {".hydra", "metrics.json", WEIGHTS, "README.md"}
+"""Names in a folder of something else that a new run of train.py would replace."""
+
+CHOOSE = "Choose another folder."
+
+
 class OutputFolder(Callback):
-    """Fails early if the output directory of a run or sweep cannot be used, before Hydra writes to it."""
+    """Fails early if the output directory of a run or sweep cannot be used, before anything is written to it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the directory of a single run."""
+        """Check the directory of a single run.
+
+        Raises:
+            SystemExit: with a message for the user, if it is not writable or holds something else.
+        """
         folder = _expand(config, "run")
-        further_rank = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-        if (folder / "config.yaml").is_file() and config.get("resume", "") is None and not further_rank:
-            raise SystemExit(f"error: {already_used(folder)}")
+        if not _is_further_rank(config):
+            self._check_free("hydra.run.dir", folder, config)
         check_writable("hydra.run.dir", folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the directory of a sweep."""
-        check_writable("hydra.sweep.dir", _expand(config, "sweep"))
+        """Check the directory of a sweep; that of train.py may be continued, see `SweepReport`."""
+        folder = _expand(config, "sweep")
+        if not _trains(config):
+            self._check_free("hydra.sweep.dir", folder, config)
+        check_writable("hydra.sweep.dir", folder)
+
+    def _check_free(self, key: str, folder: Path, config: DictConfig) -> None:
+        """Refuse a folder of something else: for evaluate.py, any with files but those of the same command."""
+        with as_user_error(f"error: {key}={folder}", "it cannot be read", CHOOSE, OSError, raises=SystemExit):
+            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if _trains(config):
+            if config.resume is not None:
+                return
+            if "config.yaml" in names:
+                raise SystemExit(f"error: {already_used(folder)}")
+            names &= OVERWRITTEN
+        elif _is_of(folder, config.hydra.overrides.task):
+            return
+        if names - {f"{config.hydra.job.name}.log"}:  # of a command that was refused
+            raise SystemExit(f"error: {key}={folder}: it holds files of something else. {CHOOSE}")
+
+
+def _trains(config: DictConfig) -> bool:
+    return "resume" in config  # evaluate.py has no such setting
+
+
+def _is_of(folder: Path, overrides: ListConfig) -> bool:
+    """Return whether a folder was written by a command with the same settings."""
+    with suppress(OSError, YAMLError, OmegaConfBaseException):
+        return bool(overrides) and OmegaConf.load(folder / ".hydra" / "overrides.yaml") == overrides
+    return False
+
+
+def _is_further_rank(config: DictConfig) -> bool:
+    """Return whether the process is a rank above 0, as far as that can be told without torch.
+
+    Platforms set such variables for processes that are runs of their own, too.
+    """
+    trainer = config.get("trainer") or {}
+    several = any(trainer.get(key) != 1 for key in ("devices", "num_nodes"))
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return several and any(os.environ.get(name, "0") != "0" for name in names)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Go back to where the command was given, whatever `hydra.job.chdir` is: its paths are relative to that."""
+        os.chdir(config.hydra.runtime.cwd)
 
 
 def _expand(config: DictConfig, kind: str) -> Path:
@@ -63,8 +119,7 @@ def check_writable(key: str, folder: Path) -> None:
     Raises:
         SystemExit: with a message for the user, if the folder is not writable.
     """
-    advice = "Choose another folder."
-    with as_user_error(f"error: {key}={folder}", "it cannot be written", advice, OSError, raises=SystemExit):
+    with as_user_error(f"error: {key}={folder}", "it cannot be written", CHOOSE, OSError, raises=SystemExit):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
 
@@ -87,6 +142,8 @@ def checkpoint_of(source: str | Path) -> Path:
         UserError: if there is none.
     """
     path = Path(source).expanduser()
+    if not path.exists():
+        raise UserError(f"{shown(path)}: there is no such run or checkpoint.{newest_named()}")
     if not path.is_dir():
         check_exists(path)
         return path
@@ -113,15 +170,16 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
             path = home_expanded(node[name])
             if key != "model.weights" or (node[name] not in ("imagenet", "none") and path.is_file()):
                 node[name] = str(path)
+    data = config.get("data") or {}
+    if (table := data.get("labels")) and not (Path(data.get("root") or ".") / Path(table).expanduser()).is_file():
+        data["labels"] = str(home_expanded(table)) if home_expanded(table).is_file() else table  # relative to here
     if url := OmegaConf.select(cfg, "data.url"):
         config["data"]["url"] = without_password(url)
     return config
 
 
 def save_config(cfg: DictConfig, run_dir: Path) -> None:
-    """Save the config of a new run; Hydra's own copy is overwritten when the run is resumed.
-
-    A password in `data.url` is removed from both.
+    """Save the config of a new run, without a password in `data.url`.
 
     Raises:
         UserError: if the directory already contains a run.
@@ -131,11 +189,41 @@ def save_config(cfg: DictConfig, run_dir: Path) -> None:
         raise UserError(already_used(run_dir))
     with atomic_path(file) as temporary:
         OmegaConf.save(OmegaConf.create(plain_config(cfg)), temporary)
-    url = str(cfg.data.get("url"))
-    if (masked := without_password(url)) != url:
-        for saved in [*(run_dir / ".hydra").glob("*.yaml"), run_dir.parent / "multirun.yaml"]:
-            if saved.is_file():
-                write_text(saved, saved.read_text(encoding="utf-8").replace(url, masked))
+    if (of_sweep := run_dir.parent / "multirun.yaml").is_file():
+        text = of_sweep.read_text(encoding="utf-8")
+        if (masked := _masked(text, cfg)) != text:
+            write_text(of_sweep, masked)
+
+
+def save_hydra_config(cfg: DictConfig, run_dir: Path) -> None:
+    """Write `.hydra/` as Hydra does, but only now that the command is accepted, on rank 0, and not on `resume`.
+
+    Hydra itself writes nothing (`hydra.output_subdir: null`): it would do so before any setting is checked.
+    """
+    hydra: Any = HydraConfig.instance().cfg
+    for name, part in (("config", cfg), ("hydra", hydra), ("overrides", hydra.hydra.overrides.task)):
+        write_text(run_dir / ".hydra" / f"{name}.yaml", _masked(OmegaConf.to_yaml(part), cfg))
+
+
+@contextmanager
+def settings_saved(cfg: DictConfig, run_dir: Path) -> Iterator[None]:
+    """Save the settings of evaluate.py; a command that is refused after all leaves its folder free."""
+    new = not (run_dir / ".hydra").exists()
+    save_hydra_config(cfg, run_dir)
+    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+    try:
+        yield
+    except UserError:
+        if new:
+            shutil.rmtree(run_dir / ".hydra")
+            (run_dir / "config.yaml").unlink()
+        raise
+
+
+def _masked(text: str, cfg: DictConfig) -> str:
+    """Remove a password in `data.url` from a saved config."""
+    url = str(OmegaConf.select(cfg, "data.url", default=""))
+    return text.replace(url, without_password(url)) if url else text
 
 
 def resume_command(run_dir: str | Path) -> str:

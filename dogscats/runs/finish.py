@@ -1,5 +1,7 @@
-"""The end of a run: the final predictions, their reliability, the figures, and the files to publish."""
+"""The end of a run: the choice of its weights, the final predictions, the figures, and the files to publish."""
 
+import logging
+import shutil
 from dataclasses import replace
 
 from pytorch_lightning import Callback
@@ -11,23 +13,58 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
+from dogscats.lesson.stage import final_stage
 from dogscats.lesson.tta import TTA
 from dogscats.reliability import strangers
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
 from dogscats.reliability.measured import measured
 from dogscats.report import card, page
-from dogscats.report.facts import Facts
+from dogscats.report.facts import Facts, final_weights
 from dogscats.report.figure_table import Pictures, publish_figures
 from dogscats.report.figures.drawing import publish
-from dogscats.runs.checkpoint import save_weights
-from dogscats.runs.compose import build_callbacks, close, hyperparameters
-from dogscats.runs.run import Run
+from dogscats.report.verdict import log_verdict, verdict
+from dogscats.runs.checkpoint import load_classifier, save_classifier, save_weights
+from dogscats.runs.compose import build_callbacks
+from dogscats.runs.loggers import close, hyperparameters
+from dogscats.runs.run import UNNAMED, Run, stage_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def choose_weights(run: Run, model: Classifier) -> None:
+    """Choose the stage whose weights the run ends with, and load them; all ranks together.
+
+    Only `metrics.json` decides, and nothing is removed before `last.ckpt` has these weights: a run that is killed here
+    resumes to the same end.
+    """
+    stage = run.fabric.broadcast(final_stage(run.stages, run.report.metrics["stages"], run.cfg.final))
+    earlier, checkpoints = stage != run.stages[-1], run.dir / "checkpoints"
+    if earlier and run.stages_left:  # otherwise the model has them
+        load_classifier(stage_checkpoint(run.dir, stage), model, run.description, run.cfg.trust)
+    run.fabric.barrier()
+    if run.fabric.is_global_zero:
+        if earlier or run.resumed:  # last.ckpt may be damaged
+            save_classifier(checkpoints / "last.ckpt", model, run.description, stage.name)
+        shutil.rmtree(checkpoints / UNNAMED, ignore_errors=True)
+    run.final_stage = stage
+
+
+CURVES_FIRST = {
+    "Curves": {
+        "Loss": ["Multiline", ["train_loss", "valid_loss"]],
+        "Accuracy": ["Multiline", ["valid_acc", "valid_balanced_acc", "valid_macro_f1"]],
+        "Learning rate": ["Multiline", ["lr-SGD/.*"]],
+    },
+    "Final": {"Metrics": ["Multiline", ["final/.*"]]},
+}
+"""TensorBoard's tab of custom scalars, whose order is ours: the other tabs sort by name."""
 
 
 def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
     """Fit the detector of strangers: predictions then say how unlike the training photos a photo is."""
     if not run.is_trial:
-        model.scorer = strangers.fit_detector(activations, run.stages, run.fabric, run.dir)
+        trained = run.stages[: run.stages.index(run.final_stage) + 1]
+        model.scorer = strangers.fit_detector(activations, trained, run.fabric, run.dir)
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
 
 
@@ -43,10 +80,11 @@ def final_callbacks(run: Run, model: Classifier, data: DogsCatsDataModule) -> li
 def keep_predictions(run: Run, tta: TTA) -> None:
     """Write the predictions and metrics of the validation photos, before anything is drawn."""
     run.unreported.touch()
-    run.reliability = measured(tta)
+    run.reliability = measured(tta, calibrate=not run.stages[-1].is_closed_form)
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
-    run.report.finish(_decided(run, tta.plain), tta.averaged and _decided(run, tta.averaged, averaged=True))
+    averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
+    run.report.finish(_decided(run, tta.plain), averaged, run.final_stage.name, tta.augmented_accuracy)
 
 
 def keep_test_predictions(run: Run, tta: TTA) -> None:
@@ -74,23 +112,30 @@ def finish_run(run: Run, model: Classifier, loggers: list[Logger]) -> float:
         _publish(run, model)
     run.unreported.unlink(missing_ok=True)
     for logger in loggers:
+        numbers = run.report.final_numbers
+        if isinstance(logger, TensorBoardLogger):
+            numbers = {name.replace(".", "/"): value for name, value in numbers.items()}  # one section for all
+            logger.experiment.add_custom_scalars(CURVES_FIRST)
         if run.logs_hyperparameters and isinstance(logger, TensorBoardLogger):
             # Its HParams tab shows the metrics that come with hyperparameters.
-            logger.log_hyperparams(hyperparameters(run.settings), run.report.final_numbers)
+            logger.log_hyperparams(hyperparameters(run.settings), numbers)
         else:
-            logger.log_metrics(run.report.final_numbers)
+            logger.log_metrics(numbers)
     close(loggers)
+    if run.fabric.is_global_zero:
+        with optional("verdict", "given"):
+            log_verdict(verdict(Facts(run.out)))
+    log.info("%s", final_weights(run.report.metrics, run.stages, run.cfg.final))
     if run.reliability:
         log_reliability(run.reliability)
     run.report.summarise()
-    run.report.point_to_better_stage(run.stages)
     return run.metric
 
 
 def _publish(run: Run, model: Classifier) -> None:
     """Write the weights, model card and page."""
     with optional(WEIGHTS, "written"):
-        save_weights(run.out / WEIGHTS, model, run.description, run.stages[-1].name)
+        save_weights(run.out / WEIGHTS, model, run.description, run.final_stage.name)
     for file, write in ((card.FILE, card.write_card), (page.FILE, page.write_page)):
         with optional(file, "written"):
             write(run.out)

@@ -2,12 +2,14 @@
 
 import ctypes
 import logging
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
@@ -15,6 +17,7 @@ from dogscats.base.errors import Failure, UserError, optional
 from dogscats.base.files import remove_unfinished
 from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
+from dogscats.base.text import counted
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
@@ -24,7 +27,7 @@ from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
 from dogscats.runs.checkpoint import load_classifier
 from dogscats.runs.compose import accepted, use_own_modules
-from dogscats.runs.directory import plain_config, save_config
+from dogscats.runs.directory import plain_config, save_config, save_hydra_config
 from dogscats.runs.ranks import distributed
 from dogscats.runs.run import Run, read_progress
 from dogscats.runs.settings import Settings
@@ -39,7 +42,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 FEW_PHOTOS = 5000
 """With fewer training photos, the default recipe points to others."""
 
-OPTIONAL_DATA = {"labels": None, "group": None, "shrink": "auto", "decisions": None}
+OPTIONAL_DATA = {
+    **dict.fromkeys(("labels", "columns", "extension", "group", "decisions")),
+    "shrink": "auto",
+}
 """Arguments that a user's own data module may lack, with the value at which they are dropped."""
 
 NOT_SAVED = ("url", "sha256", "changed")
@@ -72,15 +78,18 @@ def open_run(checked: Settings) -> Iterator[Run]:
         "model": accepted(checked.values["model"], "model", ("features", "size")),
         "data": accepted(data, "data", ("changed", *unset)),
     }
+    accepted(checked.values["augment"], "augment", ())
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
     with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, ExitStack() as lock:
         if fabric.is_global_zero:
             # Workers of a process that was killed may hold the lock for a few seconds more.
             lock.enter_context(locked(run_dir / ".lock", str(run_dir), timeout=10))
-        progress = read_progress(run_dir, stages) if resumed else None
+        progress = read_progress(run_dir, stages, cfg.final) if resumed else None
         out = run_dir if fabric.is_global_zero else Path(scratch)
         run = Run(cfg, settings, stages, fabric, out, progress, started)
+        if resumed:
+            log.info("Resuming  %s", run_dir)
         if fabric.is_global_zero and not resumed:
             save_config(cfg, run_dir)
         try:
@@ -89,6 +98,8 @@ def open_run(checked: Settings) -> Iterator[Run]:
         except UserError as error:
             if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
                 (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
+                if run.wrote_hydra_config:
+                    shutil.rmtree(out / ".hydra")
                 if run.wrote_decisions:
                     (out / DECISIONS_FILE).unlink(missing_ok=True)
             raise
@@ -120,7 +131,7 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     if data.decided:
         log.info("Decisions %s", data.decided)
     if data.test:
-        log.info("Test      %d labelled photos, predicted once after the last stage", len(data.test.paths))
+        log.info("Test      %s, predicted once after the last stage", counted(len(data.test.paths), "labelled photo"))
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
@@ -144,24 +155,46 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     run.description = {
         "model": run.settings["model"],
         "classes": model.classes,
-        "heads": len(model.heads),
         "size": data.size,
         "augment": run.settings["augment"],
         "data": with_own_decisions(saved, run.out.absolute()),
         "seed": run.cfg.seed,
     }
+    _log_model(run, model)
     if run.checkpoint:
-        load_classifier(run.checkpoint, model, run.description, run.cfg.trust)
+        log.info("Weights   %s", run.checkpoint)
+        following = (run.stages_left or run.stages[-1:])[0]
+        heads: Literal["given", "saved", "none"] = "given"
+        if following.is_closed_form:
+            heads = "none" if run.stages_left else "saved"  # fitted by a stage to come, or by the last one
+        load_classifier(run.checkpoint, model, run.description, run.cfg.trust, heads)
     run.fabric.launch()
+    if run.fabric.is_global_zero and not run.resumed:
+        save_hydra_config(run.cfg, run.out)
+        run.wrote_hydra_config = True
     run.dir = run.fabric.broadcast(run.out)
     _log_device(run)
-    run.report.metrics["classes"] = model.classes
+    run.report.metrics |= {"classes": model.classes, "cut_off": _cut_off(run, data)}
     if run.progress.metrics:
         run.report.resume(run.progress.metrics, run.progress.stages)
     # Saved now, to be looked at while the run trains; loggers get it at the end.
     run.figures["augmentation"] = augmentation(data.train_dataset("augmentation", augment=True))
     with optional("augmentation"):
         publish(run.figures["augmentation"], run.out / "augmentation.png")
+
+
+def _cut_off(run: Run, data: DogsCatsDataModule) -> float:
+    """Return the share of the photos that lose much of their long side to the square crop, if `data.fit` crops."""
+    lost = set(data.elongated) if run.settings["data"].get("fit", "crop") == "crop" else set()
+    paths = [path for photos in data.splits.values() for path in photos.paths]
+    return sum(path in lost for path in paths) / len(paths)
+
+
+def _log_model(run: Run, model: Classifier) -> None:
+    config = run.settings["model"]
+    name = config.get("name", config["_target_"].rpartition(".")[2])
+    heads = "a kernel head" if run.stages[-1].is_closed_form else counted(len(model.heads), "head")
+    log.info("Model     %s, %s, %s", name, counted(model.body.num_features, "pooled feature"), heads)
 
 
 def _log_device(run: Run) -> None:

@@ -3,26 +3,31 @@
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
+from dogscats.base.activity import Activity
 from dogscats.base.errors import Failure, UserError, as_user_error, user_message
 from dogscats.base.signals import Interrupt, Interrupted
+from dogscats.runs.trainer_settings import own_environment
 
 SECONDS_TO_STOP = 4
 """Seconds that this process has to stop after the death of a rank; it may wait in a call that cannot be interrupted."""
+
+MOST_SECONDS_TO_STOP = 20
+"""The same for a process that works, slowly."""
 
 CONNECTION_LOST = "Connection (closed|reset)|[Bb]roken pipe|failed to recv|Socket|NCCL"
 """Pattern of PyTorch's errors after the process of another rank has ended."""
@@ -46,7 +51,7 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
     chosen = {key: trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
     named = ", ".join(f"{key}={value}" for key, value in chosen.items())
     with as_user_error("trainer", raises=lambda message: UserError(f"{message} (trainer has {named})")):
-        fabric = Fabric(**chosen)
+        fabric = Fabric(**chosen, plugins=[*own_environment(chosen)])
     environment = getattr(fabric.strategy, "cluster_environment", None)
     starts_others = fabric.world_size > 1 and not getattr(environment, "creates_processes_externally", False)
     if starts_others and HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -55,6 +60,9 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
             "would run the whole multirun again. Run one job at a time, without -m, or use a cluster with "
             "hydra/launcher=slurm."
         )
+    if fabric.world_size == 1:
+        # Else Lightning and its loggers would believe a rank that the platform has set.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     if not fabric.is_global_zero:
         _be_silent()
     watch = Watch(getattr(fabric.strategy.launcher, "procs", []))
@@ -73,6 +81,9 @@ def distributed(trainer: DictConfig) -> Iterator[Fabric]:
         raise
     finally:
         watch.stopped.set()
+        if not fabric.is_global_zero:
+            with suppress(OSError):  # rank 0's, if they share one
+                Path(HydraConfig.get().runtime.output_dir).rmdir()
 
 
 class Watch(threading.Thread):
@@ -97,8 +108,10 @@ class Watch(threading.Thread):
             if any(process.poll() for process in self.processes):
                 self.interrupted = Interrupt.pending is None  # otherwise this signal is ignored, as the second one
                 os.kill(os.getpid(), signal.SIGTERM)
-                if not self.stopped.wait(SECONDS_TO_STOP):
-                    self._end()
+                activity, until = Activity.of_thread(threading.main_thread()), time.monotonic() + MOST_SECONDS_TO_STOP
+                while not self.stopped.wait(SECONDS_TO_STOP):
+                    if not activity.worked() or time.monotonic() > until:
+                        self._end()
                 return
 
     def _end(self) -> None:
@@ -131,12 +144,5 @@ class Watch(threading.Thread):
 
 
 def _be_silent() -> None:
-    """Disable logging, and remove Hydra's log file and, under torchrun, its run directory."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.close()
-            Path(handler.baseFilename).unlink(missing_ok=True)
+    """Disable logging."""
     logging.disable(logging.CRITICAL)
-    hydra = HydraConfig.get()
-    if hydra.output_subdir is not None:  # ranks started by Lightning share rank 0's directory
-        shutil.rmtree(hydra.runtime.output_dir, ignore_errors=True)

@@ -6,7 +6,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,20 @@ from omegaconf import DictConfig
 
 from dogscats.base.errors import UserError
 from dogscats.base.files import read_json
-from dogscats.lesson.stage import Stage
+from dogscats.lesson.stage import Stage, final_stage
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.measured import Reliability
 from dogscats.report.summary import RunReport, check_metric
 from dogscats.runs.checkpoint import VerifiedCheckpointIO, read_checkpoint
-from dogscats.runs.compose import build_callbacks, build_loggers, build_lr_finder
+from dogscats.runs.compose import build_callbacks, build_lr_finder
+from dogscats.runs.loggers import build_loggers
 from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import trainer_factory
 
 log = logging.getLogger(__name__)
+
+UNNAMED = "stages"
+"""Folder of `checkpoints/` with those of stages without a name for them; removed once the run has its final weights."""
 
 
 @dataclass
@@ -36,7 +40,7 @@ class RunProgress:
     Attributes:
         metrics: content of its `metrics.json`; empty if no stage is finished.
         stages: names of the stages to skip.
-        checkpoint: checkpoint after the last skipped stage; `None` to start from the beginning.
+        checkpoint: checkpoint to go on from; `None` to start from the beginning.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -61,8 +65,11 @@ class Run:
         precision: precision of the Trainers.
         report: metrics, written to `metrics.json` whenever they change.
         wrote_decisions: whether the run wrote its own copy of the decisions about photos.
+        wrote_hydra_config: whether the run wrote `.hydra/`.
+        has_logged: whether this process has started loggers.
         dir: run directory of rank 0, in all ranks; set by `launch`.
         description: settings that rebuild the classifier, as for `save_classifier`; set by `launch`.
+        final_stage: stage whose weights the run ends with; set after the last stage.
         weights: digest of the final weights; set before the final prediction.
         figures: figures that the loggers get at the end, by name.
         reliability: calibration and thresholds; `None` before the final prediction, or if they cannot be measured.
@@ -73,6 +80,7 @@ class Run:
 
     dir: Path
     description: Mapping[str, Any]
+    final_stage: Stage
     weights: str
 
     def __init__(
@@ -87,7 +95,8 @@ class Run:
     ):
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
         self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
-        self.report, self.wrote_decisions = RunReport(out, started), False
+        self.report = RunReport(out, started)
+        self.wrote_decisions = self.wrote_hydra_config = self.has_logged = False
         self.figures: dict[str, Figure] = {}
         self.reliability: Reliability | None = None
         self.lr_finder = build_lr_finder(cfg.callbacks)
@@ -145,11 +154,23 @@ class Run:
         return look_up(self.progress.metrics if self.finished else self.report.metrics, self.cfg.optimized_metric)
 
 
-def read_progress(run_dir: Path, stages: Sequence[Stage]) -> RunProgress:
+def stage_checkpoint(run_dir: Path, stage: Stage) -> Path:
+    """Return the path of a stage's checkpoint: a temporary one if it has no name (`save: null`)."""
+    checkpoints = run_dir / "checkpoints"
+    return checkpoints / f"{stage.save}.ckpt" if stage.save else checkpoints / UNNAMED / f"{stage.name}.ckpt"
+
+
+def read_progress(run_dir: Path, stages: Sequence[Stage], final: str) -> RunProgress:
     """Find the newest intact state of a run.
 
-    A stage is finished once its metrics are in `metrics.json`. If its checkpoint is damaged, the newest intact one
-    before it is used, and later stages are repeated.
+    A stage is finished once its metrics are in `metrics.json`. The next stage needs its weights, and the end of the run
+    those of the best stage. If a checkpoint of these is damaged, the newest intact state before it is used, and later
+    stages are repeated.
+
+    Args:
+        run_dir: run directory.
+        stages: stages of the recipe.
+        final: as for `final_stage`.
 
     Raises:
         UserError: if `metrics.json` is not that of a run.
@@ -161,13 +182,21 @@ def read_progress(run_dir: Path, stages: Sequence[Stage]) -> RunProgress:
     if not _is_progress(metrics):
         raise UserError(f"{file}: it is not the metrics.json of a run. Remove it to repeat the stages, or restore it.")
     finished = [stage for stage in stages if stage.name in metrics["stages"]]
+
+    @cache
+    def saved_stage(file: Path) -> str | None:
+        return (read_intact(file) or {}).get("stage")
+
     for number in range(len(finished), 0, -1):
-        stage = finished[number - 1]
-        for name in ("last", *([stage.save] if stage.save else [])):
-            saved = run_dir / "checkpoints" / f"{name}.ckpt"
-            checkpoint = read_intact(saved)
-            if checkpoint is not None and checkpoint.get("stage") == stage.name:
-                return RunProgress(metrics, [stage.name for stage in finished[:number]], saved)
+        done, complete = finished[:number], number == len(stages)
+        best = final_stage(done, metrics["stages"], final)
+        stage = best if complete else done[-1]
+        files = (run_dir / "checkpoints" / "last.ckpt", stage_checkpoint(run_dir, stage))
+        checkpoint = next((file for file in files if saved_stage(file) == stage.name), None)
+        # The next stage overwrites last.ckpt.
+        kept = final == "last" or complete or saved_stage(stage_checkpoint(run_dir, best)) == best.name
+        if checkpoint and kept:
+            return RunProgress(metrics, [stage.name for stage in done], checkpoint)
     return RunProgress(metrics)
 
 
@@ -176,6 +205,7 @@ def _is_progress(metrics: Any) -> bool:
     match metrics:
         case {"stages": dict(stages), "lr_finder": dict(), "seconds": int() | float()}:
             rows = all(isinstance(row, dict) and "seconds" in row for row in stages.values())
+            rows = rows and all(isinstance(row.get("valid_loss"), int | float | None) for row in stages.values())
             return rows and isinstance(metrics.get("final", {}), dict)
     return False
 

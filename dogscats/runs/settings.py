@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
-from dogscats.base.files import check_exists
-from dogscats.base.rules import SWITCH, Rule, check_values, normalize, whole
+from dogscats.base.rules import SWITCH, Rule, check_values, normalize, one_of, or_none, values_by_key, whole
 from dogscats.base.text import home_expanded
 from dogscats.base.trust import load_config
 from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
 from dogscats.lesson.stage import Stage, make_stages
-from dogscats.runs.directory import plain_config
+from dogscats.runs.directory import checkpoint_of, plain_config
+from dogscats.runs.newest import newest_named
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
+    "epochs": or_none(whole(1)),
     "heads": whole(1, 1000),
+    "final": one_of("best", "last"),
     "activations.views": (whole(0, 10_000)[0], "a whole number of at least 0"),
     "model.weights": (lambda value: isinstance(value, str), "imagenet, none or a file"),
     "trust": SWITCH,
@@ -58,6 +61,7 @@ def check_settings(cfg: DictConfig) -> Settings:
         UserError: with the key, the value and the expected values.
     """
     normalize(cfg)
+    set_epochs(cfg)
     if isinstance(cfg.get("data"), DictConfig) and cfg.data.get("decisions") == "none":
         cfg.data.decisions = None
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -84,12 +88,45 @@ def check_settings(cfg: DictConfig) -> Settings:
         if data.get("decisions") and not resumed:
             check_decisions(data["decisions"])
     if values.get("load") and not resumed:
-        check_exists(Path(values["load"]).expanduser())
+        cfg.load = values["load"] = str(checkpoint_of(values["load"]))
     stages = make_stages(values["recipe"])
+    for stage, later in combinations(stages, 2):
+        if later.save and later.save == stage.save and values["final"] == "best":
+            raise UserError(
+                f"recipe.{later.name}.save={later.save}: it would overwrite the weights of stage {stage.name}. Choose "
+                "another name, or null."
+            )
     best = [stage.name for stage in stages if stage.keep == "best"]
     if best and (values.get("trainer") or {}).get("limit_val_batches") == 0:
         raise UserError(f"trainer.limit_val_batches=0: recipe.{best[0]}.keep=best needs the validation loss.")
     return Settings(cfg, values, stages, run_dir, resumed)
+
+
+def set_epochs(cfg: DictConfig) -> None:
+    """Set the epochs of the one stage of a recipe to those at the top, `epochs`, if they are given.
+
+    Raises:
+        UserError: for a recipe of several stages or cycles, with the settings of each; or if the stage's epochs are
+            given too.
+    """
+    epochs, recipe = cfg.get("epochs"), cfg.get("recipe")
+    if epochs is None or not isinstance(recipe, DictConfig) or cfg.get("resume") is not None:
+        return
+    check_values(RULES, {"epochs": epochs})
+    stages = {name: stage for name, stage in recipe.items() if isinstance(stage, DictConfig)}
+    lengths = {
+        f"recipe.{name!s}.{length}": stage
+        for name, stage in stages.items()
+        for key, length in (("epochs", "epochs"), ("cycles", "cycle_len"))
+        if stage.get(key) is not None
+    }
+    if [key.rpartition(".")[2] for key in lengths] != ["epochs"]:
+        instead = f"; set {', '.join(lengths)} (cycle_len: epochs of the first cycle)" if lengths else ""
+        raise UserError(f"epochs={epochs}: it is for recipes of one stage that is trained by epochs{instead}.")
+    ((key, stage),) = lengths.items()
+    if any(typed.lstrip("+") == key for typed in values_by_key(HydraConfig.get().overrides.task)):
+        raise UserError(f"epochs={epochs}: {key} is given too. Give one of them.")
+    stage.epochs = epochs
 
 
 def resumed_config(cfg: DictConfig) -> DictConfig:
@@ -107,7 +144,8 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
         raise UserError(f"resume={cfg.resume}: a run resumes with its own settings; drop {' '.join(others)}.")
     file = home_expanded(cfg.resume) / "config.yaml"
     if not file.is_file():
-        raise UserError(f"resume={cfg.resume}: it has no config.yaml. Give the directory of a run of train.py.")
+        advice = f"Give the directory of a run of train.py.{newest_named(finished=False)}"
+        raise UserError(f"resume={cfg.resume}: it has no config.yaml. {advice}")
     saved = load_config(file, cfg.trust)
     nested = ("activations", "augment", "callbacks", "data", "model", "recipe", "trainer")
     values = ("class_weights", "heads", "load", "lr", "optimized_metric", "resume", "seed", "trust")
@@ -115,6 +153,7 @@ def resumed_config(cfg: DictConfig) -> DictConfig:
     if broken := broken + [key for key in values if key not in saved]:
         raise UserError(f"{file}: it is not the config of a run: {', '.join(broken)} missing or of another type.")
     saved["trust"] = cfg.trust  # for the checkpoint that the run may load
+    saved["final"] = saved.get("final", "last")  # older runs lack it
     for key in ("root", "changed"):
         if f"data.{key}" in typed:
             saved.data[key] = cfg.data[key]

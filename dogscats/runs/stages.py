@@ -6,21 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from dogscats.base.errors import optional
+from dogscats.base.rules import values_by_key
+from dogscats.base.text import counted, listed, percent
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
+from dogscats.lesson.kernel_head import KernelFit, KernelHead
+from dogscats.lesson.kernel_ridge import ROWS
 from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
+from dogscats.lesson.metrics import METRICS
+from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish
 from dogscats.report.summary import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
-from dogscats.runs.compose import build_callbacks, build_loggers, close, hyperparameters
-from dogscats.runs.run import Run, read_intact
+from dogscats.runs.compose import build_callbacks
+from dogscats.runs.loggers import build_loggers, close, hyperparameters, start_loggers
+from dogscats.runs.photo_groups import features_and_groups
+from dogscats.runs.run import Run, read_intact, stage_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +49,18 @@ def saved_state(run: Run, stage: Stage) -> Mapping[str, Any] | None:
 
 
 def make_loggers(run: Run, name: str, saved: Mapping[str, Any] | None = None) -> list[Logger]:
-    """Make the loggers of a stage, or of the final report.
+    """Make and start the loggers of a stage, or of the final report.
 
     Args:
         run: the run.
         name: name of the stage, or `final`.
         saved: state from which the stage is resumed, if it is.
+
+    Raises:
+        UserError: for a logger that cannot be started before this process has trained anything.
     """
-    loggers = build_loggers(run.settings.get("logger"), run.out, name, saved["global_step"] if saved else None)
+    by_key = build_loggers(run.settings.get("logger"), run.out, name, saved["global_step"] if saved else None)
+    loggers, run.has_logged = start_loggers(by_key, run.out, name, required=not run.has_logged), True
     curve = _lr_file(run, name)
     if saved and curve.exists():  # TensorBoard drops all later steps, among them the LR finder's
         LRCurve.read(curve).log([logger for logger in loggers if isinstance(logger, TensorBoardLogger)])
@@ -122,6 +138,85 @@ class ResumeCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
 
+def fit_closed_form(run: Run, stage: Stage, model: Classifier, activations: Activations) -> None:
+    """Fit a kernel head to the activations: a stage without a Trainer.
+
+    Rank 0 fits it, and the others receive it. The loss of the training photos is that of leave-one-out.
+
+    Args:
+        run: the run.
+        stage: the stage.
+        model: classifier; it gets the head.
+        activations: activations of the run.
+    """
+    started, data, fabric = time.perf_counter(), activations.data, run.fabric
+    if unused := _unused(run, stage):
+        log.info("Not used by a fit in closed form: %s", ", ".join(unused))
+    loggers = make_loggers(run, stage.name)
+    features, groups = features_and_groups(activations, run.settings["data"].get("group"))
+    fitted: Any = None
+    if fabric.is_global_zero:
+        widths, began = activations.body.widths(data.size), time.perf_counter()
+        fit = KernelHead.fit(features, data.train.labels, len(data.classes), widths, groups, model.class_weights)
+        log.info(
+            "Fitted to %s in %.1f s. Each left out: right on %s, log loss %.3g",
+            *(counted(len(groups), "photo"), time.perf_counter() - began),
+            *(percent(fit.accuracy, len(groups)), fit.log_loss),
+        )
+        _log_not_scored(fit, data)
+        fitted = fit.head, {"loo_loss": fit.log_loss} if fit.scored.any() else {}
+    model.heads, metrics = fabric.broadcast(fitted)
+    metrics |= _validated(model, activations)
+    seconds = round(time.perf_counter() - started, 3)
+    for callback in build_callbacks(run.cfg.callbacks, stage).values():
+        if isinstance(callback, History):
+            callback.photos = len(data.valid.paths)
+            callback.log_header(metrics)
+            callback.add(run.out, stage.name, 0, metrics, seconds)
+    for logger in loggers:
+        logger.log_metrics(metrics, step=0)
+    _keep(run, stage, model, {"epochs": 0, **metrics, "seconds": seconds}, loggers)
+
+
+def _unused(run: Run, stage: Stage) -> list[str]:
+    """List the settings that were made, but have no effect on a fit in closed form."""
+    typed = values_by_key(HydraConfig.get().overrides.task)
+    alone = len(run.stages) == 1
+    others = [key for key in ("lr", "heads", "callbacks.lr_finder.before") if alone and key in typed]
+    views = ["activations.views"] if run.cfg.activations.views else []
+    callbacks = [
+        key
+        for key, callback in build_callbacks(run.cfg.callbacks, stage).items()
+        if not type(callback).__module__.startswith("dogscats.")
+    ]
+    return [*others, *(f"recipe.{stage.name}.{key}" for key in stage.unused), *views, *callbacks]
+
+
+def _log_not_scored(fit: KernelFit, data: DogsCatsDataModule) -> None:
+    """Name the training photos that leave-one-out cannot judge."""
+    left = (~fit.scored).nonzero().flatten().tolist()
+    if left:
+        classes = sorted({data.classes[data.train.labels[number]] for number in left})
+        photos = f"{counted(len(left), 'training photo')} {'is' if len(left) == 1 else 'are'}"
+        log.warning(
+            "%s not scored by leave-one-out, as all photos of the class belong together (%s): %s",
+            *(photos, listed(classes, 3), listed([data.train.paths[number] for number in left], 3)),
+        )
+
+
+def _validated(model: Classifier, activations: Activations) -> dict[str, float]:
+    """Compute the metrics of an epoch for the validation photos; none without any."""
+    valid = activations.data.valid
+    if not valid.paths:
+        return {}
+    with torch.inference_mode():
+        features = activations.features(valid, "activations of valid")
+        logs = torch.cat([model.heads(part) for part in torch.split(features, ROWS)])
+    predictions = Predictions(valid.paths, model.classes, torch.tensor(valid.labels), logs.exp())
+    computed = {metric.key: metric.compute(predictions) for metric in METRICS if metric.computed == "epoch"}
+    return {"valid_loss": predictions.log_loss} | {f"valid_{key}": v for key, v in computed.items() if v is not None}
+
+
 def finish_stage(
     run: Run, stage: Stage, model: Classifier, trainer: Trainer, loggers: list[Logger], started: float
 ) -> None:
@@ -135,10 +230,6 @@ def finish_stage(
         loggers: loggers of the stage.
         started: start time of the stage, by `time.perf_counter`.
     """
-    state = state_file(run, stage)
-    if run.fabric.is_global_zero:
-        for name in [*([stage.save] if stage.save else []), "last"]:
-            save_classifier(state.parent / f"{name}.ckpt", model, run.description, stage.name)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     history = next((callback for callback in callbacks if isinstance(callback, History)), History())
     metrics: dict[str, Any] = history.metrics()
@@ -147,9 +238,19 @@ def finish_stage(
         kept = "start" if keep_best.epoch is None else keep_best.epoch
         metrics = {"kept": kept, **history.metrics(kept), **keep_best.metrics}
     if trainer.current_epoch < stage.total_epochs:
-        log.info("Stopped after %d of %d epochs", trainer.current_epoch, stage.total_epochs)
+        log.info("Stopped after %d of %s", trainer.current_epoch, counted(stage.total_epochs, "epoch"))
     seconds = history.seconds_before + time.perf_counter() - started
-    run.report.add_stage(stage.name, {"epochs": trainer.current_epoch, **metrics, "seconds": round(seconds, 3)})
+    _keep(run, stage, model, {"epochs": trainer.current_epoch, **metrics, "seconds": round(seconds, 3)}, loggers)
+
+
+def _keep(run: Run, stage: Stage, model: Classifier, metrics: Mapping[str, Any], loggers: list[Logger]) -> None:
+    """Save the weights and metrics of a stage, which is then finished."""
+    state = state_file(run, stage)
+    if run.fabric.is_global_zero:
+        if stage.save or stage is not run.stages[-1]:
+            save_classifier(stage_checkpoint(run.dir, stage), model, run.description, stage.name)
+        save_classifier(state.with_name("last.ckpt"), model, run.description, stage.name)
+    run.report.add_stage(stage.name, metrics)
     if run.fabric.is_global_zero:
         remove_checkpoint(state)
     close(loggers)

@@ -22,7 +22,7 @@ from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.rules import values_by_key
 from dogscats.base.signals import finish_undisturbed
-from dogscats.base.text import setting, shown, text_table
+from dogscats.base.text import counted, setting, shown, text_table
 
 # torch and matplotlib are imported where they are used: Hydra loads this module before it shows a help text.
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Sweep(NamedTuple):
         jobs = self.write_table()
         keys = swept_keys(jobs)
         rows = [["job", *keys, self.metric, "status"]]
-        rows += [[str(job.number), *job.values(keys), f"{job.metric:.5f}", shorten(job.status, 60)] for job in jobs]
+        rows += [[str(job.number), *job.values(keys), f"{job.metric:.5g}", shorten(job.status, 60)] for job in jobs]
         print("\n".join(text_table(rows, left=len(rows[0]))))
         if hint:
             print(hint, flush=True)
@@ -255,7 +255,7 @@ class SweepReport(Callback):
             raise SystemExit(f"error: the table of the sweep cannot be made: {reason}") from error
         failed = sum(job.status != FINISHED for job in jobs)
         if failed or not jobs:
-            raise SystemExit(f"error: {failed} of {len(jobs)} jobs failed; the table says why.")
+            raise SystemExit(f"error: {failed} of {counted(len(jobs), 'job')} failed; the table says why.")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pytorch_lightning.plugins import CheckpointIO, Precision
 
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.signals import SIGNALS, stop_if_interrupted
-from dogscats.runs.trainer_settings import REFUSED_ARGUMENTS
+from dogscats.runs.trainer_settings import REFUSED_ARGUMENTS, own_environment
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ def trainer_factory(
         bars = [] if own_bar or arguments.get("enable_progress_bar") is False else [Progress()]
         every = [*bars, *callbacks, own_signal_handlers()]
         with as_user_error("trainer"):
-            trainer: Trainer = trainer_class(**arguments, callbacks=every, plugins=[*own_plugins, *plugins])
+            every_plugin = [*own_plugins, *plugins, *own_environment(settings)]
+            trainer: Trainer = trainer_class(**arguments, callbacks=every, plugins=every_plugin)
         return trainer
 
     return make_trainer

@@ -3,13 +3,14 @@
 import inspect
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, whole
+from dogscats.base.text import did_you_mean
 
 REFUSED_ARGUMENTS = {
     "max_epochs": "the stages have their own; set recipe.<stage>.epochs or recipe.<stage>.cycles",
@@ -67,6 +68,17 @@ PREDICTION_ARGUMENTS = {
 """Arguments accepted for prediction only: those that take effect, and those in `conf/trainer/default.yaml`."""
 
 
+def own_environment(settings: Mapping[str, Any]) -> list[ClusterEnvironment]:
+    """Return the plugin that makes a process on one device a run of its own; none for several devices or nodes.
+
+    Without it, Lightning takes variables of whatever launcher for those of a run of several ranks.
+
+    Args:
+        settings: config group `trainer`.
+    """
+    return [LightningEnvironment()] if settings.get("devices") == settings.get("num_nodes") == 1 else []
+
+
 def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:
     """Refuse Trainer arguments that cannot take effect.
 
@@ -84,9 +96,8 @@ def check_trainer(settings: Mapping[str, Any], training: bool = True) -> None:
         if value is None or key == "_target_":
             continue
         if key not in known and settings.get("_target_") == "pytorch_lightning.Trainer":
-            similar = get_close_matches(key, known, 1)
-            hint = f" Did you mean trainer.{similar[0]}?" if similar else ""
-            raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{hint}")
+            similar = did_you_mean(key, known, "trainer.")
+            raise UserError(f"trainer.{key}: Lightning's Trainer has no such argument.{similar}")
         if key in REFUSED_ARGUMENTS:
             raise UserError(f"trainer.{key}={value}: this has no effect here; {REFUSED_ARGUMENTS[key]}.")
         check_values(RULES, {key: value}, "trainer.")

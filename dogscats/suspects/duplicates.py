@@ -25,6 +25,17 @@ MIN_CORRELATION = 0.95
 MIN_DETAILS_CORRELATION = 0.8
 """Least correlation of their details: on a plain background, thumbnails of two things can be alike as a whole."""
 
+PLAIN, GROUND = 0.6, 12.0
+"""Share of a picture's pixels whose brightness differs by at most so much from that of its border, if its ground is
+plain. What compression does to a ground is less."""
+
+PART = 6
+"""Side of the parts of thumbnails, in pixels, in which drawings on plain ground are compared."""
+
+MAX_PART_DIFFERENCE = 0.2
+"""Largest difference in any part of two copies of a drawing, relative to the mean energy of all parts. Drawings of a
+kind, such as arrows, are as alike as copies of photos; those drawn apart differed by at least .28 in some part."""
+
 DETAILS = 5
 """Side of the window, in pixels of a thumbnail, whose mean is subtracted from a pixel to leave the details."""
 
@@ -89,8 +100,11 @@ def duplicates(thumbnails: torch.Tensor, candidates: torch.Tensor) -> list[tuple
         likely = (best >= MIN_UNALIGNED_CORRELATION).nonzero().flatten()
         if not len(likely):
             continue
-        alike, details = _aligned(first[likely], turned[likely, orientation[likely]])
+        first, second = first[likely], turned[likely, orientation[likely]]
+        alike, details, difference = _aligned(first, second)
         same = (alike >= MIN_CORRELATION) & (details >= MIN_DETAILS_CORRELATION)
+        plain = _has_plain_ground(first) | _has_plain_ground(second)
+        same &= (difference <= MAX_PART_DIFFERENCE) | ~plain
         for pair, value in zip(pairs[likely][same].tolist(), details[same].tolist(), strict=True):
             found.append((*pair, value))
     return sorted(found, key=lambda pair: (-pair[2], pair[:2]))
@@ -116,30 +130,46 @@ def _normalized(images: torch.Tensor) -> torch.Tensor:
     return normalized
 
 
-def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _has_plain_ground(images: torch.Tensor) -> torch.Tensor:
+    """Return whether most of each image `(P, T, T)` is as bright as the middle value of its border, `(P,)`."""
+    border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], dim=1)
+    ground = border.median(dim=1).values[:, None, None]
+    return ((images - ground).abs() <= GROUND).float().mean(dim=(1, 2)) >= PLAIN
+
+
+def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Align images `(P, T, T)`, either of which may be cropped: at a third of their size, and the best few in full.
 
     Returns:
-        The largest correlation, and that of the details there, both `(P,)`.
+        The largest correlation, and that of the details there; and the smallest difference of parts; each `(P,)`.
     """
     small = [nnf.avg_pool2d(images[:, None], 3)[:, 0] for images in (first, second)]
     found = torch.stack(
         [_correlation(_window(whole, window), cropped) for whole, cropped in (small, small[::-1]) for window in WINDOWS]
     )
     best, details = torch.full((2, len(first)), -1.0)
+    difference = torch.full((len(first),), torch.inf)
     for numbers in found.topk(FULL_WINDOWS, dim=0).indices:
         swapped = (numbers >= len(WINDOWS))[:, None, None]
         whole, cropped = torch.where(swapped, second, first), torch.where(swapped, first, second)
         window = _window(whole, WINDOWS[numbers % len(WINDOWS)])
         alike = _correlation(window, cropped)
         details = torch.where(alike > best, _correlation(_details(window), _details(cropped)), details)
+        difference = torch.minimum(difference, _part_difference(window, cropped))
         best = torch.maximum(best, alike)
-    return best, details
+    return best, details, difference
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     correlation: torch.Tensor = (_normalized(first) * _normalized(second)).sum(dim=(-2, -1))
     return correlation
+
+
+def _part_difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the largest squared difference in any part of two images, relative to their mean square; see `PART`."""
+    first, second = _normalized(first), _normalized(second)
+    parts = nnf.avg_pool2d((first - second).square()[:, None], PART, stride=PART // 2).flatten(1)
+    return parts.max(dim=1).values * first[0].numel()
 
 
 def _details(images: torch.Tensor) -> torch.Tensor:

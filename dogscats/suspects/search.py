@@ -173,6 +173,8 @@ def copies(photos: Labelled, appearance: Appearance, candidates: torch.Tensor | 
         appearance: how they look.
         candidates: pairs `(P, 2)` to compare besides those whose thumbnails are alike.
     """
+    if len(photos.paths) < 2:
+        return []
     none = torch.empty(0, 2, dtype=torch.long)
     alike = candidates_by_thumbnails(appearance.thumbnails) if len(photos.paths) <= MOST_COMPARED else none
     pairs = duplicates(appearance.thumbnails, torch.cat([none if candidates is None else candidates, alike]))

@@ -70,9 +70,11 @@ def report(
     splits = {"train": dataset.train, "valid": dataset.valid} | ({"test": dataset.test} if dataset.test else {})
     found = check_images(dataset.train.root, [path for photos in splits.values() for path in photos.paths], cache_dir)
     bad, odd = dict(found.bad), dict(found.odd)
+    remarked = found.remarked(sum(len(photos.paths) for photos in splits.values()))
     if unlabelled.paths:
         found = check_images(unlabelled.root, unlabelled.paths, cache_dir)
         bad, odd = bad | found.bad, odd | found.odd
+        remarked += found.remarked(len(unlabelled.paths))
 
     rows = [["photos", *classes, "all"]]
     for name, photos in splits.items():
@@ -109,7 +111,11 @@ def report(
             (len(pairs), f"Photos in {where}", [f"{ours} = {theirs}" for ours, theirs in pairs])
             for where, pairs in leaks.items()
         ),
-        (len(odd), "Photos with odd but readable content", [f"{path}: {text}" for path, text in odd.items()]),
+        (
+            len(odd) + len(remarked),
+            "Photos with odd but readable content",
+            [*(f"{path}: {text}" for path, text in odd.items()), *remarked],
+        ),
         *looks,
     ]:
         lines.append(f"\n{what}: {count or 'none'}")

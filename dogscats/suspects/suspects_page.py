@@ -13,7 +13,7 @@ from pathlib import Path
 from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
-from dogscats.base.text import shown
+from dogscats.base.text import counted, shown
 from dogscats.data.photos.decisions import Decision
 from dogscats.data.pixels.images import UnreadableImageError, thumbnail
 from dogscats.suspects.search import KINDS, Suspect, by_kind
@@ -99,7 +99,7 @@ def _write_photos(page: io.TextIOBase, root: Path, paths: Sequence[str]) -> None
         page.write(f'<script type="application/json" id="photo-{number}">{_json(photo)}</script>\n')
         unreadable += "unreadable" in photo
     if unreadable:
-        log.warning("%d of the %d photos on the page cannot be read.", unreadable, len(paths))
+        log.warning("%d of the %s on the page cannot be read.", unreadable, counted(len(paths), "photo"))
 
 
 def _photo(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torchvision
 from conftest import REAL_DATA
+from safetensors.torch import load_file
 from torch import nn
 
 from dogscats.base.errors import UserError
@@ -12,6 +13,7 @@ from dogscats.base.weights import read_weights
 from dogscats.lesson.activations import fold_batchnorm
 from dogscats.lesson.backbone import Backbone, resnet34
 from dogscats.networks.timm_backbone import efficientnet_lite0, timm_backbone
+from dogscats.runs.checkpoint import read_checkpoint
 
 
 def photos(size: int = 64) -> torch.Tensor:
@@ -176,3 +178,45 @@ def test_folded_batchnorm_gives_the_same_features(name: str) -> None:
 def test_batchnorm_disappears_where_it_can_be_folded() -> None:
     folded = fold_batchnorm(resnet34("none"))
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+
+
+def test_what_git_left_in_place_of_weights_is_named(tmp_path: Path) -> None:
+    for name, read in (("a.pth", read_weights), ("b.safetensors", read_weights), ("c.ckpt", read_checkpoint)):
+        (tmp_path / name).write_bytes(POINTER)
+        (tmp_path / f"{name}.sha256").write_text("0")
+        with pytest.raises(UserError, match=f"{name}: .*git lfs pull"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 truncated", b"text, not weights", POINTER, None])
+def test_damaged_weights_in_the_cache_are_named(
+    tmp_path: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("downloads"))
+    file = tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth"
+    file.parent.mkdir(parents=True)
+    if content is None:
+        torch.save({"of another network": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"b627a593\.pth: it is damaged. Delete it") as error:
+        resnet34("imagenet")
+    assert "weights_only" not in str(error.value)
+
+
+def test_damaged_weights_in_timms_cache_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "models--timm--resnet18.a1_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0")
+    file = folder / "snapshots" / "0" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"truncated")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: load_file(file))
+    with pytest.raises(UserError, match=r"model\.safetensors: it is damaged. Delete it"):
+        timm_backbone("resnet18.a1_in1k")

@@ -94,7 +94,7 @@ def test_tensorboard_and_the_directory_have_every_plot_and_picture(lesson: Path)
     assert {path.stem for path in lesson.glob("*.png")} >= pictures | {"lr_finder"}
     final = EventAccumulator(str(lesson / "tensorboard" / "final")).Reload().Tags()
     assert {tag.removeprefix("pictures/") for tag in final["images"]} >= pictures
-    assert "final.valid_acc_tta" in final["scalars"]
+    assert "final/valid_acc_tta" in final["scalars"]
     first = EventAccumulator(str(lesson / "tensorboard" / "precompute")).Reload().Tags()
     assert first["images"] == ["lr_finder/plots"]
     with (lesson / "lr_finder.csv").open(newline="") as file:
@@ -143,15 +143,15 @@ def test_all_layers_can_be_trained_while_batchnorm_keeps_its_statistics(
         assert torch.equal(trained[f"body.{key}"], value) == statistics, key
 
 
-def test_the_recipe_for_few_photos_trains_five_heads_along_one_cosine_and_averages_versions(
+def test_the_recipe_with_heads_trains_five_of_them_along_one_cosine_and_averages_versions(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
     result = run_command(
-        "train.py", f"data.root={shared_root}", "hydra.run.dir=run", "recipe=small", *TINY,
+        "train.py", f"data.root={shared_root}", "hydra.run.dir=run", "recipe=heads", *TINY,
         *QUIET,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    saved = state(tmp_path / "run" / "checkpoints" / "small_head.ckpt")
+    saved = state(tmp_path / "run" / "checkpoints" / "heads.ckpt")
     assert all(torch.equal(saved[f"body.{key}"], value) for key, value in pretrained_body().items())
     assert {key.split(".")[1] for key in saved if key.startswith("heads.")} == {*"01234"}
     lrs = [float(row["head"]) for row in table(tmp_path / "run" / "lr_trace.csv", "precompute")]

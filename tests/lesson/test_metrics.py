@@ -158,7 +158,7 @@ def test_a_new_metric_is_one_row(run_command: Run, shared_root: Path, tmp_path: 
         final, last = json.loads((run / "metrics.json").read_text())["final"], read_csv(run / "history.csv")[-1]
         assert list(last)[-3:] == ["valid_macro_f1", "valid_doubt", "seconds"]
         assert final["valid_doubt"] == pytest.approx(float(last["valid_doubt"]), abs=1e-6)
-        text = f"{final['valid_doubt']:.4f}"
+        text = f"{final['valid_doubt']:#.3g}"
         assert f"<dt>Mean doubt</dt><dd>{text}" in (run / "report.html").read_text()
         card = (run / "MODEL_CARD.md").read_text()
         assert "- type: doubt" in card

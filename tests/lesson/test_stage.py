@@ -37,12 +37,21 @@ def test_total_epochs_add_up_the_cycles() -> None:
         ({"lr": 1, "epochs": 1, "save": "a/b"}, "recipe.finetune.save=a/b"),
         ({"lr": 1, "epochs": 1, "momentum": 0.9}, "recipe.finetune.momentum"),
         ({"epochs": 1}, "recipe.finetune.lr is missing"),
+        ({"lr": 1, "epochs": 1, "fit": "quick"}, "recipe.finetune.fit=quick"),
+        ({"fit": "closed_form"}, "recipe.finetune.fit=closed_form: it needs precomputed activations"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_key(keys: dict[str, object], culprit: str) -> None:
     with pytest.raises(UserError) as raised:
         make_stages({"finetune": keys})
     assert culprit in str(raised.value)
+
+
+def test_no_stage_follows_a_fit_in_closed_form() -> None:
+    trained, fitted = {"lr": 1e-2, "epochs": 1}, {"fit": "closed_form", "precompute": True, "keep": "best"}
+    assert [stage.unused for stage in make_stages({"train": trained, "fit": fitted})] == [[], ["keep"]]
+    with pytest.raises(UserError, match=r"recipe\.train: no stage can follow recipe\.fit"):
+        make_stages({"fit": fitted, "train": trained})
 
 
 def test_an_empty_recipe_is_refused() -> None:

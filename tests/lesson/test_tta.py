@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 from dogscats import DogsCatsDataModule
 from dogscats.base.content import stable_seed
 from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
@@ -184,3 +185,15 @@ def test_an_explanation_that_fails_costs_no_picture(
     predicted(classifier, data, 0, tmp_path, Pictures())
     assert "overlays could not be drawn: ZeroDivisionError" in caplog.text
     assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_accuracy_on_augmented_versions_and_its_error(shared_root: Path) -> None:
+    tta = TTA(2)
+    tta.photos = Photos(shared_root, ["a", "b", "c", "d"], [0, 0, 1, 1])
+    plain, worse, half = [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 1, 0]
+    tta.probabilities = torch.nn.functional.one_hot(torch.tensor([plain, worse, half]), 2).float()
+    assert tta.augmented_accuracy is not None
+    accuracy, error = tta.augmented_accuracy
+    assert (accuracy, error) == (0.5, pytest.approx(np.std([-1, -0.5, 0, -0.5]) / 2))
+    tta.probabilities = tta.probabilities[:1]
+    assert tta.augmented_accuracy is None

@@ -12,7 +12,7 @@ from conftest import REPOSITORY, TinyNetwork
 from pytorch_lightning import Callback, Trainer
 
 import dogscats
-from dogscats import SGDR, TTA, Backbone, Classifier, DogsCatsDataModule, LRSchedule, find_lr, timm_backbone
+from dogscats import SGDR, TTA, Backbone, Classifier, DogsCatsDataModule, KernelHead, LRSchedule, find_lr, timm_backbone
 from dogscats.base.errors import UserError
 
 
@@ -112,6 +112,22 @@ def test_a_checkpoint_of_ones_own_trainer_is_loaded(data: DogsCatsDataModule, tm
     loaded = Classifier.load_from_checkpoint(path)
     assert (loaded.classes, len(loaded.heads), loaded.lrs) == (["cats", "dogs"], 2, [0.001, 0.01, 0.1])
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_kernel_head_in_five_lines(data: DogsCatsDataModule, tmp_path: Path) -> None:
+    data.setup()
+    body = timm_backbone("test_resnet", "none", features="all").eval()
+    with torch.no_grad():
+        features = torch.cat([body(batch.inputs) for batch in data.loader(data.train_dataset("fit", augment=False))])
+    fitted = KernelHead.fit(features, data.train.labels, num_classes=2, widths=body.widths(32))
+    assert 0 <= fitted.accuracy <= 1
+    model = Classifier(body, data.classes, heads=fitted.head)
+    one = trainer(tmp_path)
+    one.validate(model, data)
+    assert one.callback_metrics["valid_loss"].isfinite()
+    loaded = Classifier(timm_backbone("test_resnet", "none", features="all"), model.classes, model.hparams["heads"])
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded.heads(features), fitted.head(features))
 
 
 def test_a_backbone_of_ones_own_is_given_when_loading(data: DogsCatsDataModule, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import sys
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.predict.evaluation import find_photos
 from dogscats.predict.export.export import export_files
 from dogscats.predict.predictor import Predictor
 from dogscats.report.figures.photo_figures import caption, overlay
@@ -264,7 +266,13 @@ def test_of_very_many_predictions_the_first_are_explained(
     assert len(list((run / "explained").iterdir())) == 100
     first = table(run / "predictions.csv")[0]
     probability = max(float(first["prob_cats"]), float(first["prob_dogs"]))
-    assert titles[0].startswith(f"0.jpg\n{first['predicted']} {probability:.3f}"[:-1])
+    named = first["predicted"]
+    if first["decision"] != named:
+        named = f"{first['decision']}, perhaps {named}"
+    assert titles[0].startswith(f"0.jpg\n{named[:23]}")
+    assert f" {probability:.3f}"[:-1] in titles[0]
+    decided = Counter(row["decision"] for row in table(run / "predictions.csv"))
+    assert all(f"{count} {decision}" in result.stdout for decision, count in decided.items())
 
 
 def test_explanations_in_python(trained: Path, shared_root: Path) -> None:
@@ -422,3 +430,41 @@ def test_one_real_photo_takes_at_most_15_seconds(run_command: Run, run_process: 
     assert result.returncode == 0, result.stderr
     assert table(written(tmp_path) / "predictions.csv")[0]["path"] == str(photo)
     assert seconds < 15
+
+
+def test_globs_see_what_a_folder_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the ending; and folders whose own names have wildcards."""
+    folder = tmp_path / "br[1]"
+    for name in ("1.jpg", "2.JPEG", "10.jp2", "sub*/4.png", "sub*/deep?/5.tif"):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", (9, 9))
+        picture.save(file)
+    picture.save(folder / "no ending", "PNG")
+    picture.save(folder / ".hidden.jpg")
+    (folder / "notes.txt").write_text("no photo")
+    (tmp_path / "br1").mkdir()
+    picture.save(tmp_path / "br1" / "other.jpg")
+    every = find_photos(str(folder))
+    assert len(every) == 6
+    assert find_photos(f"{folder}/*") == find_photos(f"{folder}/**") == every
+    monkeypatch.chdir(tmp_path)
+    for pattern, found in {
+        "br[1]/*.jpg": ["br[1]/1.jpg"],
+        "br[1]/**/*.*": [file.relative_to(tmp_path).as_posix() for file in every if file.suffix],
+        "br[1]/*/*.png": ["br[1]/sub*/4.png"],
+        "br[1]/*/deep?/*": ["br[1]/sub*/deep?/5.tif"],
+        "br?/*": ["br1/other.jpg"],
+        "br*/1.jpg": ["br[1]/1.jpg"],
+    }.items():
+        assert [file.as_posix() for file in find_photos(pattern)] == found, pattern
+    with pytest.raises(UserError, match="no photos found"):
+        find_photos("br[1]/*.txt")
+
+
+def test_paths_are_those_of_where_the_command_was_given(run_command: Run, finished: Path, tmp_path: Path) -> None:
+    draw_photo(tmp_path / "photos" / "a.jpg", 0, 1)
+    (tmp_path / "run").symlink_to(finished)
+    result = run_command("evaluate.py", "run=run", "predict=photos", "hydra.job.chdir=true", "hydra.run.dir=out")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "predictions.csv").is_file()

@@ -26,6 +26,7 @@ from dogscats.data.pixels.images import UnreadableImageError, is_large, read_ima
 from dogscats.data.pixels.shrink import Shrink, resized
 from dogscats.data.pixels.transforms import fitted, needed_side
 from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Reference, export_files, torch_predict
 from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help
 from dogscats.predict.export.onnx_files import SCRIPT, onnx_predict
@@ -100,10 +101,16 @@ def test_large_photos_are_reduced_first_as_predictions_read_them() -> None:
             assert difference.mean() < (3 if large else 0.1), (height, width, difference.mean())
 
 
-def predictor_of(fit: str = "crop") -> Predictor:
-    """A tiny network whose probabilities depend on the photo."""
+def predictor_of(fit: str = "crop", kernel: bool = False) -> Predictor:
+    """A tiny network whose probabilities depend on the photo; with a kernel head fitted to noise, if wanted."""
     torch.manual_seed(0)
-    model = Classifier(Backbone(TinyNetwork(), last_early="first", channels=8), classes=["cats", "dogs", "owls"])
+    body = Backbone(TinyNetwork(), last_early="first", channels=8)
+    if kernel:
+        photos = torch.randint(256, (30, 3, SIZE, SIZE), dtype=torch.uint8) // torch.arange(1, 31)[:, None, None, None]
+        with torch.no_grad():
+            features = body.eval()(photos.to(torch.uint8))
+        head = KernelHead.fit(features, torch.arange(30) // 10, 3, [body.num_features]).head
+    model = Classifier(body, ["cats", "dogs", "owls"], head if kernel else 1)
     return Predictor(model, SIZE, trained_on={"fit": fit, "shrink": "auto"})
 
 
@@ -133,11 +140,17 @@ def dataset_of(folder: Path, fit: str = "crop", shrink: Shrink | None = None) ->
     return PhotoDataset(Photos(folder, paths, labels, shrink=shrink), fitted(transforms.none(SIZE), SIZE, fit), 0)
 
 
-@pytest.mark.parametrize("fit", [pytest.param(fit, marks=pytest.mark.slow if fit != "crop" else ()) for fit in FITS])
-def test_files_predict_photos_of_all_shapes_as_pytorch_does(fit: str, odd_photos: Path, tmp_path: Path) -> None:
+KINDS = [("crop", False), ("crop", True), *(pytest.param(fit, False, marks=pytest.mark.slow) for fit in FITS[1:])]
+"""How photos become square, and whether the head is a kernel head."""
+
+
+@pytest.mark.parametrize(("fit", "kernel"), KINDS)
+def test_files_predict_photos_of_all_shapes_as_pytorch_does(
+    fit: str, kernel: bool, odd_photos: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxscript")
     ort = pytest.importorskip("onnxruntime")
-    predictor = predictor_of(fit)
+    predictor = predictor_of(fit, kernel)
     assert export_files("onnx", predictor, tmp_path, dataset_of(odd_photos, fit)) == len(SHAPES) + 6
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "photo.onnx", SCRIPT}
     session = ort.InferenceSession(tmp_path / "photo.onnx", providers=["CPUExecutionProvider"])
@@ -168,9 +181,11 @@ def check_no_paths(folder: Path) -> None:
             assert not any(str(path).encode() in content for content in contents), (file, path)
 
 
-@pytest.mark.parametrize("fit", [pytest.param(fit, marks=pytest.mark.slow if fit != "crop" else ()) for fit in FITS])
-def test_one_torch_program_serves_photos_of_all_shapes(fit: str, odd_photos: Path, tmp_path: Path) -> None:
-    predictor = predictor_of(fit)
+@pytest.mark.parametrize(("fit", "kernel"), KINDS)
+def test_one_torch_program_serves_photos_of_all_shapes(
+    fit: str, kernel: bool, odd_photos: Path, tmp_path: Path
+) -> None:
+    predictor = predictor_of(fit, kernel)
     export_files("torch", predictor, tmp_path, dataset_of(odd_photos, fit))
     model = torch.export.load(tmp_path / "model.pt2").module()
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt2", "photo.pt2"}
@@ -277,15 +292,27 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
         export_files("onnx-int8", predictor, tmp_path / "none", None)
 
 
+def test_int8_leaves_a_kernel_head_alone(odd_photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
+    export_files("onnx-int8", predictor_of(kernel=True), tmp_path, dataset_of(odd_photos))
+    exact, quantized = (
+        [node for node in onnx.load(tmp_path / name).graph.node if node.op_type in ("MatMul", "Gemm")]
+        for name in ("model.onnx", "model-int8.onnx")
+    )
+    assert len(exact) == len(quantized) > 0
+    assert not [name for node in quantized for name in node.input if "Dequantize" in name]
+
+
 def run_script(python: str, folder: Path, photos: list[Path]) -> dict[str, list[float]]:
     """Run predict_onnx.py and read what it prints."""
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}  # it sets that
     command = [python, str(folder / SCRIPT), *map(str, photos)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
-    lines = [line.split("  ") for line in result.stdout.splitlines()]
-    assert all([cell.split()[0] for cell in line[1:]] == ["cats", "dogs", "owls"] for line in lines)
-    return {line[0]: [float(cell.split()[1]) for cell in line[1:]] for line in lines}
+    header, *lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert header == ["photo", "cats", "dogs", "owls"]
+    return {line[0]: [float(cell) for cell in line[1:]] for line in lines}
 
 
 def check_script(python: str, folder: Path, odd_photos: Path) -> None:
@@ -312,9 +339,17 @@ def test_the_script_predicts_what_the_predictor_does_and_onnxruntime_sends_nothi
     (bad := tmp_path / "bad.jpg").write_text("no photo")
     command = [sys.executable, str(tmp_path / SCRIPT), str(bad), str(tmp_path / "gone.jpg"), str(odd_photos / "0.jpg")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout.count("\n")) == (1, 1)
+    assert (result.returncode, result.stdout.count("\n")) == (1, 2)
     gone = f"{tmp_path}/gone.jpg: No such file or directory"
     assert result.stderr.splitlines() == [f"{bad}: it is not a picture of a known format", gone]
+    draw_photo(tmp_path / "folder" / "inner" / "b.JPG", 0, 0)
+    (tmp_path / "folder" / "notes.txt").write_text("no photo")
+    command = [sys.executable, str(tmp_path / SCRIPT), str(tmp_path / "folder"), str(odd_photos / "0.jpg")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = [line.split("\t")[0] for line in result.stdout.splitlines()[1:]]
+    assert found == [str(tmp_path / "folder" / "inner" / "b.JPG"), str(odd_photos / "0.jpg")]
+    shown = subprocess.run([*command[:2], "--help"], capture_output=True, text=True, check=True).stdout
+    assert "folder" in shown
 
 
 def test_the_script_reads_the_photos_that_predictions_do(odd_photos: Path, tmp_path: Path) -> None:
@@ -341,7 +376,7 @@ def test_the_script_reads_the_photos_that_predictions_do(odd_photos: Path, tmp_p
             refused[file.name] = str(error).partition(":")[0]
             with pytest.raises(Exception) as found:  # noqa: PT011  # of any kind
                 read_photo(str(file))
-            reasons[file.name] = why(found.value).partition(",")[0]
+            reasons[file.name] = why(found.value).partition(":")[0]
         else:
             np.testing.assert_array_equal(np.asarray(read_photo(str(file))), expected)
     bad = {"I.tiff", "F.tiff", "vast.png", "text.png", "pipe.png", "gone.png", tmp_path.name}

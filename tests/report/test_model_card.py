@@ -54,7 +54,7 @@ def test_the_card_describes_data_training_and_metrics(card: Path) -> None:
     for shown in (
         *("# resnet34 on \\$5 \\<b\\>", "with 4 classes", "2 heads", 'Predictor.load("model.safetensors")', "n_aug=2"),
         *("| class | training | validation |", "| \\$5\\_\\$ \\& co | 1 | 1 |", "| all | 4 | 4 |", "1 drop, 1 keep"),
-        *("| first | 2 epochs, training head on precomputed activations | 2 | 0.01 |", "torch 2.15.0", "0.9000"),
+        *("| first | 2 epochs, training head on precomputed activations | 2 | 0.01 |", "torch 2.15.0", "90 %"),
         *("keep=best", "squares of 32 pixels", "batch size 8"),
     ):
         assert shown in text, shown

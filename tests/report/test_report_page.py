@@ -119,7 +119,7 @@ def test_the_page_has_everything(run_dir: Path) -> None:
     for shown in (
         *(
             "resnet34 on $5 <b>",
-            "0.9000",
+            "90 %",
             "0.0625",
             "It suggests 0.012.",
             "2 epochs, training head on precomputed activations",

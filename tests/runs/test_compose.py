@@ -133,7 +133,7 @@ def test_a_report_is_one_function(run_command: Run, shared_root: Path, tmp_path:
         ("callbacks.lr_finder.before=last", "callbacks.lr_finder.before=last: expected first, all or none"),
         ("callbacks.tta.n_aug=-1", "callbacks.tta.n_aug=-1: expected a whole number"),
         ("+logger.x={_target_: builtins.dict}", "logger.x: builtins.dict gives a dict, not a logger"),
-        ("logger=nothing", "logger/nothing"),
+        ("logger=nothing", "logger=nothing: there is no such choice"),
     ],
 )
 def test_what_cannot_take_effect_is_refused(run_command: Run, shared_root: Path, override: str, message: str) -> None:

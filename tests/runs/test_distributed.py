@@ -249,3 +249,17 @@ def test_the_learning_rate_finder_sees_the_same_losses_in_both_ranks(classifier:
     losses = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert len(losses[0]) == 6
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_a_kernel_head_has_the_same_bits_with_any_number_of_ranks(
+    run_process: Run, shared_root: Path, tmp_path: Path
+) -> None:
+    states = []
+    for name, ranks in (("one", TWO[2:]), ("two", TWO)):
+        arguments = [f"data.root={shared_root}", *TINY, *ranks, "recipe=small", "callbacks.tta.n_aug=1", NO_PICTURES]
+        result = run_process("train.py", *arguments, f"activations.dir={tmp_path / name}", f"hydra.run.dir={name}")
+        assert result.returncode == 0, result.stderr
+        states.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+        assert (tmp_path / name / "history.csv").read_text().count("\n") == 2
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -1,21 +1,31 @@
 """Signals and dead processes: nothing hangs, is orphaned, or ends in a traceback."""
 
 import json
+import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Never
 
 import pytest
 from conftest import TINY, Run, draw_root
 from interrupted_runs import RECIPE, SCRIPT, rows, start
 from test_sweep import sweep_rows
+from torch.utils.data import DataLoader
 
-from dogscats.data.loading import loaders
-from dogscats.data.loading.loaders import fitting_workers
+from dogscats import DogsCatsDataModule
+from dogscats.base.errors import Failure, UserError
+from dogscats.data.loading import loaders, workers
+from dogscats.data.loading.dataset import Batch
+from dogscats.data.loading.workers import fitting_workers
+from dogscats.runs.checkpoint import read_checkpoint
 
 RANKS = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=6", "data.num_workers=0"]
 WORKERS = ["data.num_workers=2"]
@@ -129,6 +139,51 @@ def test_a_killed_worker_is_named(photos: Path, tmp_path: Path) -> None:
     assert f"train.py resume={run_dir}" in output
 
 
+SLOW_DISK = """
+import os, time
+fsync = os.fsync
+
+def slow_fsync(file):
+    until = time.monotonic() + 20 * (".ckpt" in os.readlink(f"/proc/self/fd/{file}"))
+    while time.monotonic() < until:  # as the kernel does, it goes on waiting after a signal
+        try:
+            time.sleep(until - time.monotonic())
+        except BaseException as error:
+            lost = error
+    fsync(file)
+
+os.fsync = slow_fsync
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault("Ctrl-C, SIGTERM at a random moment on a busy machine with a slow disk: exit 130, 143, files whole")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_signal_on_a_slow_machine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_DISK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}:{os.environ.get('PYTHONPATH', '')}")
+    run_dir, rng = tmp_path / "run", random.Random(seed)
+    signum, pause = rng.choice([signal.SIGINT, signal.SIGTERM]), rng.uniform(0, 40)
+    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        process = start(photos, run_dir, *RECIPE, *WORKERS, group=True)
+        while not (run_dir / "config.yaml").exists():
+            time.sleep(0.1)
+        time.sleep(pause)
+        os.killpg(process.pid, signum)
+        output = "".join(process.communicate(timeout=90))
+    finally:
+        for loop in busy:
+            loop.kill()
+    assert process.returncode == 128 + signum, output
+    assert "Traceback" not in output
+    assert "Exception ignored" not in output
+    assert not list(run_dir.rglob("*.part*"))
+    for file in run_dir.glob("checkpoints/*.ckpt"):
+        read_checkpoint(file)
+
+
 @pytest.mark.slow
 @pytest.mark.fault("SIGTERM, Ctrl-C on a sweep with parallel jobs: all end, table, exit 143 and 130")
 @pytest.mark.parametrize(("signum", "whole_group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
@@ -181,14 +236,76 @@ def test_two_processes_do_not_work_on_the_same_run(photos: Path, run_command: Ru
 def test_workers_that_do_not_fit_into_shared_memory_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
     usage = shutil.disk_usage(tmp_path)
     batch = 64 * 3 * 224 * 224  # 9.6 MB
     for free, fitting in [(64e6, 1), (50e6, 0), (2e9, 8)]:
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=int(free)))
         assert fitting_workers(8, batch) == fitting
-    monkeypatch.setattr(loaders, "SHARED_MEMORY", tmp_path / "none")  # as on macOS
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")  # as on macOS
     assert fitting_workers(8, batch) == 8
+
+
+def loader(photos: Path) -> DataLoader[Batch]:
+    data = DogsCatsDataModule(photos, 32, batch_size=4, num_workers=2)
+    return data.loader(data.train_dataset("train", augment=False))
+
+
+@pytest.fixture
+def long_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder whose name is too long for sockets in it."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    config: dict[str, object] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before = config.pop("tempdir", None)
+    yield
+    config["tempdir"] = before
+
+
+def test_without_sockets_photos_are_decoded_without_workers(
+    photos: Path, long_tmpdir: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert loader(photos).num_workers == 0
+    assert "photos are decoded without workers" in caplog.text
+    assert "AF_UNIX path too long" in caplog.text
+
+
+def test_workers_that_cannot_send_say_so(photos: Path, long_tmpdir: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "fitting_workers", lambda wanted, *_: wanted)
+    with pytest.raises(UserError, match=r"^Worker processes cannot send photos \(AF_UNIX path too long\)\. Set fewer"):
+        list(loader(photos))
+
+
+@pytest.mark.parametrize(
+    ("signum", "message"), [(signal.SIGSTOP, "photos hang: they"), (signal.SIGKILL, r"DataLoader worker")]
+)
+def test_workers_that_hang_or_die(photos: Path, monkeypatch: pytest.MonkeyPatch, signum: int, message: str) -> None:
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(loaders, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(workers, "MOST_IDLE", 1)
+    batches = iter(loader(photos))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, signum)
+    with pytest.raises((Failure, RuntimeError), match=message):
+        list(batches)
+
+
+def test_workers_that_are_slow_are_waited_for(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode_slowly(*_: object) -> Never:
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            sum(range(1000))
+        raise ValueError("decoded at last")
+
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(loaders, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(workers, "MOST_IDLE", 1)
+    monkeypatch.setattr("dogscats.data.loading.dataset.PhotoDataset.__getitem__", decode_slowly)
+    with pytest.raises(ValueError, match="decoded at last"):
+        list(loader(photos))
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_help_and_wrong_settings_need_no_torch(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     printed = result.stdout.split("\n$ ")
     assert len(printed) == len(commands)
-    assert all("== Config ==" in text for text in printed[:2])
+    assert all("--cfg job shows all settings" in text for text in printed[:2])
     for command, text in zip(commands[2:], printed[2:], strict=True):
         assert "error: " in text, text
         key, _, value = command[-1].lstrip("+").partition("=")

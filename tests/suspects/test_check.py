@@ -181,6 +181,16 @@ def test_the_command_on_a_bad_dataset(run_command: Run, root: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_folder_of_what_git_left(run_command: Run, root: Path) -> None:
+    for file in root.rglob("*.jpg"):
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    result = run_command("dogscats/check.py", os.fspath(root))
+    assert result.returncode == 1
+    assert "Unreadable photos: 34" in result.stdout
+    assert result.stdout.count("a Git LFS pointer, not the file itself: run git lfs pull") == 34
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.slow
 def test_altered_copies_across_splits_are_leaks(run_command: Run, root: Path) -> None:
     with Image.open(root / "train/cats/cat.3.jpg") as picture:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAST, TINY, Run, draw_root
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from benchmarks.suspects import drawing
 from dogscats.base.errors import UserError
 from dogscats.base.files import read_csv
 from dogscats.data.photos.layouts import Photos
@@ -176,6 +177,17 @@ def test_things_on_a_plain_background_are_no_duplicates(tmp_path: Path) -> None:
     thumbnails = look_at(tmp_path, [f"{number}.jpg" for number in range(14)]).thumbnails
     every = torch.combinations(torch.arange(14))
     assert duplicates(thumbnails, every) == []
+
+
+@pytest.mark.parametrize("kind", ["arrows", "letters", "forms"])
+def test_drawings_of_a_kind_are_no_duplicates_but_copies_are(kind: str, tmp_path: Path) -> None:
+    for number in range(30):
+        drawing(kind, number).save(tmp_path / f"{number}.png")
+    drawing(kind, 3).resize((112, 84)).save(tmp_path / "30.jpg", quality=40)
+    ImageOps.mirror(drawing(kind, 8)).save(tmp_path / "31.png")
+    thumbnails = look_at(tmp_path, [*(f"{number}.png" for number in range(30)), "30.jpg", "31.png"]).thumbnails
+    found = duplicates(thumbnails, torch.combinations(torch.arange(32)))
+    assert {pair[:2] for pair in found} == {(3, 30), (8, 31)}
 
 
 def test_quality(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The LightningDataModule for folders of photos."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +12,13 @@ from torchvision.transforms import v2
 
 from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.base.text import listed
+from dogscats.base.text import counted, listed
 from dogscats.data.loading.dataset import Batch, PhotoDataset
-from dogscats.data.loading.loaders import (
-    EpochSampler,
-    SharedBatchSampler,
-    default_num_workers,
-    photo_loader,
-    process_rank,
-)
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, photo_loader, process_rank
 from dogscats.data.loading.photo_check import bad_listed, usable_photos
+from dogscats.data.loading.workers import default_num_workers
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
+from dogscats.data.photos.class_names import numbers_among
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
 from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
@@ -61,12 +57,13 @@ class DogsCatsDataModule(LightningDataModule):
         url: address of a zip archive with `train/`, at the top level or in one folder.
         sha256: SHA-256 of the archive, 64 hex digits; `None` if unknown.
         changed: what a resumed run does if photos were added, removed or changed: `refuse`, or `accept` them.
-        labels: CSV or Parquet table of paths and labels, relative to `root`; `None` for folders.
+        labels: CSV or Parquet table of paths and labels, relative to `root` or here; `None` for folders.
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
             decode all photos in full; see `data.shrink`.
-        decisions: CSV file of photos to drop or relabel, see `data.decisions`; `None` to use all as they are. Splits,
-            classes and `limit` do not depend on it.
+        decisions: CSV file of photos to drop or relabel; splits, classes and `limit` do not depend on it.
+        columns: names of the table's columns, by `path`, `label` and `split`; `None` to find them.
+        extension: ending of the photos where several files have the name in the table; `None` to find it.
 
     Attributes:
         train: training photos, after `setup` and decisions.
@@ -74,7 +71,7 @@ class DogsCatsDataModule(LightningDataModule):
         test: labelled test photos, after `setup` and decisions; `None` without any.
         splits: labelled photos of each split that has any, after `setup`: train, valid and perhaps test.
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
-        bad: the reason for each skipped photo, after `setup`.
+        bad, elongated: what was found of the photos, after `setup`; see `photo_check.Findings`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
         held_out: after `labelled`: where the photos are that the split is a part of; empty if it is a whole split.
 
@@ -106,6 +103,8 @@ class DogsCatsDataModule(LightningDataModule):
         group: str | None = None,
         shrink: str | bool = False,
         decisions: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        extension: str | None = None,
     ):
         check_arguments(locals())
         super().__init__()
@@ -114,7 +113,9 @@ class DogsCatsDataModule(LightningDataModule):
         self.root, self.size, self.batch_size, self.seed = Path(root).expanduser(), size, batch_size, seed
         self.cache_dir, self.on_bad_image, self.changed = cache_dir, on_bad_image, changed
         self.download, self.url, self.sha256, self.valid_fraction = download, url, sha256, valid_fraction
-        self._finder = DatasetFinder(self.root, valid_fraction, seed, limit, labels and str(labels), group, cache_dir)
+        self._finder = DatasetFinder(
+            self.root, valid_fraction, seed, limit, labels, group, cache_dir, columns, extension, on_bad_image == "skip"
+        )
         self._decisions_file = decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
@@ -186,8 +187,7 @@ class DogsCatsDataModule(LightningDataModule):
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
                     + bad_listed(photos.root, self.bad)
                 )
-        self.splits, self.test = splits, splits.get("test")
-        self.train, self.valid = splits["train"], splits["valid"]
+        self.splits, self.test, self.train, self.valid = splits, splits.get("test"), splits["train"], splits["valid"]
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
@@ -200,12 +200,8 @@ class DogsCatsDataModule(LightningDataModule):
                 not fit them.
         """
         found, photos, self.held_out = self._finder.find_split(split)
-        if not set(found) <= set(classes):
-            raise UserError(
-                f"data.root={self.root}: the classes in {split} are {listed(found)}, but the classifier's are "
-                f"{listed(classes)}. Move the photos of other classes elsewhere to evaluate the rest."
-            )
-        photos = replace(photos, labels=[list(classes).index(found[label]) for label in photos.labels])
+        numbers = numbers_among(found, classes, f"data.root={self.root}: the classes in {split}")
+        photos = replace(photos, labels=[numbers[label] for label in photos.labels])
         changes, self.decided = decide(self.decisions, {split: photos}, classes)
         (photos,) = self._usable(changes, photos)
         if not photos.paths:
@@ -221,13 +217,14 @@ class DogsCatsDataModule(LightningDataModule):
         cache_dir = cache_folder(self.root, self.cache_dir)
         shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
         dropped = {path for path, label in changes.items() if label is None}
-        readable, self.bad = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
+        readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
+        self.bad, self.elongated = found.bad, found.elongated
         return [decided(photos, changes) for photos in readable] if changes else readable
 
     @property
     def summary(self) -> str:
         """One-line summary for the console."""
-        counts = f"{len(self.train.paths)} training and {len(self.valid.paths)} validation photos"
+        counts = f"{len(self.train.paths)} training and {counted(len(self.valid.paths), 'validation photo')}"
         skipped = f"; warning: {len(self.bad)} unreadable left out, see bad_images.csv" if self.bad else ""
         return f"{counts} of {listed(self.classes)}{skipped}"
 

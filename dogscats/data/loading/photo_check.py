@@ -4,9 +4,10 @@ import logging
 import os
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dogscats.base.console import in_threads
@@ -14,12 +15,16 @@ from dogscats.base.content import fingerprint, load_samples, save_samples
 from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
-from dogscats.base.text import shown
+from dogscats.base.text import counted, listed, shown
 from dogscats.data.photos.layouts import Photos, leave_out
+from dogscats.data.photos.listing import natural_key
 from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.pixels.shrink import Shrink, completed, planned
 
 log = logging.getLogger(__name__)
+
+MUCH = 0.4
+"""Share of the long side of a photo that is much to cut off."""
 
 GROUP_SIZE = 256
 """Photos that are decoded before reading what the JPEG library has printed."""
@@ -33,11 +38,22 @@ class Findings:
         bad: the reason for each unreadable photo.
         odd: warning of the JPEG library about each photo that it could still decode.
         sizes: width and height of each readable photo of at least `LARGE` pixels.
+        elongated: paths of readable photos that lose more than `MUCH` of their long side to a square crop.
+        remarks: photos that each of `Decoded.remarks` is true of.
     """
 
     bad: dict[str, str]
     odd: dict[str, str]
     sizes: dict[str, tuple[int, int]]
+    elongated: list[str] = field(default_factory=list)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+
+    def remarked(self, count: int) -> list[str]:
+        """Say what is remarkable about the photos, of `count` in all: one line for each remark."""
+        return [
+            f"{len(paths)} of {counted(count, 'photo')} ({len(paths) / count:.1%}) {remark}: {listed(paths, 3)}"
+            for remark, paths in self.remarks.items()
+        ]
 
 
 def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> Findings:
@@ -50,21 +66,27 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
             to decode all in full.
     """
     sizes: dict[str, tuple[int, int]] = {}
+    elongated: list[str] = []
+    remarks: dict[str, list[str]] = defaultdict(list)
     keeps = shrink is not None and shrink.folder is not None
 
     def reason(path: str) -> str | None:
         nonlocal keeps
         try:
             path.encode()
-            photo = decode(root / path, least=shrink.side if shrink else None)
+            photo = decode(root / path, least=shrink.side if shrink else None, inspect=True)
             if photo.doubtful:
                 read_image(root / path)  # the JPEG library prints what it finds odd
         except UnicodeEncodeError:
             return "its name is not valid UTF-8; rename it"
         except UnreadableImageError as error:
             return str(error)
+        for remark in photo.remarks:
+            remarks[remark].append(path)
         if photo.size[0] * photo.size[1] >= LARGE:
             sizes[path] = photo.size
+        if min(photo.size) < (1 - MUCH) * max(photo.size):
+            elongated.append(path)
         if shrink and keeps and is_large(photo.size, shrink.side):
             try:
                 shrink.keep(root, path, photo.pixels)
@@ -85,7 +107,9 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
                 for path in group:
                     if reason(path) is None and (text := printed()):
                         odd[path] = text
-    return Findings(bad, odd, dict(sorted(sizes.items())))  # threads end in any order
+    # Threads end in any order, and some photos are decoded twice.
+    ordered = {remark: sorted({*remarks[remark]}, key=natural_key) for remark in sorted(remarks)}
+    return Findings(bad, odd, dict(sorted(sizes.items())), sorted({*elongated}), ordered)
 
 
 @contextmanager
@@ -141,7 +165,13 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
             found = examine(root, list(before.bad), shrink)
             if found.bad == before.bad:
                 return before
-            found = Findings(found.bad, before.odd | found.odd, before.sizes | found.sizes)
+            found = replace(
+                before,
+                bad=found.bad,
+                odd=before.odd | found.odd,
+                sizes=before.sizes | found.sizes,
+                elongated=sorted({*before.elongated, *found.elongated}),
+            )
         with suppress(Failure):  # a read-only cache
             write_json(remembered, {"photos": len(paths), **asdict(found)})
         return found
@@ -151,7 +181,8 @@ def _remembered(file: Path) -> Findings | None:
     try:
         content = read_json(file)
         sizes = {str(path): (int(width), int(height)) for path, (width, height) in content["sizes"].items()}
-        return Findings(dict(content["bad"]), dict(content["odd"]), sizes)
+        elongated, remarks = list(content["elongated"]), dict(content["remarks"])
+        return Findings(dict(content["bad"]), dict(content["odd"]), sizes, elongated, remarks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, damaged, or of an older version
         return None
 
@@ -168,7 +199,7 @@ def bad_listed(root: Path, bad: Mapping[str, str]) -> str:
 
 def usable_photos(
     splits: Sequence[Photos], cache_dir: Path, shrink: Shrink | None, dropped: Container[str], skip: bool
-) -> tuple[list[Photos], dict[str, str]]:
+) -> tuple[list[Photos], Findings]:
     """Decode the photos of all splits, unless they were checked before, and leave out unreadable ones.
 
     Args:
@@ -179,19 +210,23 @@ def usable_photos(
         skip: whether to leave out unreadable photos.
 
     Returns:
-        The readable photos of each split; and the reason for each unreadable one that is not dropped.
+        The readable photos of each split; and what was found, without unreadable photos that are dropped.
 
     Raises:
         UserError: if photos are unreadable, unless they are skipped.
     """
     root = splits[0].root
-    found = check_images(root, [path for photos in splits for path in photos.paths], cache_dir, shrink)
+    paths = [path for photos in splits for path in photos.paths]
+    found = check_images(root, paths, cache_dir, shrink)
+    for line in found.remarked(len(paths)):
+        log.warning("%s", line)
     bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
     if bad and not skip:
         raise UserError(
-            f"{len(bad)} photos cannot be read. Remove or replace them, or leave them out with "
+            f"{counted(len(bad), 'photo')} cannot be read. Remove or replace them, or leave them out with "
             f"data.on_bad_image=skip:\n{bad_listed(root, bad)}"
         )
     if shrink:
         shrink = completed(shrink, root, found.sizes)
-    return [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits], bad
+    usable = [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits]
+    return usable, replace(found, bad=bad)

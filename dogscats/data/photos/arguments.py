@@ -8,6 +8,7 @@ from typing import Any
 
 from dogscats.base.errors import ArgumentError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
+from dogscats.data.photos.columns import COLUMNS
 from dogscats.data.photos.split import group_pattern
 
 FITS = ("crop", "pad", "squash")
@@ -29,6 +30,12 @@ def _path(expected: str) -> Rule:
     return lambda value: isinstance(value, str | Path) and value != "", expected
 
 
+def _is_columns(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping) and {*value} <= {*COLUMNS} and all(name not in (None, "") for name in value.values())
+    )
+
+
 RULES: dict[str, Rule] = {
     "size": whole(1, MOST_PIXELS),
     "batch_size": whole(2),  # BatchNorm cannot train on one photo
@@ -44,6 +51,10 @@ RULES: dict[str, Rule] = {
     "sha256": or_none((lambda value: bool(re.fullmatch("[0-9a-fA-F]{64}", str(value))), "64 hexadecimal digits")),
     "shrink": (lambda value: isinstance(value, str | bool) and value in ("auto", True, False), "auto, true or false"),
     "labels": or_none(_path("a table, such as labels.csv")),
+    "columns": or_none((_is_columns, "names of columns: {path: ..., label: ..., split: ...}, or some of them")),
+    "extension": or_none(
+        (lambda value: bool(re.fullmatch(r"\.?\w+", str(value))), "the ending of the photos, such as jpg")
+    ),
     "decisions": or_none(_path("a file: decisions.csv")),
 }
 """Rule of each argument that is checked: a test, and the expected value in words."""

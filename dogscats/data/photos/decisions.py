@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from dogscats.base.errors import UserError
 from dogscats.base.files import cell
-from dogscats.base.text import listed, shown
+from dogscats.base.text import counted, listed, plural, shown
 from dogscats.data.photos.arguments import check_decisions
+from dogscats.data.photos.columns import find_columns
 from dogscats.data.photos.layouts import Photos
-from dogscats.data.photos.table_rows import ENCODING, find_columns, text_rows
+from dogscats.data.photos.table_rows import ENCODING, text_rows
 
 KINDS = ("keep", "drop", "relabel")
 
@@ -88,9 +89,9 @@ class Decisions:
         if unknown:
             names = listed([f"{row.where} {shown(row.path)!r}" for row in unknown], 5)
             raise UserError(
-                f"{self.name}: {len(unknown)} of {len(self.rows)} decisions are about photos that the dataset does not "
-                f"have: {names}. Correct the paths, which begin below data.root as in photos.csv of a run, or remove "
-                "the rows."
+                f"{self.name}: {len(unknown)} of {counted(len(self.rows), 'decision')} "
+                f"{plural(len(unknown), 'is', 'are')} about photos that the dataset does not have: {names}. "
+                "Correct the paths, which begin below data.root as in photos.csv of a run, or remove the rows."
             )
         return {path: label for path, (label, _) in found.items() if label != photos[path]}
 

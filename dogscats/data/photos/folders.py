@@ -1,16 +1,25 @@
 """Folders of labelled photos: splits, class folders, and Kaggle's flat file names."""
 
-import os
-import re
 from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Self
 
 from dogscats.base.errors import UserError
-from dogscats.base.text import listed
+from dogscats.base.text import form, listed
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA
-from dogscats.data.photos.listing import image_names, is_image_name, is_leftover, natural_key
-from dogscats.data.photos.split import SPELLINGS, split_of
+from dogscats.data.photos.class_names import flat_classes, unlike_classes
+from dogscats.data.photos.columns import LabelTable
+from dogscats.data.photos.listing import (
+    image_names,
+    is_image_name,
+    list_folder,
+    natural_key,
+    unreadable_in,
+    unreadable_skipped,
+)
+from dogscats.data.photos.split import split_of
+from dogscats.data.photos.tables import check_tables
 
 FLAT = "<class>.<number>.jpg"
 
@@ -38,7 +47,7 @@ class Folders:
             if not (wrapper := _wrapper(root / self.base)):
                 break
             self.base += f"{wrapper}/"
-        self.names, self.files = _entries(root / self.base)
+        self.names, self.files = list_folder(root / self.base)
         self.empty_folders: Sequence[str] = ()
         self.notes: Sequence[str] = ()
         self._flat: set[str] = set()
@@ -49,7 +58,7 @@ class Folders:
                 raise UserError(f"{self.name}: {both} are the same split. Remove or rename one of them.")
 
     @classmethod
-    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+    def found_in(cls, root: Path, labels: LabelTable | None, cache_dir: str | None) -> Self | None:
         """Look at the folders in `root`; `None` if a table has the labels, or `root` has only Parquet files.
 
         Raises:
@@ -104,7 +113,7 @@ class Folders:
             return self._of_split(kind)
         if kind is None and (self.root / split).is_dir():
             return self._in_folder("" if split == "." else f"{split}/", split)
-        there = ", ".join(_entries(self.root)[0]) or "none"
+        there = ", ".join(list_folder(self.root)[0]) or "none"
         raise UserError(f"split={split}: {self.name} has no folder {split}/, only {there}.")
 
     def test(self, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -115,10 +124,11 @@ class Folders:
         if "test" not in self._folders:
             return {}
         folder = self.place("test")
-        names, files = _entries(self.root / folder)
-        if set(names) & set(classes):
+        names, files = list_folder(self.root / folder)
+        known = set(map(form, classes))
+        if known & set(map(form, names)):
             return {name: paths for name, paths in self._class_folders(folder, names).items() if paths}
-        if not names and any(name.partition(".")[0] in classes and name.count(".") > 1 for name in files):
+        if not names and any(form(name.partition(".")[0]) in known and name.count(".") > 1 for name in files):
             return self._flat_names("test", folder)
         if len(names) > 1:
             self.notes = [f"The photos in {folder} are unlabelled: {listed(names, 3)} are not among the classes"]
@@ -132,17 +142,33 @@ class Folders:
         return [f"{self.base}{name}/{image}" for name in names for image in image_names(self.root / self.base / name)]
 
     def parquet_files(self) -> list[Path]:
-        """List the Parquet files of a root that holds nothing else."""
-        where = self.root / self.base
-        if {name.lower() for name in self.names} - OWN or any(is_image_name(where, name) for name in self.files):
-            return []
-        return [where / name for name in self.files if name.lower().endswith(".parquet")]
+        """List the Parquet files of a root that holds nothing else, or only folders of splits that do.
+
+        Raises:
+            UserError: if the name of a folder says that it has a part of a split.
+        """
+        where, names = self.root / self.base, [name for name in self.names if name.lower() not in OWN]
+        if partial := [name for name in names if name.lower().startswith("partial-") and _parquet_in(where / name)]:
+            raise UserError(
+                f"{where / partial[0]}: its name says that it has only a part of the photos. Download the whole set, "
+                f"or rename it to {partial[0].partition('-')[2]}/."
+            )
+        if names and all(split_of(name) and _parquet_in(where / name) for name in names):
+            return [file for name in names for file in _parquet_in(where / name)]
+        return [] if names else _parquet_in(where)
+
+    @property
+    def _table(self) -> str | None:
+        """A table in the root, or else beside it."""
+        with unreadable_skipped():
+            beside = [f"../{name}" for name in list_folder(self.root / self.base / "..")[1]]
+        names = [*(self.base + name for name in self.files), *([] if self.base else beside)]
+        return next((name for name in names if name.lower().endswith((".csv", ".tsv", ".parquet"))), None)
 
     @property
     def _table_hint(self) -> str:
-        """Point to a table in the root, if there is one."""
-        tables = [self.base + name for name in self.files if name.lower().endswith((".csv", ".tsv", ".parquet"))]
-        return f" If {tables[0]} has the labels, set data.labels={tables[0]}." if tables else ""
+        """Point to a table, if there is one."""
+        return f" If {self._table} has the labels, set data.labels={self._table}." if self._table else ""
 
     def _of_split(self, split: str) -> dict[str, list[str]]:
         found = self._in_folder(self.place(split), split)
@@ -158,15 +184,13 @@ class Folders:
         self.empty_folders = [f"{self.base}{name}" for name, paths in found.items() if not paths]
         found = {name: paths for name, paths in found.items() if paths}
         if "valid" in self._folders:
-            valid = self.place("valid")
+            valid, train = self.place("valid"), f"{self.base}train/<class>/"
             photos, instead = "photos for training", f"rename {valid} to train/ to have a share"
             if found:
                 photos = f"the training photos of {listed(list(found))}"
                 instead = f"move {valid} elsewhere to have a share of them"
-            train = f"{self.base}train/<class>/"
-            raise UserError(
-                f"{self.name}: it has {valid}, but no train/. Put {photos} into {train}, or {instead} held out."
-            )
+            wrong = f"it has {valid}, but no train/. Put {photos} into {train}, or {instead} held out."
+            raise UserError(f"{self.name}: {wrong}")
         for name, paths in found.items():
             start = len(self.base) + len(name) + 1
             inner = {split_of(folder): folder for folder in {path[start:].partition("/")[0] for path in paths}}
@@ -176,9 +200,12 @@ class Folders:
                     f"{where / name}: it has {inner['train']}/ and {other}/. Put the splits on top, and the "
                     f"classes into them: {inner['train']}/{name}/ and {other}/{name}/."
                 )
-        self._check_names_of_splits(found)
+        self._check_parts(found, self.base)
         self._check_one_class(found, self.base, f"set data.root={where / next(iter(found), '')}")
         found = found or self._flat_names("train", self.base)
+        if sets := [name for name in names if not found and any(where.glob(f"{escape(name)}/*/*.parquet"))]:
+            several = f"{listed(sets, 5)} may each be a dataset in Parquet files"
+            raise UserError(f"{self.name}: {several}. Choose one: data.root={where / sets[0]}.")
         if not found:
             raise UserError(
                 f"{self.name}: it has no folder train/, no class folders with photos, and no photos named {FLAT}."
@@ -195,58 +222,54 @@ class Folders:
                 f"classes, {advice}. Or else add photos of at least one more class."
             )
 
-    def _check_names_of_splits(self, found: Mapping[str, Sequence[str]]) -> None:
-        """Refuse folders such as `seg_train/` and `seg_test/`, whose photos are all in folders of their own."""
-        splits = {name: {split_of(word) for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name)} for name in found}
-        kinds = {split: name for name, of_words in splits.items() for split in of_words if split}
-        depth = self.base.count("/") + 2
-        nested = all(path.count("/") >= depth for paths in found.values() for path in paths)
-        if "train" in kinds and len(kinds) > 1 and nested:
-            others = " and ".join(f"{kinds[split]}/ to {split}/" for split in SPELLINGS if split in kinds)
-            raise UserError(
-                f"{self.name}: {listed(list(found))} may be splits or classes. If they are splits, rename {others}, or "
-                "make links of these names."
-            )
+    def _check_parts(self, found: Mapping[str, Sequence[str]], folder: str) -> None:
+        """Refuse folders that look like parts of a dataset, or for whose photos a table has other labels."""
+        if unlike := unlike_classes(self.root / folder, found, folder.count("/") + 1):
+            table = self._table or "<table>"
+            raise UserError(f"{self.name}: {unlike} If a table has the labels, set data.labels={table}.")
+        check_tables(self.name, self.root, (folder, self.base), found)
 
     def _in_folder(self, folder: str, split: str) -> dict[str, list[str]]:
-        names = _entries(self.root / folder)[0]
+        names = list_folder(self.root / folder)[0]
         names = names if folder else [name for name in names if _may_be_class(name)]
-        found = self._class_folders(folder, names) or self._flat_names(split, folder)
+        found = self._class_folders(folder, names)
+        self._check_parts({name: paths for name, paths in found.items() if paths}, folder)
+        found = found or self._flat_names(split, folder)
         if not found:
             raise UserError(f"{self.name}: {folder} has no class folders with photos.\n{HOW_TO_GET_DATA}")
         return found
 
     def _class_folders(self, folder: str, names: Sequence[str]) -> dict[str, list[str]]:
-        return {name: [f"{folder}{name}/{image}" for image in image_names(self.root / folder / name)] for name in names}
+        where = self.root / folder
+        found = {name: [f"{folder}{name}/{image}" for image in image_names(where / name)] for name in names}
+        for name, paths in found.items():
+            if not paths and unreadable_in(where / name):
+                raise UserError(f"{where / name}: no photo of this class can be listed. Make the folder readable.")
+        return found
 
     def _flat_names(self, split: str, folder: str) -> dict[str, list[str]]:
-        """List the photos of Kaggle's flat layout: the class is the file name up to the first dot."""
-        found: dict[str, list[str]] = {}
+        """List the photos of Kaggle's flat layout: the class is the file name up to the first dot.
+
+        Raises:
+            UserError: if a name begins with a date, a counter or no class at all, or a training class has one photo.
+        """
         where = self.root / folder
-        for image in sorted((name for name in _entries(where)[1] if is_image_name(where, name)), key=natural_key):
-            name, *rest = image.split(".")
-            if len(rest) < 2:
-                raise UserError(
-                    f"{where / image}: its class is unknown. Put it into a folder named after its class, or rename it "
-                    f"to {FLAT}, as Kaggle does.{self._table_hint}"
-                )
-            found.setdefault(name, []).append(f"{folder}{image}")
+        images = sorted((name for name in list_folder(where)[1] if is_image_name(where, name)), key=natural_key)
+        found, unknown = flat_classes(images)
+        how = (
+            f"Put photos into folders named after their classes, rename them to {FLAT}, as Kaggle does, or list paths "
+            f"and labels in a table: data.labels=<table>.{self._table_hint}"
+        )
+        if unknown:
+            raise UserError(f"{where / unknown[0]}: its class is unknown. {how}")
+        if split == "train" and (single := [name for name, names in found.items() if len(names) == 1]):
+            raise UserError(
+                f"{self.name}: class {single[0]!r} has only one photo, {found[single[0]][0]}. Add photos if the names "
+                f"begin with the classes. {how}"
+            )
         if found:
             self._flat.add(split)
-        return dict(sorted(found.items()))
-
-
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the sorted names of the folders and of the files in a folder, without leftovers of systems."""
-    folders, files = list[str](), list[str]()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_leftover(entry.name):
-                is_folder = (
-                    entry.is_dir() if not entry.is_symlink() else Path(entry).is_dir()
-                )  # links may form a circle
-                (folders if is_folder else files).append(entry.name)
-    return sorted(folders), sorted(files)
+        return {name: [f"{folder}{image}" for image in names] for name, names in found.items()}
 
 
 def _may_be_class(name: str) -> bool:
@@ -255,12 +278,21 @@ def _may_be_class(name: str) -> bool:
 
 def _wrapper(folder: Path) -> str | None:
     """Return the name of the only folder in `folder` if it wraps a dataset, and is not itself one of photos."""
-    names, files = _entries(folder)
+    names, files = list_folder(folder)
     names = [name for name in names if name.lower() not in OWN]
     if len(names) != 1 or not _may_be_class(names[0]) or any(is_image_name(folder, name) for name in files):
         return None
-    inner, files = _entries(folder / names[0])
+    inner, files = list_folder(folder / names[0])
     images = [name for name in files if is_image_name(folder / names[0], name)]
-    flat = bool(images) and all(name.count(".") > 1 for name in images) and len({n.split(".")[0] for n in images}) > 1
+    by_class, unknown = flat_classes(images)
+    flat = len(by_class) > 1 and not unknown
     parquet = not inner and any(name.lower().endswith(".parquet") for name in files)
     return names[0] if flat or parquet or (inner and not images) else None
+
+
+def _parquet_in(folder: Path) -> list[Path]:
+    """List the Parquet files of a folder that has no photos and no folders."""
+    names, files = list_folder(folder)
+    if {name.lower() for name in names} - OWN or any(is_image_name(folder, name) for name in files):
+        return []
+    return [folder / name for name in files if name.lower().endswith(".parquet")]

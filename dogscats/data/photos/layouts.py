@@ -4,29 +4,26 @@ A new layout is a class with the methods of `Source`, in a module of its own, an
 class whose `found_in` returns a source is used.
 """
 
-import re
+import logging
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Self
 
-from dogscats.base.errors import UserError
+from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.files import cell
 from dogscats.base.text import listed
 from dogscats.data.photos.arguments import check_root
+from dogscats.data.photos.class_names import in_one_spelling, joined_hint
+from dogscats.data.photos.columns import LabelTable
 from dogscats.data.photos.folders import Folders
-from dogscats.data.photos.split import (
-    check_groups,
-    group_of,
-    group_pattern,
-    held_out,
-    held_out_groups,
-    in_both,
-    split_of,
-)
+from dogscats.data.photos.listing import unreadable_notes, unreadable_skipped
+from dogscats.data.photos.split import check_groups, group_pattern, hold_out, in_both, split_of
 from dogscats.data.photos.tables import Table
 from dogscats.data.photos.unpack import UnpackedPhotos
 from dogscats.data.pixels.shrink import Shrink
+
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -49,8 +46,14 @@ class Source(Protocol):
     notes: Sequence[str]
 
     @classmethod
-    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
-        """Look whether a dataset has this layout; `None` if not. The arguments are those of `DatasetFinder`."""
+    def found_in(cls, root: Path, labels: LabelTable | None, cache_dir: str | None) -> Self | None:
+        """Look whether a dataset has this layout; `None` if not.
+
+        Args:
+            root: folder of the dataset.
+            labels: the table that the settings name; `None` without one.
+            cache_dir: as in `DatasetFinder`.
+        """
 
     @property
     def splits(self) -> list[str]:
@@ -158,15 +161,21 @@ class DatasetFinder:
         labels: table of paths and labels, relative to `root`; `None` for folders.
         group: regular expression that names the group of a photo; groups are held out whole.
         cache_dir: folder to unpack photos in Parquet files to; `None` for the default of `cache_folder`.
+        columns: names of the columns of the table, by `path`, `label` and `split`; `None` to find them.
+        extension: ending of the photos where several files have the name in the table; `None` to find it.
+        skip: whether to leave out folders that cannot be listed, and say so, instead of an error.
     """
 
     root: Path
     valid_fraction: float = 0.2
     seed: int = 0
     limit: int | None = None
-    labels: str | None = None
+    labels: str | Path | None = None
     group: str | None = None
     cache_dir: str | None = None
+    columns: Mapping[str, str] | None = None
+    extension: str | None = None
+    skip: bool = False
 
     def find(self) -> Found:
         """Find the photos of all splits.
@@ -174,7 +183,9 @@ class DatasetFinder:
         Raises:
             UserError: if folders, classes or photos are missing, or the classes differ between splits.
         """
-        return self._found(self._source())
+        with unreadable_skipped(self.skip) as unreadable:
+            found = self._found(self._source())
+        return replace(found, notes=[*found.notes, *unreadable_notes(unreadable)])
 
     def find_split(self, split: str) -> tuple[list[str], Photos, str]:
         """Find the labelled photos of one split; other splits may be missing.
@@ -191,21 +202,37 @@ class DatasetFinder:
         Raises:
             UserError: if folders are missing.
         """
-        source, kind = self._source(), split_of(split)
-        if kind in ("train", "valid") and "valid" not in source.splits:
-            found = self._found(source)
-            return found.classes, found.splits[kind], found.held_out
-        by_class = source.single_split(split)
-        return list(by_class), _photos(source.root, by_class, self.limit), ""
+        with unreadable_skipped(self.skip) as unreadable:
+            source, kind = self._source(), split_of(split)
+            if kind in ("train", "valid") and "valid" not in source.splits:
+                found = self._found(source)
+                result = found.classes, found.splits[kind], found.held_out
+            else:
+                (by_class,), _ = in_one_spelling(source.single_split(split))
+                result = list(by_class), _photos(source.root, by_class, self.limit), ""
+        for note in unreadable_notes(unreadable):
+            log.warning("%s", note)
+        return result
 
     def _source(self) -> Source:
         check_root(self.root)
-        looked = (source.found_in(self.root, self.labels, self.cache_dir) for source in SOURCES)
+        columns = {kind: str(name) for kind, name in (self.columns or {}).items()}
+        labels = (
+            LabelTable(str(self.labels), columns, self.extension and str(self.extension))
+            if self.labels is not None
+            else None
+        )
+        if labels is None and (columns or self.extension):
+            given = f"columns={columns}" if columns else f"extension={self.extension}"
+            raise ArgumentError("data", f"{given}: it needs a table: data.labels=<table>.")
+        looked = (source.found_in(self.root, labels, self.cache_dir) for source in SOURCES)
         return next(source for source in looked if source is not None)
 
     def _found(self, source: Source) -> Found:
         pattern, where, place = group_pattern(self.group), "", source.place
         train = source.by_class("train")
+        valid = source.by_class("valid") if "valid" in source.splits else {}
+        (train, valid, test), spelled = in_one_spelling(train, valid, source.test(list(train)))
         classes = list(train)
         if len(classes) < 2:
             raise UserError(
@@ -213,15 +240,15 @@ class DatasetFinder:
                 "class."
             )
         _check_distinct(source.name, classes)
-        test = source.test(classes)
         if unknown := [name for name in test if name not in train]:
             raise UserError(
                 f"{source.name}: {place('test')} has photos of {listed(unknown)}, but the classes of {place('train')} "
                 f"are {listed(classes)}. Take the others out of {place('test')}."
             )
-        notes = [*source.notes, *(check_groups(train, pattern) if pattern else [])]
+        hint = joined_hint(classes) if source.tables else []
+        notes = [*source.notes, *spelled, *hint]
+        notes += check_groups(train, pattern) if pattern else []
         if "valid" in source.splits:
-            valid = source.by_class("valid")
             if classes != list(valid):
                 only = [", ".join(sorted(set(a) - set(b))) or "none" for a, b in ((train, valid), (valid, train))]
                 raise UserError(
@@ -230,7 +257,7 @@ class DatasetFinder:
                 )
         else:
             where = place("train")
-            train, valid = self._hold_out(source, train, pattern)
+            train, valid = hold_out(train, source.base, pattern, self.valid_fraction, self.seed, source.name, *hint)
         if pattern:
             notes += in_both(train, valid, pattern, "valid") + in_both(train, test, pattern, "test")
         splits = ["train", *([] if where else ["valid"]), *(["test"] if test else [])]
@@ -249,33 +276,6 @@ class DatasetFinder:
             empty_folders=source.empty_folders,
             notes=notes,
         )
-
-    def _hold_out(
-        self, source: Source, train: Mapping[str, Sequence[str]], pattern: re.Pattern[str] | None
-    ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Split the training photos into those that are trained on and those that are held out."""
-        start = len(source.base)  # the same photos, whether data.root is the dataset or a folder around it
-        names = {name: [path[start:] for path in paths] for name, paths in train.items()}
-        if pattern:
-            chosen = held_out_groups(
-                names, lambda path: group_of(pattern, source.base + path), self.valid_fraction, self.seed
-            )
-        else:
-            chosen = {name: held_out(paths, self.valid_fraction, self.seed) for name, paths in names.items()}
-        for name, paths in train.items():
-            if len(paths) < 2:
-                raise UserError(
-                    f"{source.name}: class {name!r} has only one photo, and there are no validation photos. "
-                    "Add photos: training and validation need at least one each."
-                )
-            if not 0 < len(chosen[name]) < len(paths):
-                raise UserError(
-                    f"{source.name}: the {len(paths)} photos of class {name!r} are in too few groups of data.group to "
-                    "hold some out. Add photos of other groups, or make the groups smaller."
-                )
-        apart = {path for paths in chosen.values() for path in paths}
-        kept = {name: [path for path in paths if path[start:] not in apart] for name, paths in train.items()}
-        return kept, {name: [source.base + path for path in paths] for name, paths in chosen.items()}
 
 
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:

@@ -1,17 +1,21 @@
 """Image files in folders: which files are images, in which order, and which files of a dataset are left out."""
 
+import errno
 import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dogscats.base.environment import how_to_install
-from dogscats.base.text import listed, shown
-from dogscats.data.pixels.images import image_size
+from dogscats.base.errors import Failure, UserError
+from dogscats.base.text import form, listed, shown
+from dogscats.data.pixels.images import FILE_ERRORS, image_size
 
 EXTENSIONS = {*IMG_EXTENSIONS, ".gif"}
 
@@ -54,23 +58,95 @@ def _number_key(found: re.Match[str]) -> str:
     return f"\0{chr(len(number))}{number}"
 
 
+_unreadable: ContextVar[list[str] | None] = ContextVar("unreadable", default=None)
+
+
+@contextmanager
+def unreadable_skipped(skip: bool = True) -> Iterator[list[str]]:
+    """Leave out folders that cannot be listed, instead of raising an error, unless `skip` is false.
+
+    Yields:
+        Their paths; filled as they are met.
+    """
+    folders: list[str] = []
+    token = _unreadable.set(folders if skip else None)
+    try:
+        yield folders
+    finally:
+        _unreadable.reset(token)
+
+
+def _cannot_list(path: str, error: OSError) -> None:
+    """Raise an error that names a folder, or note it within `unreadable_skipped`."""
+    skipped, reason = _unreadable.get(), error.strerror or str(error)
+    if error.errno not in FILE_ERRORS | {errno.EIO}:  # such as a network drive that is away
+        raise Failure(f"{path}: it cannot be listed now ({reason}). Make it available, and start again.") from error
+    if skipped is None:
+        raise UserError(
+            f"{path}: it cannot be listed ({reason}). Make it readable, or move it elsewhere. To train without it: "
+            "data.on_bad_image=skip."
+        ) from error
+    if path not in skipped:
+        skipped.append(path)
+
+
+def unreadable_notes(folders: Sequence[str]) -> list[str]:
+    """Count and name folders that were skipped, in one line; without any, there is none."""
+    count = f"{len(folders)} folder{'s' if len(folders) > 1 else ''}"
+    return [f"{count} left out that cannot be listed: {listed(folders, 5)}"] if folders else []
+
+
+def unreadable_in(folder: Path) -> bool:
+    """Return whether a folder, or one in it, was skipped because it cannot be listed."""
+    return any(f"{path}/".startswith(f"{folder}/") for path in _unreadable.get() or ())
+
+
+def list_folder(folder: str | Path) -> tuple[list[str], list[str]]:
+    """List the folders and the files in a folder, both sorted, without leftovers of systems.
+
+    Raises:
+        UserError: if it cannot be listed to its end, except within `unreadable_skipped`: then it counts as empty.
+    """
+    folders, files = list[str](), list[str]()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_leftover(entry.name):
+                    continue
+                try:
+                    is_folder = entry.is_dir()
+                except OSError as error:
+                    if error.errno != errno.ELOOP:  # links may form a circle
+                        _cannot_list(entry.path, error)
+                        continue
+                    is_folder = False
+                (folders if is_folder else files).append(entry.name)
+    except OSError as error:
+        _cannot_list(str(folder), error)
+        return [], []
+    return sorted(folders), sorted(files)
+
+
 def walk_files(folder: Path) -> Iterator[str]:
     """Yield the files under `folder`, relative to it, with `/` as separator, in any order.
 
     Symbolic links are followed, but no folder is visited twice. Hidden files, and those that systems, cameras and
     network storage leave behind, are skipped: `.DS_Store`, `__MACOSX`, `@eaDir`, `Thumbs.db`.
+
+    Raises:
+        UserError: as `list_folder`.
     """
     visited: set[str] = set()
-    start = len(os.path.join(folder, ""))  # noqa: PTH118  # a Path for each file would take most of the time
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    waiting = [""]
+    while waiting:
+        inner = waiting.pop()
+        parent = f"{folder}/{inner[:-1]}" if inner else str(folder)
         real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not is_leftover(name))
-        inner = f"{parent[start:]}/" if len(parent) > start else ""
-        yield from (f"{inner}{name}" for name in files if not is_leftover(name))
+        if real not in visited:
+            visited.add(real)
+            folders, files = list_folder(parent)
+            yield from (f"{inner}{name}" for name in files)
+            waiting += [f"{inner}{name}/" for name in reversed(folders)]
 
 
 def image_names(folder: Path) -> list[str]:
@@ -105,12 +181,16 @@ def is_image_name(folder: Path, name: str) -> bool:
 def left_out(root: Path, used: Iterable[str]) -> list[str]:
     """List the files in `root` that are not used, apart from what this project keeps there, in natural order.
 
+    A folder that cannot be listed, `private/`, counts as one.
+
     Args:
         root: folder of the dataset.
         used: paths of the files that are used.
     """
     known = set(used)
-    return sorted((f for f in walk_files(root) if f not in known and not f.startswith(DERIVED)), key=natural_key)
+    with unreadable_skipped() as unreadable:
+        files = [file for file in walk_files(root) if file not in known and not file.startswith(DERIVED)]
+    return sorted([*files, *(f"{os.path.relpath(path, root)}/" for path in unreadable)], key=natural_key)
 
 
 def left_out_summary(files: Sequence[str], empty_folders: Sequence[str] = ()) -> str:
@@ -133,33 +213,50 @@ class FileIndex:
 
     Args:
         root: folder of the photos.
+
+    Attributes:
+        names: paths of all photos, relative to `root`.
+        respelled: path in the table of each photo that was only found in another spelling.
     """
 
     def __init__(self, root: Path):
         self.root, self.top = root, os.path.abspath(root)  # noqa: PTH100  # text, as the paths are
         self.names = [f for f in walk_files(root) if not f.startswith("tmp/") and is_image_name(root, f)]
         self.exact = set(self.names)
-        self.by_end: dict[int, dict[str, list[str]]] = {}
+        self.respelled: dict[str, str] = {}
+        self._by_end: dict[tuple[int, Callable[[str], str]], dict[str, list[str]]] = {}
 
     def find(self, path: str) -> list[str]:
-        """List the files that a path may mean: the exact one, or else all that end in it, extension or not."""
+        """List the files that a path may mean: the exact one, or else all that end in it, extension or not.
+
+        Without any, a path may differ in case, spaces, Unicode form and, at last, leading zeros.
+        """
         if path in self.exact:
             return [path]
-        for name in dict.fromkeys((path, path.replace("\\", "/"))):
-            if found := self._find(posixpath.normpath(name)):
-                return found
+        for spelled in (str, form, unpadded):
+            for name in dict.fromkeys((path, path.replace("\\", "/"))):
+                if found := self._find(posixpath.normpath(name), spelled):
+                    if spelled is not str:
+                        self.respelled[path] = found[0]
+                    return found
         return []
 
-    def _find(self, path: str) -> list[str]:
+    def _find(self, path: str, spelled: Callable[[str], str]) -> list[str]:
         if path.startswith("/"):
-            path = path.removeprefix(self.top.rstrip("/") + "/")
-            return [path] if path in self.exact or self._is_file(path) else []
+            inside = path.removeprefix(self.top.rstrip("/") + "/")
+            if inside in self.exact or self._is_file(inside):
+                return [inside]
+            path = inside
+            if path.startswith("/"):
+                return []
+            matches = self._ends(path.count("/") + 1, spelled).get(spelled(path), [])
+            return [name for name in matches if name.count("/") == path.count("/")]
         if path in self.exact:
             return [path]
-        ends = self._ends(path.count("/") + 1)
-        without_extension = ends.get(f"{path}.", [])
-        found = [name for name in without_extension if name.rpartition(".")[0] == path]
-        found = found or ends.get(path, []) or without_extension
+        ends, key = self._ends(path.count("/") + 1, spelled), spelled(path)
+        without_extension = ends.get(f"{key}.", [])
+        found = [name for name in without_extension if spelled(name.rpartition(".")[0]) == key]
+        found = found or ends.get(key, []) or without_extension
         if len(found) > 1:
             return sorted(found, key=natural_key)
         return found or ([path] if self._is_file(path) else [])
@@ -170,15 +267,26 @@ class FileIndex:
         except (OSError, ValueError):  # not a path at all, such as a photo in base64
             return False
 
-    def _ends(self, depth: int) -> dict[str, list[str]]:
+    def _ends(self, depth: int, spelled: Callable[[str], str]) -> dict[str, list[str]]:
         """Group the files by the last `depth` parts of their paths, with extension and without: `cat.0.`."""
-        if depth not in self.by_end:
+        if (depth, spelled) not in self._by_end:
             groups: dict[str, list[str]] = defaultdict(list)
             for name in self.names:
                 end = name.rpartition("/")[2] if depth == 1 else "/".join(name.split("/")[-depth:])
-                groups[end].append(name)
+                groups[spelled(end)].append(name)
                 stem, dot, extension = end.rpartition(".")
                 if dot and "/" not in extension:
-                    groups[f"{stem}."].append(name)
-            self.by_end[depth] = dict(groups)
-        return self.by_end[depth]
+                    groups[f"{spelled(stem)}."].append(name)
+            self._by_end[depth, spelled] = dict(groups)
+        return self._by_end[depth, spelled]
+
+
+def unpadded(path: str) -> str:
+    """Return the form of a path without leading zeros of its number: `7.jpg` for `0007.jpg`, `7` for `7.0`."""
+    return re.sub(r"(?:^|(?<=/))0+(?=\d+(?:\.[^/]*)?$)", "", re.sub(r"(?:^|(?<=/))(\d+)\.0+$", r"\1", form(path)))
+
+
+def ending(path: str) -> str:
+    """Return the extension of a path or a name as `.jpg`, also for `.JPEG`."""
+    lower = f".{path.rpartition('.')[2].lower()}"
+    return ".jpg" if lower == ".jpeg" else lower

@@ -130,8 +130,8 @@ def with_own_decisions(data: Mapping[str, Any], run_dir: Path) -> dict[str, Any]
     return {**data} | ({"decisions": str(copy)} if data.get("decisions") and copy.is_file() else {})
 
 
-def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return which of a run's `labels` and `decisions` are for the photos in `root`; `None` for those that are not.
+def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which of a run's table and `decisions` are for the photos in `root`; `None` for those that are not.
 
     Decisions are only for the run's own photos. A table is also for another root that has it.
 
@@ -139,11 +139,12 @@ def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[st
         root: folder of photos; `None` for the run's own.
         trained_on: config of the run's data module.
     """
-    labels, decisions = trained_on.get("labels"), trained_on.get("decisions")
+    found = {key: trained_on.get(key) for key in ("labels", "columns", "extension", "decisions")}
     if root is None or _is_own(root, trained_on):
-        return {"labels": labels, "decisions": decisions}
+        return found
+    labels = found["labels"]
     there = labels and not Path(labels).expanduser().is_absolute() and (Path(root).expanduser() / labels).is_file()
-    return {"labels": labels if there else None, "decisions": None}
+    return found | {"decisions": None} if there else dict.fromkeys(found)
 
 
 def cache_at(root: str | Path, trained_on: Mapping[str, Any]) -> Path | None:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 
 from dogscats.base.errors import ArgumentError, UserError, as_user_error
-from dogscats.base.text import listed, shown
+from dogscats.base.text import counted, listed, plural, shown
 
 SPELLINGS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
 """Names of each split, as folders or in a table, in any case."""
@@ -40,7 +40,7 @@ def split_in(column: str, cell: str, row: str) -> str:
     Raises:
         UserError: for any other text, with the table and the row that `row` names.
     """
-    known = TRUTHS if column.lower() == IS_VALID else SPELLINGS
+    known = TRUTHS if re.sub(r"[\W_]+", "", column.lower()) == IS_VALID.replace("_", "") else SPELLINGS
     splits = {name: split for split, names in known.items() for name in names}
     if cell.lower() not in splits:
         raise UserError(f"{row}: its {column} is {shown(cell)!r}, expected one of {', '.join(splits)}.")
@@ -138,6 +138,51 @@ def held_out_groups(
     return {name: [path for path in paths if keys[path] in chosen] for name, paths in by_class.items()}
 
 
+def hold_out(
+    train: Mapping[str, Sequence[str]],
+    base: str,
+    pattern: re.Pattern[str] | None,
+    fraction: float,
+    seed: int,
+    dataset: str,
+    hint: str = "",
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Split the training photos into those that are trained on and those that are held out.
+
+    Args:
+        train: photos of each class.
+        base: folder that all paths begin with; the choice is the same whether `data.root` is this folder or one around.
+        pattern: pattern of `data.group`; `None` without groups.
+        fraction: share to hold out.
+        seed: seeds the choice.
+        dataset: name of the dataset in messages.
+        hint: what else to say of a class with one photo.
+
+    Raises:
+        UserError: if a class has too few photos or groups.
+    """
+    start = len(base)
+    names = {name: [path[start:] for path in paths] for name, paths in train.items()}
+    if pattern:
+        chosen = held_out_groups(names, lambda path: group_of(pattern, base + path), fraction, seed)
+    else:
+        chosen = {name: held_out(paths, fraction, seed) for name, paths in names.items()}
+    for name, paths in train.items():
+        if len(paths) < 2:
+            raise UserError(
+                f"{dataset}: class {name!r} has only one photo, and there are no validation photos. "
+                f"Add photos: training and validation need at least one each. {hint}".rstrip()
+            )
+        if not 0 < len(chosen[name]) < len(paths):
+            raise UserError(
+                f"{dataset}: the {len(paths)} photos of class {name!r} are in too few groups of data.group to "
+                "hold some out. Add photos of other groups, or make the groups smaller."
+            )
+    apart = {path for paths in chosen.values() for path in paths}
+    kept = {name: [path for path in paths if path[start:] not in apart] for name, paths in train.items()}
+    return kept, {name: [base + path for path in paths] for name, paths in chosen.items()}
+
+
 def _nearest_sum(sizes: Sequence[int], wanted: int) -> list[int]:
     """Choose sizes, early ones first, whose sum is as near to `wanted` as possible; neither none nor all of them."""
     taken, rest, total = [], [], 0
@@ -209,7 +254,9 @@ def check_groups(by_class: Mapping[str, Sequence[str]], pattern: re.Pattern[str]
         )
     if not alone:
         return []
-    return [f"{len(alone)} of {len(every)} photos match no data.group and are on their own: {listed(alone, 3)}"]
+    return [
+        f"{len(alone)} of {counted(len(every), 'photo')} match no data.group and are on their own: {listed(alone, 3)}"
+    ]
 
 
 def in_both(
@@ -228,6 +275,7 @@ def in_both(
         return []
     group, path = next(iter(both.items()))
     return [
-        f"{len(both)} groups of data.group are in train and in {split}, for example {shown(group)!r}: "
+        f"{counted(len(both), 'group')} of data.group {plural(len(both), 'is', 'are')} in train and in {split}, "
+        f"for example {shown(group)!r}: "
         f"{shown(first[group])} and {shown(path)}. Metrics of {split} may be too optimistic."
     ]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -9,31 +11,22 @@ from typing import Any, TextIO
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, as_user_error, first_line
-from dogscats.base.text import listed
-from dogscats.data.photos.split import IS_VALID
+from dogscats.base.text import listed, shown
+from dogscats.data.photos.columns import COLUMNS, LIKELY, PATHS, find_columns, plain
 
 SEPARATORS = ",;\t"
 
 ENCODING = "utf-8-sig"
 """UTF-8, with or without the mark that Excel puts in front."""
 
-PATHS = ("path", "file", "filename", "file_name", "image", "image_id", "id", "name")
-"""Names of a column of paths, in any case."""
 
-COLUMNS = {
-    "path": PATHS,
-    "label": ("label", "labels", "class", "category", "breed", "species", "target"),
-    "split": ("split", "set", "subset", IS_VALID),
-}
-"""Names of each column, in any case; the first that a table has is used."""
-
-
-def table_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+def table_rows(file: Path, name: str, chosen: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of a table, header first: where a row is, such as `line 3`, and its cells.
 
     Args:
         file: file of the table, `.parquet` or text separated by commas, semicolons or tabs.
         name: its name in messages.
+        chosen: names of columns, as in `find_columns`.
 
     Raises:
         UserError: if it cannot be read.
@@ -41,10 +34,15 @@ def table_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
     if file.suffix.lower() in (".xlsx", ".xls", ".ods"):
         raise UserError(f"{name}: spreadsheets are not read. Save it as CSV.")
     if file.suffix.lower() == ".parquet":
-        yield from _parquet_rows(file, name)
+        yield from _parquet_rows(file, name, chosen)
         return
     with file.open(newline="", encoding=ENCODING) as lines:
-        yield from text_rows(lines, name, set(chain.from_iterable(COLUMNS.values())))
+        yield from text_rows(lines, name, {*chain.from_iterable(COLUMNS.values()), *(chosen or {}).values()})
+
+
+def is_empty(cell: str) -> bool:
+    """Return whether a cell has nothing in it: also as pandas and spreadsheets write it."""
+    return cell.strip().lower() in ("", "nan", "<na>", "#n/a", "#ref!", "#value!")
 
 
 def text_rows(
@@ -88,43 +86,10 @@ def text_rows(
 
 def _columns_known(line: str, separator: str, known: Collection[str]) -> tuple[int, int]:
     """Count the columns with usual names, and all columns, that a header has with a separator."""
-    cells = [cell.strip(' "\r\n').lower() for cell in line.split(separator)]
-    return sum(cell in known for cell in cells), len(cells)
-
-
-def find_columns(
-    name: str,
-    header: Sequence[str],
-    needed: Sequence[str] = ("path", "label"),
-    usual_names: Mapping[str, Sequence[str]] = COLUMNS,
-) -> dict[str, int]:
-    """Find the columns of a table by the usual names.
-
-    Args:
-        name: name of the table in messages.
-        header: names of its columns.
-        needed: kinds of columns that it must have.
-        usual_names: names of each kind of column; the first that a table has is used.
-
-    Raises:
-        UserError: if one is missing, or there twice.
-    """
-    names = [column.strip().lower() for column in header]
-    found = {
-        kind: names.index(usual)
-        for kind, known in usual_names.items()
-        if (usual := next((name for name in known if name in names), None)) is not None
-    }
-    for kind in needed:
-        if kind not in found:
-            raise UserError(
-                f"{name}: it has no column for the {kind}. Its columns are {listed(header) or 'none'}; expected one of "
-                f"{', '.join(usual_names[kind])}. Rename the column."
-            )
-    for number in found.values():
-        if names.count(names[number]) > 1:
-            raise UserError(f"{name}: it has the column {names[number]!r} twice. Rename or remove one.")
-    return found
+    cells = [plain(cell) for cell in line.split(separator)]
+    usual = set(map(plain, known))
+    named = [cell for cell in cells if cell in usual or any(likely.fullmatch(cell) for likely in LIKELY.values())]
+    return len(named), len(cells)
 
 
 class ParquetTable:
@@ -172,13 +137,30 @@ class ParquetTable:
                     yield f"row {number}", values
 
     def text(self, column: str, value: Any) -> str:
-        """Return a value as text: the class name of a number, if it has one; empty for none, which is -1 there."""
+        """Return a value as text: the class name of a number, if it has one; empty for none, which is -1 there.
+
+        Raises:
+            UserError: if it is neither text nor a number, such as a list of several labels.
+        """
         names = self._classes.get(column)
-        if value is None:
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Mapping) and isinstance(value.get("path"), str):  # an image that is a file
+            value = value["path"]
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        if value is None or value != value:  # NaN
             return ""
-        if names is None or isinstance(value, str):
+        if isinstance(value, Mapping | list | bytearray):
+            raise UserError(
+                f"{self.name}: its column {column} has {shown(str(value)[:60])}, expected text or a whole number: one "
+                "class per photo. Choose another column with data.columns, or save the table with one."
+            )
+        if names is None or not isinstance(value, int | float):
             return str(value)
-        return names[value] if 0 <= value < len(names) else ""
+        if value != int(value):
+            raise UserError(f"{self.name}: its column {column} has {value}, expected the number of a class.")
+        return names[int(value)] if 0 <= value < len(names) else ""
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
@@ -204,7 +186,8 @@ def _image_column(schema: Any) -> str | None:
             return str(field.name)
         if types.is_binary(kind) or types.is_large_binary(kind):
             binary = binary or str(field.name)
-        paths |= (types.is_string(kind) or types.is_large_string(kind)) and field.name.lower() in PATHS
+        is_text = types.is_string(kind) or types.is_large_string(kind)
+        paths |= is_text and (field.name.lower() in PATHS or bool(LIKELY["path"].fullmatch(plain(field.name))))
     return None if paths else binary
 
 
@@ -213,13 +196,63 @@ def has_images(file: Path, name: str) -> bool:
     return file.suffix.lower() == ".parquet" and ParquetTable(file, name).image_column is not None
 
 
-def _parquet_rows(file: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+def _parquet_rows(file: Path, name: str, chosen: Mapping[str, str] | None) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of a Parquet file, header first."""
     table = ParquetTable(file, name)
     yield "header", table.header
-    wanted = {table.header[index]: index for index in find_columns(name, table.header).values()}
+    wanted = {table.header[index]: index for index in find_columns(name, table.header, chosen=chosen).values()}
     for where, values in table.rows(list(wanted)):
         cells = [""] * len(table.header)
         for (column, index), value in zip(wanted.items(), values, strict=True):
             cells[index] = table.text(column, value)
         yield where, cells
+
+
+SHARD = re.compile(r"(?P<start>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<end>.*)")
+"""Name of a part of a set, as `datasets` writes it: `train-00000-of-00002-<hash>.parquet`."""
+
+NUMBERED = re.compile(r"(?P<start>.*?)(?P<number>\d+)(?P<end>(?:[-_.][0-9a-f][0-9a-f-]{7,})?(?:\.\w+)+)")
+"""Name of a part by its number alone: `0000.parquet`, `part-00000-<id>.snappy.parquet`."""
+
+
+def check_shards(files: Sequence[Path], whole: bool = False) -> None:
+    """Refuse an incomplete set of files, or two sets of the same name.
+
+    Args:
+        files: all files of a dataset.
+        whole: whether each file is used on its own.
+
+    Raises:
+        UserError: with the names of missing files, as far as they are known.
+    """
+    sets: dict[tuple[Path, str], dict[str, list[re.Match[str]]]] = defaultdict(lambda: defaultdict(list))
+    for file in files:
+        if part := SHARD.fullmatch(file.name):
+            sets[file.parent, part["start"]][part["count"]].append(part)
+        elif not whole and (part := NUMBERED.fullmatch(file.name)):
+            sets[file.parent, part["start"]][""].append(part)
+    for (folder, start), by_count in sets.items():
+        parts = [part for each in by_count.values() for part in each]
+        numbers = sorted(int(part["number"]) for part in parts)
+        names = sorted(part[0] for part in parts)
+        counts = [count for count in by_count if count]
+        if whole and int(counts[0]) > 1:
+            raise UserError(f"{folder / names[0]}: it is one of {int(counts[0])} parts of a table. Join them into one.")
+        if len(counts) > 1 or len(set(numbers)) < len(numbers):
+            raise UserError(f"{folder}: {listed(names, 6)} are parts of several sets. Remove those of the older one.")
+        width, end = len(parts[0]["number"]), parts[0]["end"]
+        padded = width >= 4 and numbers[0] < 10 ** (width - 1)  # of Spark, and of Hugging Face's conversion from 0 on
+        if not counts and not padded and (len(numbers) == 1 or numbers[0] > 1):
+            continue  # a version, a size, a year
+        count = int(counts[0]) if counts else None
+        first = int(numbers[-1] == count) if counts else min(numbers[0], 1) if start else 0
+        last = numbers[-1] + 1 if count is None else count + first
+        if re.search(r"[-_.][0-9a-f][0-9a-f-]{7,}", end):  # a hash, different for each part
+            end = f"-*{Path(names[0]).suffix}"
+        of = f"-of-{counts[0]}" if counts else ""
+        missing = [f"{start}{number:0{width}d}{of}{end}" for number in range(first, last) if number not in numbers]
+        if missing:
+            raise UserError(
+                f"{folder}: {listed(missing, 5)} {'is' if len(missing) == 1 else 'are'} missing. Download "
+                f"{'it' if len(missing) == 1 else 'them'} as well."
+            )

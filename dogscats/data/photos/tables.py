@@ -1,15 +1,30 @@
 """Tables of labelled photos: CSV or Parquet files with the columns path, label and perhaps split."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Self
+from posixpath import basename, splitext
+from typing import NamedTuple, Self
 
 from dogscats.base.errors import ArgumentError, UserError
-from dogscats.base.text import listed, shown
-from dogscats.data.photos.listing import FileIndex, natural_key
+from dogscats.base.text import counted, form, listed, shown
+from dogscats.data.photos.columns import LabelTable, find_columns
+from dogscats.data.photos.listing import FileIndex, ending, list_folder, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
-from dogscats.data.photos.table_rows import find_columns, has_images, table_rows
+from dogscats.data.photos.table_rows import check_shards, has_images, is_empty, table_rows
+
+MOST_COMPARED = 1000
+"""Number of rows of a table beside class folders that are compared with them."""
+
+
+class Row(NamedTuple):
+    """A row of a table; `where` names it in messages, such as `line 3`."""
+
+    where: str
+    path: str
+    label: str
+    split: str
 
 
 class Table:
@@ -20,6 +35,7 @@ class Table:
         file: file of the table, `.parquet` or text separated by commas, semicolons or tabs.
         name: name of the table in messages.
         tables: path of the table, relative to `root`, unless it is elsewhere.
+        settings: its columns and the ending of photos, where they are set.
 
     Raises:
         UserError: if the table cannot be read, columns or files are missing, paths are ambiguous, or rows contradict
@@ -28,58 +44,95 @@ class Table:
 
     base = ""
     empty_folders: Sequence[str] = ()
-    notes: Sequence[str] = ()
 
-    def __init__(self, root: Path, file: Path, name: str, tables: Sequence[str] = ()):
+    def __init__(
+        self, root: Path, file: Path, name: str, tables: Sequence[str] = (), settings: LabelTable | None = None
+    ):
         self.root, self.name, self.tables = root, name, tables
+        self.notes: Sequence[str] = ()
         self._by_split: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        rows = table_rows(file, name)
-        _, header = next(rows, ("", []))
-        columns = find_columns(name, header)
-        column = header[columns["split"]].strip() if "split" in columns else ""
-        self.splits_from = f"its column {column}" if column else ""
-        files, seen, missing, count = FileIndex(root), dict[str, tuple[str, str, str]](), list[str](), 0
-        self._names = files.names
-        for where, cells in rows:
-            count += 1
-            written, label = (cells[columns[kind]].strip() for kind in ("path", "label"))
-            split = split_in(column, cells[columns["split"]].strip(), f"{name}: {where}") if column else "train"
-            if not label or not written:
-                what = "label" if written else "path"
-                raise UserError(f"{name}: {where}: it has no {what}. Fill it in, or remove the row.")
-            found = files.find(written)
-            if not found:
-                missing.append(f"{where} {shown(written)!r}")
-                continue
-            path, *others = found
-            if others:
-                meant = f"{shown(written)!r} may be {listed(found, 2)}"
-                raise UserError(f"{name}: {where}: {meant}. Write the path from data.root on.")
-            first, *before = seen.setdefault(path, (where, label, split))
-            if first == where:
-                self._by_split[split][label].append(path)
-            elif before != [label, split]:
+        rows, self.splits_from = self._rows(file, settings.columns if settings else {})
+        paths = self._paths(rows, settings.extension if settings else None)
+        seen: dict[str, Row] = {}
+        for row, path in zip(rows, paths, strict=True):
+            first = seen.setdefault(path, row)
+            if first is row:
+                self._by_split[row.split][row.label].append(path)
+            elif (form(first.label), first.split) != (form(row.label), row.split):
                 raise UserError(
-                    f"{name}: {where}: {shown(path)} is {shown(label)!r} in {split}, but {shown(before[0])!r} in "
-                    f"{before[1]} in {first}. Remove one of the rows."
+                    f"{name}: {row.where}: {shown(path)} is {shown(row.label)!r} in {row.split}, but "
+                    f"{shown(first.label)!r} in {first.split} in {first.where}. Remove one of the rows."
                 )
-        if missing:
+
+    def _rows(self, file: Path, chosen: Mapping[str, str]) -> tuple[list[Row], str]:
+        """Read the rows; also return where the splits are from, in words, empty without any."""
+        lines = table_rows(file, self.name, chosen)
+        _, header = next(lines, ("", []))
+        columns = find_columns(self.name, header, chosen=chosen)
+        column = header[columns["split"]].strip() if "split" in columns else ""
+        rows, empty = [], defaultdict[str, list[str]](list)
+        for where, cells in lines:
+            path, label = ("" if is_empty(cell := cells[columns[kind]]) else cell.strip() for kind in ("path", "label"))
+            split = split_in(column, cells[columns["split"]].strip(), f"{self.name}: {where}") if column else "train"
+            rows.append(Row(where, path, label, split))
+            if not label or not path:
+                empty["label" if path else "path"].append(where)
+        for what, places in empty.items():
+            one = len(places) == 1
             raise UserError(
-                f"{name}: {len(missing)} of {count} rows name files that are not in {root}: {listed(missing, 5)}. Add "
-                "the files, remove the rows, or set data.root to the folder that the paths are relative to."
+                f"{self.name}: {listed(places, 5)}: {'it has' if one else 'they have'} no {what}. Fill "
+                f"{'it' if one else 'them'} in, or remove the {'row' if one else 'rows'}."
             )
+        return rows, f"its column {column}" if column else ""
+
+    def _paths(self, rows: Sequence[Row], extension: str | None) -> list[str]:
+        """Find the file of each row; where several have its name, the ending that all other rows have decides."""
+        files = FileIndex(self.root)
+        self._names = files.names
+        found = [files.find(row.path) for row in rows]
+        if missing := [f"{row.where} {shown(row.path)!r}" for row, paths in zip(rows, found, strict=True) if not paths]:
+            raise UserError(
+                f"{self.name}: {len(missing)} of {counted(len(rows), 'row')} name files that are not in {self.root}: "
+                f"{listed(missing, 5)}. Add the files, remove the rows, or set data.root to the folder that the paths "
+                "are relative to."
+            )
+        endings = {ending(paths[0]) for paths in found if len(paths) == 1}
+        chosen = ending(extension) if extension else endings.pop() if len(endings) == 1 else None
+        several = [number for number, paths in enumerate(found) if len(paths) > 1]
+        for number in several:
+            row, paths = rows[number], found[number]
+            found[number] = [path for path in paths if ending(path) == chosen]
+            if len(found[number]) != 1:
+                kinds = sorted({ending(path)[1:] for path in paths})
+                advice = f"Say which ending the photos have: data.extension={kinds[0]}" if len(kinds) > 1 else ""
+                raise UserError(
+                    f"{self.name}: {row.where}: {shown(row.path)!r} may be {listed(paths, 3)}. "
+                    f"{advice or 'Write the path from data.root on'}."
+                )
+        notes = (
+            [f"{len(several)} rows of {self.name} fit several files: those with {chosen} are used"] if several else []
+        )
+        if files.respelled:
+            written, path = next(iter(files.respelled.items()))
+            notes.append(
+                f"{len(files.respelled)} paths in {self.name} differ from the files' names in case, spaces, Unicode "
+                f"form or leading zeros: {shown(written)} is {shown(path)}"
+            )
+        self.notes = notes
+        return [path for (path,) in found]
 
     @classmethod
-    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+    def found_in(cls, root: Path, labels: LabelTable | None, cache_dir: str | None) -> Self | None:
         """Read the table that `labels` names; `None` without one, or if it has the photos in it.
 
         Raises:
             ArgumentError: if there is no such file.
             UserError: as the class.
         """
-        if labels is None or has_images(file := table_file(root, labels), labels):
+        if labels is None or has_images(file := table_file(root, labels.file), labels.file):
             return None
-        return cls(root, file, labels, inside(root, file))
+        check_shards([file], whole=True)
+        return cls(root, file, labels.file, inside(root, file), labels)
 
     @property
     def splits(self) -> list[str]:
@@ -128,17 +181,78 @@ def table_file(root: Path, labels: str) -> Path:
 
     Args:
         root: folder of the dataset.
-        labels: path of the file, relative to `root`; `~` is the home folder.
+        labels: path of the file, relative to `root` or else to the working directory; `~` is the home folder.
 
     Raises:
         ArgumentError: if there is no such file, with the tables that are there.
     """
-    file = root / Path(labels).expanduser()
-    if not file.is_file():
-        there = listed(sorted(f.name for f in root.iterdir() if f.suffix.lower() in (".csv", ".tsv", ".parquet")))
-        missing = f"labels={labels}: there is no such file in {root}. Give a table of paths and labels"
-        raise ArgumentError("data", f"{missing}{f'; {there} is there' if there else ''}.")
-    return file
+    given = Path(labels).expanduser()
+    if file := next((file for file in (root / given, given) if file.is_file()), None):
+        return file
+    there = listed([f for f in list_folder(root)[1] if f.lower().endswith((".csv", ".tsv", ".parquet"))])
+    missing = f"labels={labels}: there is no such file in {root}, nor in the working directory. Give a table of paths"
+    raise ArgumentError("data", f"{missing} and labels{f'; {there} is there' if there else ''}.")
+
+
+def check_tables(name: str, root: Path, places: Iterable[str], found: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a table beside folders of photos that has other labels for them.
+
+    Args:
+        name: name of the dataset in messages.
+        root: folder of the dataset.
+        places: folders in it, with `/` at the end, to look for tables.
+        found: paths of the photos in each folder.
+
+    Raises:
+        UserError: with both ways out.
+    """
+    for place in dict.fromkeys(places):
+        for file in list_folder(root / place)[1]:
+            if labels := _other_labels(root / place / file, found):
+                raise UserError(
+                    f"{name}: {place}{file} has other labels for the photos than their folders "
+                    f"{listed(list(found), 5)}: {listed(labels, 5)}. Set data.labels={place}{file}, or move it "
+                    "elsewhere if the folders are the classes."
+                )
+
+
+def _other_labels(file: Path, found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the labels of a table beside folders if it has others for their photos; else an empty list.
+
+    Labels are alike if any is the name of a folder, or each stands for one folder: `0` for `cats`, `1` for `dogs`.
+
+    Args:
+        file: a file, which may be such a table.
+        found: paths of the photos in each folder.
+    """
+    if not file.name.lower().endswith((".csv", ".tsv", ".parquet")) or "submission" in file.name.lower():
+        return []
+    try:
+        if has_images(file, file.name):
+            return []
+        lines = table_rows(file, file.name)
+        _, header = next(lines, ("", []))
+        columns = find_columns(file.name, header)
+        rows = [
+            [cells[columns[kind]].strip() for kind in ("path", "label")] for _, cells in islice(lines, MOST_COMPARED)
+        ]
+    except (UserError, OSError):  # not a table of photos
+        return []
+    folders: dict[str, set[str]] = defaultdict(set)
+    for folder, paths in found.items():
+        for path in paths:
+            name = path.rpartition("/")[2]
+            folders[name].add(folder)
+            folders[splitext(name)[0]].add(folder)
+    pairs = {
+        (label, *folders[name]) for path, label in rows if label and len(folders.get(name := basename(path), ())) == 1
+    }
+    named = sum(basename(path) in folders for path, _ in rows)
+    labels = sorted({label for label, _ in pairs})
+    own = set(map(form, found)) & set(map(form, labels))
+    if 2 * named < len(rows) or len(labels) < 2 or own or len(pairs) == len(labels) == len({f for _, f in pairs}):
+        return []
+    return labels
 
 
 def inside(root: Path, file: Path) -> list[str]:

@@ -14,11 +14,12 @@ from dogscats.base.content import cache_folder
 from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import write_rows
 from dogscats.base.locks import locked
-from dogscats.base.text import listed
+from dogscats.base.text import shown
+from dogscats.data.photos.columns import LabelTable, find_columns
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.listing import EXTENSIONS
 from dogscats.data.photos.split import split_in, split_of
-from dogscats.data.photos.table_rows import ParquetTable, find_columns, has_images
+from dogscats.data.photos.table_rows import ParquetTable, check_shards, has_images
 from dogscats.data.photos.tables import Table, inside, table_file
 from dogscats.data.pixels.images import JPEG_MAGIC
 
@@ -39,54 +40,73 @@ class UnpackedPhotos(Table):
         root: folder of the dataset.
         files: Parquet files.
         cache_dir: cache folder; `None` for the default of `cache_folder`.
-        splits: whether the names of the files tell the split: `train-00000-of-00001.parquet`.
+        splits: whether the names of the files or their folders tell the split: `train-00000-of-00001.parquet`.
+        columns: names of columns, as `data.columns` chooses them.
 
     Raises:
         UserError: if the files have no images or labels, the split of a file is unknown, or the disk is full.
     """
 
-    def __init__(self, root: Path, files: Sequence[Path], cache_dir: str | None, splits: bool):
-        _check_parts(files)
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[Path],
+        cache_dir: str | None,
+        splits: bool,
+        columns: Mapping[str, str] | None = None,
+    ):
+        check_shards(files)
         key = hashlib.blake2b(str(VERSION).encode(), digest_size=16)
         for file in files:
             status = file.stat()
-            key.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+            place = "" if file.parent == files[0].parent else f"{file.parent.name}/"
+            key.update(
+                f"\0{place}{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
+            )
+        chosen = columns or {}
+        if chosen:
+            key.update(f"\0{sorted(chosen.items())}".encode("utf-8", "surrogateescape"))
         folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
-        shown_as = files[0] if len(files) == 1 else files[0].with_name("*.parquet")
+        shown_as = files[0] if len(files) == 1 else _common_folder(files) / "*.parquet"
         name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
+        links = folder.glob("*/*") if folder.is_dir() else ()
+        if any(link.is_symlink() and not link.exists() for link in links):  # the photos were moved since
+            shutil.rmtree(folder)
         if not folder.is_dir():
             rows = sum(ParquetTable(file, str(file)).count for file in files)
             with locked(folder.with_suffix(".lock"), f"{folder}"):
                 if not folder.is_dir():
-                    _unpack(folder, progress_bar(_photos(files, splits), "Unpacking photos", rows, "photo"))
+                    _unpack(
+                        folder, progress_bar(_photos(root, files, splits, chosen), "Unpacking photos", rows, "photo")
+                    )
         super().__init__(folder, folder / TABLE, name, [path for file in files for path in inside(root, file)])
         if splits or self.splits == ["train"]:
-            self.splits_from = "the names of the files" if len(self.splits) > 1 else ""
+            named = (
+                "the names of the files" if len({file.parent for file in files}) == 1 else "the folders of the files"
+            )
+            self.splits_from = named if len(self.splits) > 1 else ""
 
     @classmethod
-    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+    def found_in(cls, root: Path, labels: LabelTable | None, cache_dir: str | None) -> Self | None:
         """Unpack the Parquet file that `labels` names, or those in a root that holds nothing else; `None` without any.
 
         Raises:
             UserError: as the class.
         """
-        files = Folders(root).parquet_files() if labels is None else [table_file(root, labels)]
-        if not files or (labels is not None and not has_images(files[0], labels)):
-            return None
-        return cls(root, files, cache_dir, splits=labels is None)
+        if labels is None:
+            files = Folders(root).parquet_files()
+            return cls(root, files, cache_dir, splits=True) if files else None
+        file = table_file(root, labels.file)
+        return cls(root, [file], cache_dir, False, labels.columns) if has_images(file, labels.file) else None
 
 
-def _check_parts(files: Sequence[Path]) -> None:
-    """Refuse an incomplete set of files: `train-00000-of-00002.parquet` without `train-00001-...`."""
-    names = {file.name for file in files}
-    for file in files:
-        if part := re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})\.parquet", file.name):
-            every = (f"{part[1]}{number:05d}-of-{part[3]}.parquet" for number in range(int(part[3])))
-            if missing := [name for name in every if name not in names]:
-                raise UserError(f"{file.parent}: {listed(missing, 3)} is missing. Download it as well.")
+def _common_folder(files: Sequence[Path]) -> Path:
+    """Return the folder that has all files, some of them perhaps in folders of splits."""
+    folders = {file.parent for file in files}
+    return folders.pop() if len(folders) == 1 else files[0].parent.parent
 
 
-def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None:
+def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes | Path]]) -> None:
     """Write photos, and their table, into a folder that appears only when complete."""
     unfinished = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
@@ -97,7 +117,10 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None
         ):
             for name, label, split, content in photos:
                 (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-                (unfinished / name).write_bytes(content)
+                if isinstance(content, Path):
+                    (unfinished / name).symlink_to(content.absolute())
+                else:
+                    (unfinished / name).write_bytes(content)
                 if label:
                     rows.append((name, label, split))
             write_rows(unfinished / TABLE, ["path", "label", "split"], rows)
@@ -107,31 +130,42 @@ def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes]]) -> None
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield path, label, split and content of each photo; photos of test without a label are in `test1/`."""
+def _split_of_file(root: Path, file: Path, files: Sequence[Path]) -> str | None:
+    """Return the split that the name of a file tells, or else that of its folder; `None` if they tell none."""
+    split = split_of(re.split(r"[-_.]", file.name)[0])
+    split = split or (split_of(file.parent.name) if file.parent != root else None)
+    numbered = all(re.fullmatch(r"(?:part)?[-_.]?\d+.*", each.name) for each in files)
+    if split is None and len(files) > 1 and not numbered:
+        raise UserError(
+            f"{file}: its name tells no split. Rename it to train-{file.name}, or give one file: data.labels="
+        )
+    return split
+
+
+def _photos(
+    root: Path, files: Sequence[Path], splits: bool, chosen: Mapping[str, str]
+) -> Iterator[tuple[str, str, str, bytes | Path]]:
+    """Yield path, label, split and content of each photo; photos of test without a label are in `test1/`.
+
+    The content is the file that a row names if it has only its path.
+    """
     numbers: Counter[str] = Counter()
     for file in files:
-        split_of_file = split_of(re.split(r"[-_.]", file.name)[0]) if splits else "train"
-        if split_of_file is None and len(files) > 1:
-            raise UserError(
-                f"{file}: its name tells no split. Rename it to train-{file.name}, or give one file: data.labels="
-            )
+        split_of_file = _split_of_file(root, file, files) if splits else "train"
         table = ParquetTable(file, str(file))
         if table.image_column is None:
             raise UserError(
                 f"{file}: it has no column of images; its columns are {', '.join(table.header)}. A table of paths and "
                 "labels is given as data.labels=<file>."
             )
-        found = find_columns(str(file), table.header, needed=["label"])
+        found = find_columns(str(file), table.header, needed=["label"], chosen=chosen)
         label = table.header[found["label"]]
         split = table.header[found["split"]] if "split" in found else None
         columns = [table.image_column, label, *([split] if split else [])]
-        for where, (image, given, *written) in table.rows(columns, ROWS_AT_ONCE):
-            content, stem = _content(image)
+        for where, (value, given, *written) in table.rows(columns, ROWS_AT_ONCE):
+            content, stem = _content(value, (file.parent, root), f"{file}: {where}")
             text = table.text(label, given).strip()
             kind = split_in(split, str(written[0]), f"{file}: {where}") if split else split_of_file or "train"
-            if content is None:
-                raise UserError(f"{file}: {where}: it has no image. Remove the row.")
             if splits and split_of_file not in (None, kind):
                 raise UserError(
                     f"{file}: {where}: {split} is {written[0]!r}, but the file is named {split_of_file}. Rename it, or "
@@ -144,15 +178,26 @@ def _photos(files: Sequence[Path], splits: bool) -> Iterator[tuple[str, str, str
             yield f"{folder}/{numbers[folder]:07d}{stem}{_ending(content)}", text, kind, content
 
 
-def _content(value: Any) -> tuple[bytes | None, str]:
-    """Return the bytes of an image, and its original name as the end of a file name."""
-    if not isinstance(value, Mapping):
-        return value, ""
-    name = os.path.basename(str(value.get("path") or ""))  # noqa: PTH119  # text from elsewhere
+def _content(value: Any, folders: Sequence[Path], where: str) -> tuple[bytes | Path, str]:
+    """Return the bytes of an image, or its file in one of `folders`; and its original name as the end of a file name.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    content, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
+    if content is None and path:
+        content = next((folder / path for folder in folders if (folder / path).is_file()), None)
+        if content is None:
+            raise UserError(f"{where}: its photo {shown(path)} is not in {folders[0]}. Add it, or remove the row.")
+    if content is None:
+        raise UserError(f"{where}: it has no image. Remove the row.")
+    name = os.path.basename(str(path or ""))  # noqa: PTH119  # text from elsewhere
     stem, ending = os.path.splitext(name)  # noqa: PTH122
     stem = re.sub(r"[^\w.-]", "_", stem if ending.lower() in EXTENSIONS else name)[:80]
-    return value.get("bytes"), f"_{stem}" if stem else ""
+    return content, f"_{stem}" if stem else ""
 
 
-def _ending(content: bytes) -> str:
+def _ending(content: bytes | Path) -> str:
+    if isinstance(content, Path):
+        return content.suffix
     return ".jpg" if content.startswith(JPEG_MAGIC) else ".png" if content.startswith(b"\x89PNG") else ""

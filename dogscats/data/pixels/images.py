@@ -4,27 +4,22 @@ import errno
 import io
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from torchvision.io import ImageReadMode
 
+from dogscats.base.environment import how_to_install
 from dogscats.base.errors import Failure
+from dogscats.data.pixels.picture import HEIC, MAX_PIXELS, check_size, decoded, formats, header_remarks, upright_rgb
 
 JPEG_MAGIC = b"\xff\xd8\xff"
-FORMATS = ("PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
-"""Formats that Pillow may decode, whatever the file extension. For some other formats it starts external programs."""
-
-MAX_PIXELS = 100_000_000
-"""Larger images count as unreadable. The limit bounds the memory of decoding one: 0.6 GB for a JPEG, 1.4 GB for a
-PNG, 2.2 GB for a WebP."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """Largest file size that is read: `MAX_PIXELS` with 4 channels of 16 bits."""
@@ -41,9 +36,6 @@ FILE_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, err
 FILLER = bytes(16)
 """Put after the compressed pixels: enough for the decoder to prefetch from, which it does by 64 bits, but too little to
 decode more than a block or two."""
-
-# `MAX_PIXELS` replaces Pillow's own limit, which only warns below twice its value.
-Image.MAX_IMAGE_PIXELS = None
 
 
 def _jpeg_decoder() -> Callable[[bytes], torch.Tensor] | None:
@@ -68,26 +60,17 @@ class UnreadableImageError(Exception):
     """A file that cannot be decoded as an image; the message is the reason."""
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """Formats that Pillow decodes here: HEIC photos of phones with `pillow-heif`, AVIF from Pillow 11.3 on."""
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener(thumbnails=False)
-    Image.init()
-    return tuple(name for name in ("JPEG", *FORMATS, "HEIF") if name in Image.OPEN)
-
-
 class Decoded(NamedTuple):
     """A decoded image: its `pixels` `(3, H, W)`, and the `size` in its file.
 
-    `doubtful`: only decoding it in full can tell whether it has odd content.
+    `doubtful`: only decoding it in full can tell whether it has odd content. `remarks`: what `SEVERAL`, `DIM` and
+    `DAMAGED_METADATA` say of such files.
     """
 
     pixels: torch.Tensor
     size: tuple[int, int]
     doubtful: bool = False
+    remarks: Sequence[str] = ()
 
 
 def is_large(size: tuple[int, int], side: int) -> bool:
@@ -117,21 +100,22 @@ def thumbnail(path: Path, side: int) -> Image.Image:
     return picture
 
 
-def decode(path: Path, quietly: bool = False, least: int | None = None) -> Decoded:
+def decode(path: Path, quietly: bool = False, least: int | None = None, inspect: bool = False) -> Decoded:
     """Decode an image and apply its EXIF orientation.
 
     JPEGs are decoded by torchcodec of the extra `fast`, or else by torchvision. To a 224-pixel tensor torchcodec takes
     0.70 ms per photo on one core, against 1.05 ms with Pillow's decoder, and 2.0 ms with Pillow's resizing as well; the
     pixels are the same. All other formats are decoded by Pillow, which supports more of their variants.
 
-    Transparent pixels are composited on white. Of 16 bits per channel the upper 8 are kept, and of an animation the
-    first frame. 32-bit pixels are refused, since their range is undefined.
+    Transparent pixels are composited on white. Of 12 or 16 bits per channel the upper 8 are kept, and of several pages
+    or frames the first. 32-bit pixels are refused, since their range is undefined. Damaged metadata are ignored.
 
     Args:
         path: image file.
         quietly: decode by Pillow in any case: the JPEG library prints what it finds odd in a file.
         least: decode a large JPEG (`is_large`), quietly, at a fraction of its size, but with sides of at least so many
             pixels. Its damages are found as in full.
+        inspect: look for further pictures in the file and, of a JPEG, for damaged metadata, for `Decoded.remarks`.
 
     Raises:
         UnreadableImageError: with the reason, which is in the file itself; also for images above `MAX_PIXELS`,
@@ -139,29 +123,28 @@ def decode(path: Path, quietly: bool = False, least: int | None = None) -> Decod
         Failure: for any other reason, such as too little memory, or a network drive that is away.
     """
     data = _read_bytes(path)
+    remarks = header_remarks(data) if inspect else []
     try:
         if data.startswith(JPEG_MAGIC):
             size = JpegImageFile(io.BytesIO(data)).size
-            _check_size(size)
+            check_size(size)
             _check_scans(data, size)
             if least is not None and is_large(size, least):
                 with suppress(Exception):  # the full decoder says what is wrong, or can read it
                     picture, doubtful = decode_scaled(data, least)
-                    return Decoded(_upright(picture), size, doubtful)
+                    return Decoded(_tensor(upright_rgb(picture)[0]), size, doubtful, remarks)
             if decode_jpeg is not None and not quietly:
-                return Decoded(decode_jpeg(data), size)
-        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            size = picture.size
-            _check_size(size)
-            return Decoded(_upright(picture), size)
+                return Decoded(decode_jpeg(data), size, remarks=remarks)
+        picture, size, more = decoded(data)
+        return Decoded(_tensor(picture), size, remarks=sorted({*remarks, *more}))
     except UnreadableImageError:
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError("it is not a picture of a known format") from error
     except Exception as error:  # a damaged file can raise almost anything
         message = " ".join(str(error).split())
         if isinstance(error, MemoryError) or re.search("alloc|out of memory", message, re.IGNORECASE):
             raise Failure(f"{path}: there is not enough memory to decode it. Set fewer data.num_workers.") from error
+        if message == HEIC:
+            message = f"{HEIC}: {how_to_install('heif')}"
         reason = re.sub(r"^\w+, \S+:\d+, ", "", message)  # torchcodec's source location
         raise UnreadableImageError(reason or type(error).__name__) from error
 
@@ -223,15 +206,14 @@ def image_size(path: Path) -> tuple[int, int] | None:
     try:
         if not path.is_file():  # a pipe would be waited for
             return None
-        with Image.open(path, formats=_formats()) as picture:
+        with Image.open(path, formats=formats()) as picture:
             return picture.size
     except Exception:  # a damaged file can raise almost anything
         return None
 
 
-def _upright(picture: Image.Image) -> torch.Tensor:
-    ImageOps.exif_transpose(picture, in_place=True)
-    return torch.from_numpy(np.array(_to_rgb(picture))).permute(2, 0, 1)
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -257,29 +239,6 @@ def _check_scans(data: bytes, size: tuple[int, int]) -> None:
     scans = data.count(b"\xff\xda")  # a marker; in compressed pixels, 0xff is followed by another byte
     if scans > MAX_SCANS or scans * size[0] * size[1] > 15 * MAX_PIXELS:
         raise UnreadableImageError(f"its {scans} scans would take too long to decode; save it again as a normal JPEG")
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    """Check the size before memory is allocated for the pixels."""
-    if size[0] * size[1] > MAX_PIXELS:
-        megapixels, most = size[0] * size[1] / 1e6, MAX_PIXELS / 1e6
-        raise UnreadableImageError(
-            f"it has {size[0]} x {size[1]} pixels: {megapixels:.0f} megapixels, more than {most:.0f}"
-        )
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG")):
-        # Pillow's own conversion clips at 255. It opens 16-bit greyscale PGM files, and older ones PNG, in mode "I".
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
-        raise UnreadableImageError("its pixels have 32 bits; save it with 8 or 16 bits per channel")
-    if picture.has_transparency_data:
-        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        white = Image.new("RGB", layer.size, "white")
-        white.paste(layer, mask=layer.getchannel("A"))
-        return white
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert() would copy it
 
 
 def stack_images(images: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -23,6 +23,7 @@ from dogscats.base.console import in_threads
 from dogscats.base.content import fingerprint
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path
+from dogscats.base.text import counted
 from dogscats.data.pixels import images
 from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large
 
@@ -188,11 +189,11 @@ def _has_room(shrink: Shrink, sizes: Sequence[tuple[int, int]], share: float = 1
     free = shutil.disk_usage(folder).free
     needs = f"need about {max(need / 1e6, 1):.0f} MB; {free / 1e9:.1f} GB are free in {folder}"
     if need + RESERVE <= free:
-        log.info("Large photos: about %d copies at %d pixels %s", count, shrink.side, needs)
+        log.info("Large photos: about %s at %d pixels %s", counted(count, "copy"), shrink.side, needs)
     elif shrink.required:
         raise Failure(
-            f"data.shrink=true: shrunken copies of {count} photos {needs}, and {RESERVE / 1e9:.0f} GB must stay free. "
-            "Free some space, choose another folder with activations.dir=<folder>, or set data.shrink=auto."
+            f"data.shrink=true: shrunken copies of {counted(count, 'photo')} {needs}, and {RESERVE / 1e9:.0f} GB must "
+            "stay free. Free some space, choose another folder with activations.dir=<folder>, or set data.shrink=auto."
         )
     return need + RESERVE <= free
 

@@ -5,7 +5,6 @@ Photos are not kept: an upload is deleted as soon as its verdict is shown. Nothi
 
 import base64
 import io
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -155,15 +154,15 @@ def _welcome(classes: Sequence[str]) -> str:
 def render(verdict: Verdict) -> str:
     """Render a verdict as HTML, with its pictures inside."""
     ranked = sorted(verdict.probabilities.items(), key=lambda item: -item[1])
-    name, probability = ranked[0]
-    kind, title, why = "certain", name, f"with a probability of {_percent(probability)}"
+    name, texts = ranked[0][0], _percents([probability for _, probability in ranked])
+    kind, title, why = "certain", name, f"with a probability of {texts[0]}"
     # If a class is called `unsure`, the decision is `(unsure)`.
     word = "" if verdict.decision in verdict.probabilities else (verdict.decision or "").strip("()")
     if word == "unsure":
         kind, title, why = "unsure", "Unsure", f"perhaps {name}"
     elif word == "none":
         kind, title, why = "none", "None of these", "it is unlike any class"
-    bars = "".join(map(_bar, *zip(*ranked[:MOST_CLASSES], strict=True)))
+    bars = "".join(_bar(*each, text) for each, text in list(zip(ranked, texts, strict=True))[:MOST_CLASSES])
     rest = len(ranked) - MOST_CLASSES
     more = f'<p class="more">and {rest} less probable ones</p>' if rest > 0 else ""
     return (
@@ -173,18 +172,23 @@ def render(verdict: Verdict) -> str:
     )
 
 
-def _bar(name: str, probability: float) -> str:
+def _bar(name: str, probability: float, text: str) -> str:
     return (
         f"<li><span>{escape(name)}</span>"
         f'<span class="bar" role="meter" aria-label="{escape(name)}" aria-valuemin="0" aria-valuemax="1" '
         f'aria-valuenow="{probability:.6f}"><span style="width: {100 * probability:.1f}%"></span></span>'
-        f"<span>{_percent(probability)}</span></li>"
+        f"<span>{text}</span></li>"
     )
 
 
-def _percent(probability: float) -> str:
-    # Round down, so that 0.9999 is not shown as 100 %.
-    return f"{math.floor(1000 * probability) / 10:.1f} %"
+def _percents(ranked: Sequence[float]) -> list[str]:
+    """As `dogscats.base.text.percents`, which a Space lacks: probabilities that sum to 100.0 %, none of them 100.0."""
+    most = 999 if len(ranked) > 1 else 1000
+    tenths = [min(int(1000 * probability), most) for probability in ranked]
+    by_remainder = sorted(range(len(ranked)), key=lambda number: tenths[number] - 1000 * ranked[number])
+    for number in [number for number in by_remainder if tenths[number] < most][: 1000 - sum(tenths)]:
+        tenths[number] += 1
+    return [f"{tenth / 10:.1f} %" for tenth in tenths]
 
 
 def _pictures(kind: str, pictures: Sequence[Picture]) -> str:

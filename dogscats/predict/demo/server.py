@@ -17,8 +17,10 @@ from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.rules import SWITCH, Rule, check_values, whole
 from dogscats.base.signals import Interrupt, interruptible
-from dogscats.base.text import listed, shown
+from dogscats.base.text import did_you_mean, listed, shown
+from dogscats.runs.command_line import check_words
 from dogscats.runs.directory import checkpoint_of
+from dogscats.runs.newest import newest_run
 
 GRACE_SECONDS = 2
 """Seconds that open pages get to finish when the server ends."""
@@ -35,7 +37,7 @@ RULES: dict[str, Rule] = {
 HELP = """\
 A page in the browser to try a run: drop, paste or take a photo.
 
-python -m dogscats.demo run=<run>
+python -m dogscats.demo run=<run>            last: the newest finished run
 python -m dogscats.demo ckpt=<checkpoint>
 
 host=127.0.0.1   address to listen on; 0.0.0.0 lets other machines in
@@ -58,6 +60,7 @@ def serve(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & {*arguments}:
         print(HELP)
         return
+    check_words(arguments, options={})
     settings = parse(arguments)
     checkpoint_of(settings.source)
     with listening(settings.host, settings.port) as listener, folder_for_uploads() as uploads:
@@ -109,7 +112,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     for argument in arguments:
         key, _, text = argument.partition("=")
         if key not in RULES:
-            raise UserError(f"{argument}: there is no such setting. Give {'=, '.join(RULES)}=.")
+            raise UserError(
+                f"{argument}: there is no such setting.{did_you_mean(key, RULES)} Give {'=, '.join(RULES)}=."
+            )
         values[key] = text
     if values["port"].isdecimal():
         values["port"] = int(values["port"])
@@ -120,7 +125,8 @@ def parse(arguments: Sequence[str]) -> Settings:
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'both' if 'run' in values else 'neither'}."
         )
-    return Settings(values.get("run") or values["ckpt"], values["host"], values["port"], values["trust"])
+    source = newest_run("run", values["run"]) if "run" in values else values["ckpt"]
+    return Settings(str(source), values["host"], values["port"], values["trust"])
 
 
 @contextmanager

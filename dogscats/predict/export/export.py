@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
-from dogscats.base.text import shown
+from dogscats.base.text import counted, shown
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import is_large, read_image
@@ -147,7 +147,8 @@ class Difference:
 
     def __str__(self) -> str:
         scaled = f" ({self.scaled} of them are decoded scaled)" if self.scaled else ""
-        return f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {self.photos} photos{scaled}"
+        photos = counted(self.photos, "photo")
+        return f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {photos}{scaled}"
 
 
 class Reference:

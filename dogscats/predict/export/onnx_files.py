@@ -1,6 +1,7 @@
 """`model.onnx` for batches of squares and `photo.onnx` for one photo of any size; and both with 8-bit integers."""
 
 import copy
+import inspect
 import io
 import logging
 import os
@@ -16,7 +17,10 @@ from torch import nn
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, write_text
+from dogscats.base.text import counted, percent
 from dogscats.data.photos.layouts import Photos
+from dogscats.data.pixels import picture
+from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
 
@@ -66,7 +70,14 @@ def export_onnx(
         onnx.save(with_preprocessing(exported, metadata), temporary)
         difference = reference.check_photos("photo.onnx", onnx_predict(temporary))
     yield "photo.onnx", difference
-    write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8"))
+    write_text(folder / SCRIPT, _script())
+
+
+def _script() -> str:
+    """Return the script that predicts, with the module that reads photos in place of its import."""
+    text = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith(f"from {picture.__name__} import"))
+    return text.replace(line, inspect.getsource(picture).partition('"""\n\n')[2].strip())
 
 
 def _exported(network: nn.Module, size: int) -> Any:
@@ -163,14 +174,16 @@ def export_int8(
 
     metadata = {**metadata, "precision": "int8"}
     with atomic_path(folder / "model-int8.onnx") as model, atomic_path(folder / "photo-int8.onnx") as photo:
-        _quantize(folder / "model.onnx", model, reference)
+        kernel_head = isinstance(getattr(network, "heads", None), KernelHead)
+        _quantize(folder / "model.onnx", model, reference, kernel_head)
         quantized = onnx.load(model)
         onnx.helper.set_model_props(quantized, metadata)
         onnx.save(quantized, model)
         onnx.save(with_preprocessing(quantized, metadata), photo)
         files = folder / "photo.onnx", photo
         before, after = accuracies(reference.photos, tuple(onnx_predict(file) for file in files))
-        text = f"accuracy {after:.4f} with int8, {before:.4f} without, on {len(reference.photos.paths)} photos"
+        n = len(reference.photos.paths)
+        text = f"accuracy {percent(after, n)} with int8, {percent(before, n)} without, on {counted(n, 'photo')}"
         if before - after > MOST_ACCURACY_LOST:
             raise UserError(
                 f"photo-int8.onnx: {text}: it loses more than {MOST_ACCURACY_LOST:g}. The int8 files were not kept. "
@@ -200,7 +213,7 @@ def same_share(reference: Reference, files: tuple[Path, Path], none_above: float
     return float(found[count] + found[count + 1]) / 2
 
 
-def _quantize(file: Path, result: Path, reference: Reference) -> None:
+def _quantize(file: Path, result: Path, reference: Reference, kernel_head: bool) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -226,6 +239,8 @@ def _quantize(file: Path, result: Path, reference: Reference) -> None:
             excluded = [node.name for node in nodes if node.op_type == "Softmax"]
             excluded += [node.name for node in nodes if node.op_type == "Conv"][:1]
             excluded += [node.name for node in nodes if node.name not in kept]
+            if kernel_head:
+                excluded += of_kernel_head([node for node in nodes if node.name in kept])
             quantize_static(
                 prepared,
                 result,
@@ -249,6 +264,18 @@ def needed(nodes: Sequence[Any], output: str) -> set[str]:
         if values & set(node.output):
             names.add(node.name)
             values |= set(node.input)
+    return names
+
+
+def of_kernel_head(nodes: Sequence[Any]) -> list[str]:
+    """Return the names of the nodes of a kernel head, which begins with norms of features: its distances need more."""
+    last = [node for node in nodes if node.op_type == "ReduceL2"][-1]
+    values = {name for node in nodes if last.input[0] in node.output for name in node.output}  # of all depths
+    names = list[str]()
+    for node in nodes:  # in the order of computation
+        if values & set(node.input):
+            names.append(node.name)
+            values |= set(node.output)
     return names
 
 

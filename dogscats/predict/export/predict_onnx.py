@@ -1,62 +1,53 @@
-"""Print probabilities and decision for photos: `python predict_onnx.py [photo-int8.onnx] a.jpg b.png ...`.
+"""Print the probabilities of each class, and the decision, for photos and folders of them.
 
-Needs onnxruntime, numpy and Pillow, and pillow-heif for HEIC photos. `photo.onnx` beside this file is used unless
-another is named.
+A line for each photo, with tabs between the columns that the first line names. Needs onnxruntime, numpy and Pillow, and
+pillow-heif for HEIC photos.
 """
 
+import argparse
 import json
 import os
 import sys
-from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported, which sends some since 1.29
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-with suppress(ImportError):
-    from pillow_heif import register_heif_opener
+from dogscats.data.pixels.picture import LFS, LFS_POINTER, MAX_PIXELS, decoded, formats
 
-    register_heif_opener(thumbnails=False)
-Image.init()
-KNOWN = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
-FORMATS = [name for name in KNOWN if name in Image.OPEN]  # Pillow before 11.3 has no AVIF
-"""Formats that are decoded. For some others Pillow starts external programs."""
-
-MOST_PIXELS = 100_000_000
-"""Larger photos are refused."""
-
-Image.MAX_IMAGE_PIXELS = None  # replaced by `MOST_PIXELS`
+MAX_BYTES = 8 * MAX_PIXELS
+"""Largest file that is read."""
 
 
 def read_photo(path: str) -> Image.Image:
     """Decode a photo to RGB: upright by its EXIF orientation, transparent pixels on white."""
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+    file = Path(path)
+    if file.exists() and not file.is_file():  # a pipe would be waited for
         raise ValueError("it is not a file")
-    photo: Image.Image = Image.open(path, formats=FORMATS)
-    if photo.width * photo.height > MOST_PIXELS:
-        most = f"{MOST_PIXELS / 1e6:.0f} megapixels"
-        raise ValueError(f"it has {photo.width} x {photo.height} pixels, more than {most}")
-    ImageOps.exif_transpose(photo, in_place=True)
-    if photo.mode.startswith("I;16") or (photo.mode == "I" and photo.format in ("PPM", "PNG")):
-        # 16 bits; Pillow's own conversion clips at 255
-        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    if photo.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits per channel")
-    if photo.has_transparency_data:
-        layer, photo = photo.convert("RGBA"), Image.new("RGB", photo.size, "white")
-        photo.paste(layer, mask=layer.getchannel("A"))
-    return photo.convert("RGB")
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError("the file is too large")
+    return decoded(file.read_bytes())[0]
 
 
 def why(error: Exception) -> str:
     """Say in one line why a photo cannot be decoded, without its path."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is not a picture of a known format"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def photos(path: str) -> list[str]:
+    """List the photos of a folder, and of the folders in it, by their extensions; or the photo itself."""
+    if not Path(path).is_dir():
+        return [path]
+    known = {extension for extension, name in Image.registered_extensions().items() if name in formats()}
+    found = [str(file) for file in sorted(Path(path).rglob("*")) if file.suffix.lower() in known]
+    if not found:
+        print(f"{path}: there are no photos in it", file=sys.stderr)
+    return found
 
 
 def decide(classes: list[str], probabilities: np.ndarray, unlike: float, metadata: dict[str, str]) -> str:
@@ -70,15 +61,25 @@ def decide(classes: list[str], probabilities: np.ndarray, unlike: float, metadat
 
 
 if __name__ == "__main__":
-    paths = sys.argv[1:]
-    if not paths:
-        sys.exit(__doc__)
-    model = paths.pop(0) if paths and paths[0].endswith(".onnx") else Path(__file__).with_name("photo.onnx")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "paths", nargs="+", metavar="photo", help="photo or folder; an .onnx file is used instead of photo.onnx"
+    )
+    given = parser.parse_args().paths
+    models, paths = ([path for path in given if path.endswith(".onnx") == wanted] for wanted in (True, False))
+    if not paths or len(models) > 1:
+        parser.error("give at least one photo or folder, and at most one .onnx file")
+    model = Path(models[0]) if models else Path(__file__).with_name("photo.onnx")
+    with model.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            sys.exit(f"{model}: {LFS}")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     classes = json.loads(metadata["classes"])
+    decides = len(session.get_outputs()) > 1
+    print("photo", *classes, *(["decision"] if decides else []), sep="\t")
     failed = False
-    for path in paths:
+    for path in chain.from_iterable(map(photos, paths)):
         try:
             photo = np.asarray(read_photo(path))
         except Exception as error:  # a damaged file can raise almost anything
@@ -87,6 +88,5 @@ if __name__ == "__main__":
             continue
         probabilities, *unlike = session.run(None, {"photo": photo})
         decision = [decide(classes, probabilities, unlike[0], metadata)] if unlike else []
-        cells = (f"{name} {value:.4f}" for name, value in zip(classes, probabilities, strict=True))
-        print(path, *cells, *decision, sep="  ")
+        print(path, *(f"{value:.6g}" for value in probabilities), *decision, sep="\t")
     sys.exit(failed)

@@ -4,8 +4,10 @@ import json
 import os
 from pathlib import Path
 
-# No telemetry: before the imports below.
+# Before the imports below: no telemetry, and no proxy for this machine, which Gradio asks whether the page is there.
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1")
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,0.0.0.0"]))
 
 import numpy as np
 import onnxruntime

@@ -23,7 +23,7 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
     Returns:
         The figure; `None` if there are no values.
     """
-    rows = list(run.rows("history.csv"))
+    rows = [row for row in run.rows("history.csv") if row["epoch"] != "0"]  # of a fit in closed form
     values = {label: [float(row.get(key) or "nan") for row in rows] for label, key in columns.items()}
     if all(value != value for column in values.values() for value in column):
         return None
@@ -73,7 +73,7 @@ def lr_curve(curve: LRCurve) -> Figure:
 
 def lr_schedule(run: Facts) -> Figure | None:
     """Draw the lesson's plot of learning rate against iteration, one panel per stage; `None` without `lr_trace.csv`."""
-    rows, stages = list(run.rows("lr_trace.csv")), run.stages
+    rows, stages = list(run.rows("lr_trace.csv")), [stage for stage in run.stages if not stage.is_closed_form]
     if not rows:
         return None
     figure = new_figure(1 + 3.6 * len(stages), 3.6)

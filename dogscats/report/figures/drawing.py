@@ -4,7 +4,7 @@ Names are drawn as text, never as mathematics, and in a font that has their char
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,24 @@ def publish(figure: Figure, path: Path, loggers: Iterable[Logger] = (), tag: str
     """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI)
-    loggers = list(loggers)
-    pixels = np.asarray(Image.open(path).convert("RGB")) if loggers else None  # not drawn a second time
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(tag, pixels, dataformats="HWC")
-        elif isinstance(logger, MLFlowLogger):
-            if logger.run_id is not None:  # None on ranks other than 0
-                logger.experiment.log_image(logger.run_id, pixels, f"{tag}.png")
-        elif hasattr(logger, "log_image"):
-            logger.log_image(tag, [str(path)])
+        # Loggers of a run have a method of their own, which keeps errors from the run.
+        getattr(logger, "send_figure", partial(send_figure, logger))(path, tag)
+
+
+def send_figure(logger: Logger, path: Path, tag: str) -> None:
+    """Send a PNG file to a logger, if it supports figures."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, _pixels(path), dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        if logger.run_id is not None:  # None on ranks other than 0
+            logger.experiment.log_image(logger.run_id, _pixels(path), f"{tag}.png")
+    elif hasattr(logger, "log_image"):
+        logger.log_image(tag, [str(path)])
+
+
+def _pixels(path: Path) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(path).convert("RGB"))  # not drawn a second time
 
 
 def draw_and_publish(

@@ -145,6 +145,11 @@ def overlay(explanation: Explanation) -> np.ndarray[Any, Any]:
     return (255 * mixed).round().to(torch.uint8).numpy()
 
 
+def decision_title(decision: str, predicted: str) -> str:
+    """Return the decision about a photo, with the class that is explained if it is another: `unsure, perhaps cats`."""
+    return decision if decision == predicted else f"{decision}, perhaps {predicted}"
+
+
 def draw_explanation(explanation: Explanation, path: str, class_name: str, probability: float) -> Figure:
     """Draw a photo as the network sees it, and beside it the same with the map of its predicted class."""
     figure = new_figure(6, 3.5)

@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from dogscats.base.text import counted
 from dogscats.lesson.predictions import BINS, Predictions, calibration_bins, confused_pairs
 from dogscats.report.facts import Facts
 from dogscats.report.figures.drawing import as_name, drawable, new_figure, shortened
@@ -63,7 +64,7 @@ def reliability(predictions: Predictions) -> Figure:
     axes.plot(confidence, accuracy, "o", color="tab:blue", markersize=5, clip_on=False, label="photos of a bin")
     axes.plot([0, 1], [0, 1], "--", color="gray", label="perfectly calibrated")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    axes.set_title(f"Reliability of {len(predictions.labels)} photos, ECE {predictions.ece:.4f}")
+    axes.set_title(f"Reliability of {counted(len(predictions.labels), 'photo')}, ECE {predictions.ece:.3g}")
     axes.legend(loc="upper left")
     histogram.bar(left, counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
     histogram.set_yscale("log")

@@ -9,6 +9,7 @@ import pytest
 from conftest import FAST, QUIET, TINY, Run, draw_photo, draw_root
 
 from dogscats.base.files import read_csv
+from dogscats.base.text import percent
 
 RUN = [*FAST, "hydra.run.dir=run"]
 FINAL = ("acc", "loss", "balanced_acc", "macro_f1")
@@ -48,7 +49,7 @@ def test_test_metrics_with_and_without_tta(run_command: Run, tested: Path, tmp_p
     (start,) = [number for number, line in enumerate(lines) if line.startswith("6 test photos")]
     assert any(line.startswith("10 validation photos") for line in lines[:start])
     for line, name in zip(lines[start + 1 : start + 3], ("", "_tta"), strict=True):
-        assert f"{found[f'test_acc{name}']:.4f}" in line
+        assert percent(found[f"test_acc{name}"], 6) in line
     assert sum(row["split"] == "test" for row in read_csv(tmp_path / "run" / "photos.csv")) == 6
     evaluated = run_command("evaluate.py", "run=run", "split=test", "callbacks.tta.n_aug=2", "hydra.run.dir=evaluated")
     assert evaluated.returncode == 0, evaluated.stderr

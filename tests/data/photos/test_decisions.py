@@ -192,7 +192,7 @@ def test_an_unreadable_photo_that_is_dropped_stops_nothing(root: Path, tmp_path:
     (root / "train" / "dogs" / "dog.9.jpg").write_bytes(b"no photo")
     (root / "train" / "dogs" / "dog.8.jpg").write_bytes(b"no photo")
     dropped = "train/dogs/dog.9.jpg,drop,"
-    with pytest.raises(UserError, match="1 photos cannot be read") as raised:
+    with pytest.raises(UserError, match="1 photo cannot be read") as raised:
         ready(root, decisions(tmp_path, HEADER, dropped))
     assert "dog.8.jpg" in str(raised.value)
     assert "dog.9.jpg" not in str(raised.value)

@@ -116,6 +116,6 @@ def test_groups_in_two_given_splits_are_named(run_command: Run, tmp_path: Path) 
     for split, number in (("valid", 3), ("test", 0)):
         folder = "val" if split == "valid" else "test"
         assert (
-            f"1 groups of data.group are in train and in {split}, for example 'p{number}': "
+            f"1 group of data.group is in train and in {split}, for example 'p{number}': "
             f"train/cats/p{number}_train.jpg and {folder}/cats/p{number}_{folder}.jpg." in result.stdout
         )

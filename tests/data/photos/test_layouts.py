@@ -7,6 +7,7 @@ from conftest import draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
+from dogscats.data.photos.columns import LabelTable
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.layouts import SOURCES, DatasetFinder, Photos, leave_out
 from dogscats.data.photos.listing import image_names, left_out, left_out_summary
@@ -205,11 +206,11 @@ def test_layouts_are_found_by_looking(
 
 
 def test_folders_in_test_that_are_no_classes_are_named(tmp_path: Path) -> None:
-    for file in [*SPLIT, *classes("test/", 2, ("Cats", "Dogs"))]:
+    for file in [*SPLIT, *classes("test/", 2, ("lions", "tigers"))]:
         draw_photo(tmp_path / file, 0, 1)
     found = DatasetFinder(tmp_path).find()
     assert found.test is None
-    assert found.notes == ["The photos in test/ are unlabelled: Cats, Dogs are not among the classes"]
+    assert found.notes == ["The photos in test/ are unlabelled: lions, tigers are not among the classes"]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ class SplitsInClasses(Folders):
     """A layout of its own: `<class>/train/` and `<class>/valid/`, which is refused otherwise."""
 
     @classmethod
-    def found_in(cls, root: Path, labels: str | None, cache_dir: str | None) -> Self | None:
+    def found_in(cls, root: Path, labels: LabelTable | None, cache_dir: str | None) -> Self | None:
         return cls(root) if labels is None and any(root.glob("*/train")) else None
 
     @property

@@ -200,3 +200,98 @@ def test_a_run_on_photos_in_parquet_files(run_command: Run, tmp_path: Path) -> N
     assert (metrics["n"], metrics["accuracy"]) == (4, final["test_acc"])
     with Image.open(next((root / "tmp").glob("parquet-*/train/*.jpg"))) as picture:
         assert picture.size == (60, 48)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train-00000-of-00002-0123456789abcdef.parquet"], r"train-00001-of-00002-\*\.parquet is missing"),
+        (["train-00001-of-00003.parquet"], r"train-00000-of-00003\.parquet, train-00002-of-00003\.parquet are missing"),
+        (["train-0-of-2.parquet"], r"train-1-of-2\.parquet is missing"),
+        (["train-2-of-2.parquet"], r"train-1-of-2\.parquet is missing"),
+        (["0000.parquet", "0002.parquet"], r"0001\.parquet is missing"),
+        (["0001.parquet"], r"0000\.parquet is missing"),
+        (
+            ["part-00000-0123abcd-01.snappy.parquet", "part-00002-0123abcd-02.snappy.parquet"],
+            r"part-00001-\*\.parquet is",
+        ),
+        (["train-0.parquet", "train-2.parquet"], r"train-1\.parquet is missing"),
+        (
+            ["train-00000-of-00001-aaaaaaaaaaaaaaaa.parquet", "train-00000-of-00001-bbbbbbbbbbbbbbbb.parquet"],
+            "several sets",
+        ),
+        (["train-00000-of-00001.parquet", "train-00000-of-00002.parquet"], "parts of several sets"),
+    ],
+)
+def test_sets_of_shards_are_complete(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        write_parquet(tmp_path / name, {"image": [b"x"], "label": ["a"]})
+    with pytest.raises(UserError, match=message):
+        DatasetFinder(tmp_path).find()
+
+
+def test_one_part_of_a_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels-00000-of-00002.csv").write_text("path,label\n1.jpg,a\n")
+    with pytest.raises(UserError, match="one of 2 parts of a table"):
+        DatasetFinder(tmp_path, labels="labels-00000-of-00002.csv").find()
+
+
+@pytest.mark.parametrize("base", ["", "default/"])
+def test_the_layout_of_hugging_faces_conversion(tmp_path: Path, base: str) -> None:
+    for split, count in (("train", 4), ("validation", 2)):
+        for shard in range(2):
+            images = [{"bytes": encoded(n % 2, n + 10 * shard, tmp_path), "path": f"{n}.jpg"} for n in range(count)]
+            columns = {"image": images, "label": [n % 2 for n in range(count)]}
+            write_parquet(tmp_path / f"root/{base}{split}/{shard:04d}.parquet", columns, ["cat", "dog"])
+    found = DatasetFinder(tmp_path / "root").find()
+    assert (len(found.train.paths), len(found.valid.paths), found.classes) == (8, 4, ["cat", "dog"])
+    assert found.layout == f"{base}*.parquet, splits from the folders of the files"
+    assert left_out(tmp_path / "root", found.used) == []
+    (tmp_path / f"root/{base}train/0000.parquet").unlink()
+    with pytest.raises(UserError, match=r"train: 0000\.parquet is missing"):
+        DatasetFinder(tmp_path / "root").find()
+    (tmp_path / f"root/{base}train").rename(tmp_path / f"root/{base}partial-train")
+    with pytest.raises(UserError, match="partial-train: its name says that it has only a part"):
+        DatasetFinder(tmp_path / "root").find()
+
+
+def test_several_configurations_are_named(tmp_path: Path) -> None:
+    for name in ("full", "mini"):
+        write_parquet(tmp_path / f"{name}/train/0000.parquet", {"image": [b"x"], "label": ["a"]})
+    with pytest.raises(UserError, match=r"full, mini may each be a dataset.*data\.root=.*/full"):
+        DatasetFinder(tmp_path).find()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_that_have_only_a_path(tmp_path: Path, mixed: bool) -> None:
+    root = tmp_path / "root"
+    for number in range(8):
+        draw_photo(root / "data" / "photos" / f"{number}.jpg", number % 2, number)
+    images = [{"bytes": None, "path": f"photos/{number}.jpg"} for number in range(8)]
+    if mixed:
+        images[0] = {"bytes": encoded(0, 99, tmp_path), "path": "x.jpg"}
+    write_parquet(root / "data" / "all.parquet", {"image": images, "label": ["a", "b"] * 4})
+    found = DatasetFinder(root, labels="data/all.parquet", cache_dir=str(tmp_path / "cache")).find()
+    assert len(labelled(found)) == 8
+    last = next(path for path in labelled(found) if path.endswith("_7.jpg"))
+    assert (found.train.root / last).read_bytes() == (root / "data/photos/7.jpg").read_bytes()
+    root.rename(tmp_path / "moved")  # the cache stays
+    moved = DatasetFinder(tmp_path / "moved", labels="data/all.parquet", cache_dir=str(tmp_path / "cache")).find()
+    assert moved.train.paths == found.train.paths
+    assert all((moved.train.root / path).is_file() for path in moved.train.paths)
+    (tmp_path / "moved/data/photos/7.jpg").unlink()
+    with pytest.raises(UserError, match=r"row 8: its photo photos/7\.jpg is not in"):
+        DatasetFinder(tmp_path / "moved", labels="data/all.parquet", cache_dir=str(tmp_path / "new")).find()
+
+
+@pytest.mark.parametrize("labels", [[True, False], [1.0, 0.0], [["a"], ["b"]], [b"a", b"b"]])
+def test_labels_of_other_types_are_class_names(tmp_path: Path, labels: list[Any]) -> None:
+    write_parquet(tmp_path / "labels.parquet", {"id": [Path(name).stem for name in NAMES], "label": labels * 5})
+    assert len(DatasetFinder(photos(tmp_path, *NAMES), labels="labels.parquet").find().classes) == 2
+
+
+@pytest.mark.parametrize("labels", [[["a", "b"], ["b"]], [{"a": 1}, {"a": 2}]])
+def test_labels_that_are_no_class_are_refused(tmp_path: Path, labels: list[Any]) -> None:
+    write_parquet(tmp_path / "labels.parquet", {"id": [Path(name).stem for name in NAMES], "label": labels * 5})
+    with pytest.raises(UserError, match=r"its column label has .*one class per photo"):
+        DatasetFinder(photos(tmp_path, *NAMES), labels="labels.parquet").find()

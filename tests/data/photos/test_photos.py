@@ -18,7 +18,7 @@ from dogscats.base.errors import Failure
 from dogscats.data.loading.photo_check import check_images
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.listing import left_out, list_images
-from dogscats.data.pixels.images import FORMATS, MAX_SCANS, UnreadableImageError, read_image
+from dogscats.data.pixels.images import MAX_SCANS, UnreadableImageError, read_image
 
 
 def encoded(format_: str, size: tuple[int, int] = (48, 32)) -> bytes:
@@ -59,7 +59,7 @@ def test_heic_photos_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(file)
     assert "train/cats/phone.HEIC" in DatasetFinder(root).find().train.paths
     assert read_image(file).shape == (3, 48, 64)
-    monkeypatch.setattr(dogscats.data.pixels.images, "_formats", lambda: ("JPEG", *FORMATS))
+    monkeypatch.setattr(dogscats.data.pixels.images, "formats", lambda: ("JPEG", "PNG", "TIFF"))
     found = DatasetFinder(root).find()
     train, valid = found.train, found.valid
     assert left_out(root, [*train.paths, *valid.paths]) == ["train/cats/phone.HEIC"]

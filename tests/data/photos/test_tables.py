@@ -107,7 +107,7 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
         ),
         (["path,label,set", "1.jpg,a,train", "2.jpg,b,train", "3.jpg,c,test"], "test of .* has photos of c, but"),
         (["path,label,set", "1.jpg,a,val"], "it has no rows of train"),
-        (["path,label", f"{'x' * 300}.jpg,a"], "1 of 1 rows name files"),
+        (["path,label", f"{'x' * 300}.jpg,a"], "1 of 1 row name files"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -248,3 +248,116 @@ def test_fastais_column_is_valid_and_excels_line_for_the_separator(tmp_path: Pat
     assert both.layout == "labels.csv, splits from its column split"
     found = DatasetFinder(tmp_path, labels=table(tmp_path, "name;label;is, it, valid, or, not", *rows)).find()
     assert len(found.train.paths) + len(found.valid.paths) == 6
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("Image Name", "Class Label"),
+        ("file_id", "diagnosis"),
+        ("Image Index", "Finding Labels"),
+        ("id_code", "Diagnosis"),
+        ("isic_id", "target"),
+        ("Photo ID", "Species Name"),
+        ("ImagePath", "ClassId"),
+        ("FILE NAME", "true label"),
+        ("img-file", "Scientific Name"),
+        ("image_id", "dx"),
+    ],
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_columns_as_kaggle_instruments_and_spreadsheets_name_them(
+    tmp_path: Path, path: str, label: str, separator: str
+) -> None:
+    rows = [("id", path, label, "patient_id"), *((7, name, text, 1) for name, text in LABELS.items())]
+    lines = [separator.join(map(str, row)) for row in rows]
+    found = DatasetFinder(photos(tmp_path, *NAMES), labels=table(tmp_path, *lines, encoding="utf-8-sig")).find()
+    assert labelled(found) == LABELS
+
+
+def test_columns_of_the_users_choice(tmp_path: Path) -> None:
+    lines = ["Bild;Art;Teil;label", *(f"{name};{text};train;x" for name, text in LABELS.items())]
+    root = photos(tmp_path, *NAMES)
+    columns = {"path": "Bild", "label": "art"}
+    data = DogsCatsDataModule(root, labels=table(root, *lines), columns=columns)
+    assert data.classes == ["cat", "dog"]
+    with pytest.raises(UserError, match=r"no column for the path\. Its columns are Bild, Art, .*data\.columns={path: "):
+        DatasetFinder(root, labels="labels.csv").find()
+    with pytest.raises(
+        UserError, match=r"no columns 'Kunst', which data\.columns names for the label\. Its columns are Bild"
+    ):
+        DatasetFinder(root, labels="labels.csv", columns={"path": "Bild", "label": "Kunst"}).find()
+    with pytest.raises(ArgumentError, match=r"columns={'photo': 'Bild'}: expected names of columns"):
+        DogsCatsDataModule(root, columns={"photo": "Bild"})
+    with pytest.raises(ArgumentError, match="extension=jpg: it needs a table"):
+        DatasetFinder(root, extension="jpg").find()
+    several = table(root, "image,true label,final diagnosis", *(f"{name},a,b" for name in NAMES))
+    with pytest.raises(UserError, match=r"several columns may have the label: true label, final diagnosis\. Say which"):
+        DatasetFinder(root, labels=several).find()
+
+
+def test_ids_without_their_leading_zeros(tmp_path: Path) -> None:
+    root = photos(tmp_path, *(f"images/{number:04d}.jpg" for number in range(10)))
+    found = DatasetFinder(root, labels=table(root, "id,label", *(f"{n},{'ab'[n % 2]}" for n in range(10)))).find()
+    assert labelled(found) == {f"images/{n:04d}.jpg": "ab"[n % 2] for n in range(10)}
+    assert "10 paths in labels.csv differ from the files' names" in found.notes[0]
+    floats = table(root, "id,label", *(f"{n}.0,{'ab'[n % 2]}" for n in range(10)))
+    assert len(labelled(DatasetFinder(root, labels=floats).find())) == 10
+    photos(root, "images/007.jpg")
+    with pytest.raises(UserError, match=r"'7\.0' may be images/0007\.jpg, images/007\.jpg"):
+        DatasetFinder(root, labels=floats).find()
+
+
+def test_names_of_files_in_other_spellings(tmp_path: Path) -> None:
+    root = photos(tmp_path, "Caf\u00e9 1.JPG", "b/IMG_2.jpg", "c/d e.png", "c/4.png")
+    lines = ["path,label", "cafe\u0301 1.jpg,a", "B/img_2.JPG,b", "C/D  E.png,b", "4,a"]
+    found = DatasetFinder(root, labels=table(root, *lines)).find()
+    assert labelled(found) == {"Caf\u00e9 1.JPG": "a", "b/IMG_2.jpg": "b", "c/d e.png": "b", "c/4.png": "a"}
+
+
+def test_the_ending_of_the_others_decides_among_files_of_one_stem(tmp_path: Path) -> None:
+    root = photos(tmp_path, *(f"{n}.jpg" for n in range(5)), "5.JPEG", *(f"masks/{n}.png" for n in range(3)))
+    lines = ["id,label", *(f"{n},{'ab'[n % 2]}" for n in range(6))]
+    found = DatasetFinder(root, labels=table(root, *lines)).find()
+    assert sorted(labelled(found)) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.JPEG"]
+    assert "3 rows of labels.csv fit several files: those with .jpg are used" in found.notes
+    photos(root, "6.tif")
+    table(root, *lines, "6,a")
+    with pytest.raises(UserError, match=r"line 2: '0' may be 0\.jpg, masks/0\.png.* data\.extension=jpg"):
+        DatasetFinder(root, labels="labels.csv").find()
+    chosen = DogsCatsDataModule(root, labels="labels.csv", extension="png")
+    assert "masks/2.png" in labelled(chosen._found)
+    assert "6.tif" in labelled(chosen._found)
+
+
+def test_a_table_is_found_from_the_working_directory_too(
+    run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    for number in range(5):
+        for label, name in enumerate("ab"):
+            draw_photo(root / f"{name}{number}.jpg", label, number)
+    lines = ("image name,class", *(f"{name}{number},{name}" for number in range(5) for name in "ab"))
+    table(tmp_path, *lines, name="train.csv")
+    result = run_command("train.py", f"data.root={root}", "data.labels=train.csv", *FAST, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert f"labels: {tmp_path / 'train.csv'}" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_labels_in_several_spellings_and_hints(tmp_path: Path) -> None:
+    texts = ["scab", "Scab ", "SCAB", "rust", "Rust", "rust", "scab rust", "scab rust", "caf\u00e9", "cafe\u0301"]
+    rows = (f"{name},{text}" for name, text in zip(NAMES, texts, strict=True))
+    found = DatasetFinder(photos(tmp_path, *NAMES), labels=table(tmp_path, "path,label", *rows)).find()
+    assert len(found.classes) == 4
+    assert {"rust", "scab rust"} <= {*found.classes}
+    assert sum("are one class" in note for note in found.notes) == 3
+    assert any("Classes that join others: scab rust." in note for note in found.notes)
+
+
+def test_empty_cells_are_named_with_their_rows(tmp_path: Path) -> None:
+    rows = (f"{name},{'' if name[-5] == '1' else 'NaN' if name[-5] == '2' else 'x'}" for name in NAMES)
+    with pytest.raises(UserError, match=r"labels\.csv: line 3, line 4, line 8, line 9: they have no label"):
+        DatasetFinder(photos(tmp_path, *NAMES), labels=table(tmp_path, "path,label", *rows)).find()

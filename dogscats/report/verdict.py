@@ -1,0 +1,225 @@
+"""The verdict on a run in words: how good it is, and what stands in the way of trusting it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dogscats.base.errors import optional
+from dogscats.base.text import counted, listed, percent, plural, shown
+from dogscats.report.facts import SPLITS, Facts, Result
+from dogscats.report.summary import AUGMENTED
+
+log = logging.getLogger(__name__)
+
+FEW_PHOTOS = 100
+"""With fewer validation photos, settings cannot be compared."""
+
+RISE = 1.05
+"""Factor by which the validation loss has risen where a network learns its training photos by heart."""
+
+MANY_CUT_OFF = 0.1
+"""Share of the photos that lose much of their long side, from which on this matters."""
+
+MOST_NAMED = 3
+"""Weak classes that are named."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How good a run is.
+
+    Attributes:
+        headline: how many photos it is right on, and its most frequent mistake.
+        obstacles: what stands in the way of trusting that, each with what to do; worst first.
+    """
+
+    headline: str
+    obstacles: list[str]
+
+
+def verdict(facts: Facts) -> Verdict:
+    """Judge a finished run by its files: by its labelled test photos, or by its validation photos if there are none."""
+    obstacles = []
+    for obstacle in OBSTACLES:
+        with optional(f"verdict ({obstacle.__name__})", "completed"):  # a file of the run may be damaged
+            obstacles.append(obstacle(facts))
+    result = facts.judged
+    photos = plural(result.n, f"{SPLITS[result.split]} photo")
+    return Verdict(headline(facts.classes, result, photos), [obstacle for obstacle in obstacles if obstacle])
+
+
+def log_verdict(found: Verdict) -> None:
+    """Print the verdict on the console."""
+    log.info("\n%s", "\n".join([found.headline, *(f"- {obstacle}" for obstacle in found.obstacles)]))
+
+
+def headline(classes: Sequence[str], result: Result, photos: str) -> str:
+    """Say how many photos are right, with the 95 % interval, and which class is most often taken for another.
+
+    Args:
+        classes: class names.
+        result: metrics of the photos.
+        photos: what they are called, such as `test photos`.
+    """
+    right, n, (low, high) = result.right, result.n, (percent(bound, result.n) for bound in result.interval)
+    of = f"all {n:,}" if right == n > 1 else f"{right:,} of {n:,}"
+    interval = f"{percent(right / n, n)}; 95 % interval {low.removesuffix(' %')} to {high}"
+    return f"Right on {of} {photos} ({interval}).{_most_confused(classes, result)}"
+
+
+def _most_confused(classes: Sequence[str], result: Result) -> str:
+    """Name the two classes that are confused most often; of several pairs, the one with the largest share."""
+    if result.counts is None or result.right == result.n:
+        return ""
+    counts = np.array(result.counts)
+    photos = counts.sum(axis=1, keepdims=True)
+    np.fill_diagonal(counts, 0)
+    shares = np.where(counts == counts.max(), counts / np.maximum(photos, 1), 0)
+    actual, predicted = divmod(int(shares.argmax()), len(classes))
+    pair = f"{shown(classes[actual])} are taken for {shown(classes[predicted])}"
+    return f" Most often {pair} ({counts[actual, predicted]:,} of {photos[actual, 0]:,})."
+
+
+def trial(facts: Facts) -> str | None:
+    """A trial run, `fast_dev_run`."""
+    trainer = facts.config.get("trainer") or {}
+    return "This was a trial run (fast_dev_run): its metrics mean nothing." if trainer.get("fast_dev_run") else None
+
+
+def repeated_photos(facts: Facts) -> str | None:
+    """Photos that are in train and in another split."""
+    found = [
+        f"{repeated} of the {counted(facts.photos[split].total(), f'{SPLITS[split]} photo')}"
+        for split, repeated in facts.repeated.items()
+    ]
+    if not found:
+        return None
+    return (
+        f"{' and '.join(found)} are among the training photos, too: the metrics are too good. Remove one of each pair, "
+        "and train again; python -m dogscats.check <photos> lists them."
+    )
+
+
+def no_better_than_one_class(facts: Facts) -> str | None:
+    """Accuracy that always naming the largest class reaches, too."""
+    result = facts.judged
+    if result.counts is None:
+        return None
+    photos = [sum(row) for row in result.counts]
+    largest = max(photos)
+    if result.right > largest:
+        return None
+    return (
+        f"No better than always saying {shown(facts.classes[photos.index(largest)])}, which is right on {largest:,} "
+        f"of {result.n:,}. Look at the labels, the learning rate and the curve of the loss; more epochs may help."
+    )
+
+
+def weak_classes(facts: Facts) -> str | None:
+    """Classes with less than half the mean recall."""
+    result = facts.judged
+    if result.counts is None:
+        return None
+    rights = [
+        (row[label] / sum(row), row[label], sum(row), label) for label, row in enumerate(result.counts) if any(row)
+    ]
+    mean = sum(recall for recall, *_ in rights) / len(rights)
+    weak = [
+        f"{shown(facts.classes[label])} ({right:,} of {photos:,})"
+        for recall, right, photos, label in sorted(rights)
+        if recall < mean / 2
+    ]
+    if not weak:
+        return None
+    return (
+        f"Recall of less than half the mean of the classes, {percent(mean, result.n)}: {listed(weak, MOST_NAMED)}. "
+        "Add photos of these, look for wrong labels with suspects=true, or train with class_weights=balanced."
+    )
+
+
+def overfitting(facts: Facts) -> str | None:
+    """Validation loss that rises while the training loss falls: over the last stage, or over all."""
+    if facts.trained[-1].keep == "best":  # its weights are those from before the rise
+        return None
+    trained = [stage.name for stage in facts.trained]
+    epochs = [
+        (row["stage"], float(row["train_loss"]), float(row["valid_loss"]))
+        for row in facts.rows("history.csv")
+        if row.get("train_loss") and row.get("valid_loss") and row["stage"] in trained
+    ]
+    for some in ([epoch for epoch in epochs if epoch[0] == epochs[-1][0]], epochs):
+        if not some:
+            return None
+        (_, before, lowest), (stage, after, loss) = min(some, key=lambda epoch: epoch[2]), some[-1]
+        if loss > RISE * lowest and after < before:
+            return (
+                f"The validation loss rose from {lowest:.3g} to {loss:.3g} by the end of stage {stage}, while the "
+                f"training loss fell from {before:.3g} to {after:.3g}: the network learns its photos by heart. "
+                f"Train for fewer epochs, at a lower learning rate or on more photos; recipe.{stage}.keep=best takes "
+                "the best epoch."
+            )
+    return None
+
+
+def cut_off(facts: Facts) -> str | None:
+    """Photos whose ends the square crop does not show."""
+    share = facts.metrics.get("cut_off") or 0.0  # older runs lack it
+    if share <= MANY_CUT_OFF:
+        return None
+    photos = sum(counts.total() for counts in facts.photos.values())
+    return (
+        f"The square crop cuts more than 40 % off the long side of {percent(share, photos)} of the photos. "
+        "data.fit=pad shows the network whole photos."
+    )
+
+
+def augmentation_hurts(facts: Facts) -> str | None:
+    """Augmented validation photos that are recognized less well than plain ones, by more than chance explains."""
+    final = facts.metrics["final"]
+    if not {*AUGMENTED} <= final.keys():  # no augmented versions were predicted, or the run is older
+        return None
+    plain, augmented, error = (final[key] for key in ("valid_acc", *AUGMENTED))
+    if plain - augmented <= 2 * error:
+        return None
+    return (
+        f"Right on {percent(augmented, facts.best.n)} of augmented validation photos, but on "
+        f"{percent(plain, facts.best.n)} of plain ones: augmentation hides what tells the classes apart, as mirroring "
+        "does with left and right. Without mirroring: augment=crops."
+    )
+
+
+def few_photos(facts: Facts) -> str | None:
+    """Too few validation photos to compare settings."""
+    n = facts.best.n
+    if n >= FEW_PHOTOS:
+        return None
+    return (
+        f"Only {counted(n, 'validation photo')}, each of which counts {percent(1 / n, n)}: do not compare settings on "
+        "them. Add photos, or hold out more of them with data.valid_fraction."
+    )
+
+
+def chosen_epoch(facts: Facts) -> str | None:
+    """Weights that the validation photos have chosen."""
+    if not any(stage.keep == "best" for stage in facts.stages):
+        return None
+    return (
+        "The epoch whose weights were kept was chosen by the validation photos (keep=best), so their metrics are "
+        "slightly optimistic."
+    )
+
+
+def limited(facts: Facts) -> str | None:
+    """Photos that were left out for a quick look."""
+    limit = facts.config["data"].get("limit")
+    return None if limit is None else f"At most {counted(limit, 'photo')} of each class were used (data.limit)."
+
+
+OBSTACLES: list[Callable[[Facts], str | None]] = [
+    *(trial, repeated_photos, no_better_than_one_class, weak_classes, overfitting, augmentation_hurts),
+    *(cut_off, few_photos, chosen_epoch, limited),
+]
+"""What can stand in the way, worst first: functions that say so, and what to do, or return `None`. A new one is a
+function and its place here: console, page and card follow."""
