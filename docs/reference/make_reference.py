@@ -29,17 +29,28 @@ GROUPS = {
     "callbacks/reports.yaml": ("Reports: `callbacks`, also in evaluate.py", "callbacks."),
     "callbacks/default.yaml": ("Training: `callbacks`", "callbacks."),
     "trainer/default.yaml": ("Trainer: `trainer`", "trainer."),
+    "logger/tensorboard.yaml": ("TensorBoard: `logger=tensorboard`", "logger."),
+    "logger/csv.yaml": ("CSV files: `logger=csv`", "logger."),
+    "logger/wandb.yaml": ("Weights & Biases: `logger=wandb`", "logger."),
+    "logger/mlflow.yaml": ("MLflow: `logger=mlflow`", "logger."),
+    "hydra/launcher/slurm.yaml": ("Slurm: `hydra/launcher=slurm`", "hydra.launcher."),
 }
 """Title of the settings of each file, and the prefix of their keys."""
 
 API = {
     "Photos": "DogsCatsDataModule SampleDataModule side_on top_down crops none",
     "Networks": "resnet34 efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone Backbone",
-    "Training": "Classifier find_lr LRFinder SGDR LRSchedule LRTrace History",
+    "Training": "Classifier KernelHead find_lr LRFinder SGDR LRSchedule LRTrace History",
     "Prediction": "Predictor TTA Predictions evaluation_metrics",
     "Figures": "Report Pictures",
 }
 """Public names of each subject."""
+
+IMPLIED = {("callbacks", "evaluate"), ("callbacks", "reports")}
+"""Choices that evaluate.py and other choices make."""
+
+INTERNAL = {"KnownKeys", "LogFormatter", "OutputFolder", "SweepReport"}
+"""Public names that only `conf/` needs."""
 
 
 def arguments(documented: object) -> dict[str, str]:
@@ -63,13 +74,20 @@ def settings(file: Path) -> Iterator[tuple[str, str, str]]:
             continue
         depth, key, value = len(found[1]) // 2, found[2], (found[3] or "").strip()
         parents = [*parents[:depth], key]
-        if parents[0] in ("defaults", "hydra"):
+        if parents[0] in ("defaults", "hydra") or key == "_partial_":
             continue
         if key == "_target_":
             described[depth] = arguments(get_object(value)) if value.startswith("dogscats.") else {}
         elif value:
             described = {level: texts for level, texts in described.items() if level <= depth}
             yield ".".join(parents), value, found[4] or described.get(depth, {}).get(key, "")
+
+
+def headline(file: Path) -> str:
+    """Return the first sentence of the comment at the top of a file of `conf/`."""
+    comments = re.match(r"(?:# @package.*\n)?((?:#.*\n)*)", file.read_text())
+    text = " ".join(line.lstrip("# ") for line in (comments[1] if comments else "").splitlines())
+    return re.split(r"(?<=[^.])\. ", text)[0]
 
 
 def cell(text: str) -> str:
@@ -85,12 +103,11 @@ def settings_page() -> str:
         "Every value can be changed on the command line: `python train.py lr=3e-3 data.size=128`. This page is made",
         "from `conf/` by `python docs/reference/make_reference.py`.",
         "",
-        "| group | options |",
+        "| choice | what it is |",
         "|---|---|",
     ]
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
-        options = ", ".join(f"`{file.stem}`" for file in sorted(folder.glob("*.yaml")))
-        lines.append(f"| `{folder.name}=` | {options} |")
+    files = [file for file in sorted(CONF.rglob("*/*.yaml")) if (file.parent.name, file.stem) not in IMPLIED]
+    lines += [f"| `{file.parent.relative_to(CONF)}={file.stem}` | {cell(headline(file))} |" for file in files]
     for name, (title, prefix) in GROUPS.items():
         lines += ["", f"## {title}", "", "| setting | default | meaning |", "|---|---|---|"]
         lines += [f"| `{prefix}{key}` | `{value}` | {cell(text)} |" for key, value, text in settings(CONF / name)]

@@ -24,7 +24,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """A pretrained network without its classifier: normalizes, computes feature maps, pools them.
 
-    Normalization is part of the network, so weights are always paired with the right mean and std.
+    Normalization is part of the network, so weights are always paired with the right mean and std. It maps RGB images
+    `(B, 3, H, W)`, uint8, to the maximum and the mean of each feature map: features `(B, F)`, `F = 2 C`.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+        >>> body = Backbone(network, last_early="0", channels=16)
+        >>> body(images)  # (B, 3, H, W) to (B, 32)
 
     Args:
         network: layers, registered in the order of the forward pass.
@@ -156,6 +162,10 @@ class ResNetLayers(nn.Sequential):
 @records_config
 def resnet34(weights: str = "imagenet", features: str = "last") -> Backbone:
     """Build the lesson's ResNet34: early group up to layer2, late group layer3 and layer4.
+
+    Example:
+        >>> body = resnet34(features="all")
+        >>> body(images)  # (B, 3, H, W), uint8, to features (B, 1920)
 
     Args:
         weights: `imagenet` (torchvision's, downloaded once to torch.hub's cache), `none`, or a file with a

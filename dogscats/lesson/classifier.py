@@ -42,6 +42,8 @@ class Scorer(Protocol):
 class Classifier(LightningModule):
     """Body and heads, trained with discriminative learning rates: one per layer group.
 
+    It maps what the body takes, RGB `(B, 3, H, W)`, uint8, to log-probabilities `(B, C)`.
+
     Example:
         >>> classifier = Classifier(resnet34(), classes=["cats", "dogs"])
         >>> classifier.freeze_to(2)  # the head alone

@@ -49,7 +49,7 @@ MAX_BYTES = 40_000_000
 
 
 class KernelHead(nn.Module):
-    """Scores of a kernel ridge regression, times a temperature, as logits. It takes the place of `Heads`.
+    """Scores of a kernel ridge regression, times a temperature, as logits. It replaces the trained heads.
 
     The features of each depth are divided by their norm and standardized, and all depths get the same mean squared
     length. The kernel is `exp(-gamma * squared distance)`.
@@ -58,7 +58,7 @@ class KernelHead(nn.Module):
         >>> body = resnet34(features="all").eval()
         >>> features = torch.cat([body(images) for images in batches])
         >>> fitted = KernelHead.fit(features, labels, num_classes=2, widths=body.widths(224))
-        >>> print(fitted.accuracy, fitted.log_loss)  # of leave-one-out
+        >>> fitted.accuracy, fitted.log_loss  # of leave-one-out
         >>> classifier = Classifier(body, ["cats", "dogs"], heads=fitted.head)
 
     Args:

@@ -114,6 +114,9 @@ class LRFinder(Callback):
     `max_steps`. `find_lr` makes its own, for a separate short fit. A configured one (`callbacks.lr_finder`) only says
     before which stages to do so; it never joins a stage's callbacks.
 
+    Example:
+        >>> finder = LRFinder(before="all")  # as callbacks.lr_finder.before=all does
+
     Args:
         before: stages before which `train.py` runs it: `first`, `all` or `none`.
 
@@ -172,11 +175,22 @@ def find_lr(
 ) -> LRCurve:
     """Run the LR finder on a copy of `classifier`, without changing the state of the run.
 
+    Example:
+        >>> curve = find_lr(classifier, data, steps=100)
+        >>> curve.suggestion  # a tenth of the rate with the lowest smoothed loss
+        >>> curve.lrs, curve.losses  # of each step
+
     Args:
         classifier: classifier at the start of the stage.
         loader: training batches; repeated as often as needed.
         make_trainer: function that makes a Trainer from the finder's arguments.
         steps: number of optimizer steps in which the learning rate rises; more steps lower the suggestion.
+
+    Returns:
+        Learning rates and losses by step, and the suggestion.
+
+    Raises:
+        ArgumentError: for a bad number of steps.
     """
     check_values({"steps": whole(1)}, {"steps": steps}, raises=partial(ArgumentError, ""))
     finder = LRFinder()

@@ -192,6 +192,12 @@ def larger_is_better(path: str) -> bool:
 def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
     """Compute the metrics of labelled photos, as plain numbers.
 
+    Example:
+        >>> evaluation_metrics(predictions)["accuracy_ci95"]  # 95 % Wilson interval
+
+    Args:
+        predictions: predictions for `N` labelled photos.
+
     Returns:
         `n`, the metrics of `METRICS`: `accuracy`, `balanced_accuracy`, `macro_f1`, `log_loss`, `log_loss_clipped`,
         `roc_auc`, `ece`; `accuracy_ci95` after the accuracy; `per_class` (`photos`, `precision` and `recall` by class

@@ -22,6 +22,12 @@ BINS = 15
 class Predictions:
     """Predictions for photos, in order.
 
+    Example:
+        >>> probabilities = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
+        >>> predictions = Predictions(["a.jpg", "b.jpg"], ["cats", "dogs"], torch.tensor([1, 1]), probabilities)
+        >>> predictions.predicted_classes  # ["dogs", "cats"]
+        >>> predictions.accuracy, predictions.log_loss, predictions.confusion_matrix
+
     Attributes:
         paths: paths of the `N` photos.
         classes: names of the `C` classes.

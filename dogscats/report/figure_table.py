@@ -120,11 +120,13 @@ def publish_figures(run: Facts, loggers: Iterable[Logger]) -> None:
 class Report(Callback):
     """Draws figures after prediction, to PNG files in the run directory and to all loggers.
 
-    A figure that cannot be drawn is named in the log, and costs nothing else.
+    A figure that cannot be drawn is named in the log, and costs nothing else. In a config, `draw` of your own is
+    `{_target_: my_module.my_figure, _partial_: true}`.
 
-    To add your own, write a function and name it in the config:
-
-        +callbacks.reports.mine='{_target_: dogscats.Report, draw: {_target_: my.draw, _partial_: true}}'
+    Example:
+        >>> report = Report("confusion_matrix")  # must follow TTA
+        >>> trainer = Trainer(callbacks=[TTA(), report], default_root_dir="mine")
+        >>> trainer.predict(classifier, data.val_dataloader())  # writes mine/confusion_matrix.png
 
     Args:
         draw: function from predictions to a figure, or to figures by name; or the name of a figure that
@@ -160,6 +162,10 @@ class Pictures(Report):
 
     The most wrong and the most uncertain ones are explained by Grad-CAM, in a second row. Where cached activations are
     predicted, `source` must be set for that.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[TTA(), Pictures(count=2)], default_root_dir="mine")
+        >>> trainer.predict(classifier, data.val_dataloader())  # writes mine/most_wrong.png and others
 
     Args:
         count: photos per row.

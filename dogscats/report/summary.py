@@ -19,12 +19,10 @@ from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, epoch_text, 
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
 from dogscats.report import page
+from dogscats.report.facts import AUGMENTED
 from dogscats.report.run_files import log_written
 
 log = logging.getLogger(__name__)
-
-AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
-"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
 
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""
@@ -42,6 +40,10 @@ def epoch_headings(named: Iterable[Collection[str]] = ()) -> dict[str, str]:
 
 class History(Callback):
     """Prints losses and metrics of each epoch, and writes them to `history.csv` in the run directory.
+
+    Example:
+        >>> Trainer(max_epochs=1, callbacks=[History()], default_root_dir="mine").fit(classifier, data)
+        >>> Path("mine/history.csv").read_text()
 
     Columns: stage, epoch, train_loss, valid_loss, valid_acc, valid_balanced_acc, valid_macro_f1, further metrics of
     `dogscats.lesson.metrics.METRICS`, then those that other callbacks log, and seconds. Missing values are empty; for

@@ -53,7 +53,15 @@ def draw_sample(root: Path, seed: int = 0, train: int = 200, valid: int = 100, t
 
 
 class SampleDataModule(DogsCatsDataModule):
-    """The synthetic sample dataset, drawn on first use."""
+    """The synthetic sample dataset, drawn on first use; its arguments are those of `DogsCatsDataModule`.
+
+    Example:
+        >>> data = SampleDataModule("data/synthetic-sample", size=128)
+        >>> data.prepare_data()  # draws 200 + 100 pictures of each class, and 20 without a label
+
+    Raises:
+        ArgumentError: for a bad value.
+    """
 
     def prepare_data(self) -> None:
         """Draw the dataset unless it exists.

@@ -20,7 +20,7 @@ MOST_PIXELS = 4096
 HOW_TO_GET_DATA = """\
 Put photos of two or more classes into <data.root>/train/<class>/ and <data.root>/valid/<class>/, or into
 <data.root>/<class>/ alone: part of them is set aside for validation. Kaggle's file names, <class>.<number>.jpg, and
-tables (data.labels=<file>) are also supported; see "Your own photos" in README.md.
+tables (data.labels=<file>) are also supported; see docs/how-to/photos.md.
 The lesson's photos are Kaggle's "Dogs vs. Cats" (https://www.kaggle.com/c/dogs-vs-cats). data.download=true
 downloads them (857 MB) from http://files.fast.ai/data/dogscats.zip.
 To try it without data, use data=sample: synthetic cats and dogs."""

@@ -122,7 +122,15 @@ class RandomQuarterTurn(v2.Transform):
 
 
 def none(size: int) -> v2.Transform:
-    """Resize the short side to `size` and crop the centre: the evaluation transform."""
+    """Resize the short side to `size` and crop the centre: the evaluation transform.
+
+    Example:
+        >>> transform = none(224)
+        >>> transform(image)  # uint8: (3, H, W) to (3, 224, 224)
+
+    Args:
+        size: side of the square images, in pixels.
+    """
     return v2.Compose([LimitAspect(), v2.Resize(size), v2.CenterCrop(size)])
 
 
@@ -138,6 +146,17 @@ def crops(size: int, max_zoom: float = 1.1) -> v2.Transform:
     """Zoom and crop at random, as `side_on` does, but do not turn, mirror or relight.
 
     Heads that were trained without augmentation do not know photos that are turned or mirrored.
+
+    Example:
+        >>> transform = crops(224, max_zoom=1.2)
+        >>> transform(image)  # uint8: (3, H, W) to (3, 224, 224)
+
+    Args:
+        size: side of the square images, in pixels.
+        max_zoom: largest zoom, 1 to 10; 1 for none.
+
+    Raises:
+        ArgumentError: for a bad strength.
     """
     _check(max_zoom)
     return v2.Compose([LimitAspect(), RandomZoom(size, max_zoom), v2.RandomCrop(size)])
@@ -148,6 +167,19 @@ def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: flo
 
     Zoom, rotation, lighting, horizontal flip and random crop. Unlike fastai, the crop is part of the rotation,
     contrast changes about the mean of the crop, and brightness is multiplied rather than added.
+
+    Example:
+        >>> transform = side_on(224)
+        >>> transform(image)  # uint8: (3, H, W) to (3, 224, 224)
+
+    Args:
+        size: side of the square images, in pixels.
+        max_zoom: largest zoom, 1 to 10; 1 for none.
+        degrees: largest angle of rotation, in degrees, 0 to 180.
+        lighting: largest relative change of brightness and contrast, 0 to 1.
+
+    Raises:
+        ArgumentError: for a bad strength.
     """
     _check(max_zoom, degrees, lighting)
     return v2.Compose(
@@ -162,7 +194,21 @@ def side_on(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: flo
 
 
 def top_down(size: int, max_zoom: float = 1.1, degrees: float = 10, lighting: float = 0.05) -> v2.Transform:
-    """Augment photos taken from above: `side_on` with vertical flips and quarter turns."""
+    """Augment photos taken from above: `side_on` with vertical flips and quarter turns.
+
+    Example:
+        >>> transform = top_down(224, degrees=45)
+        >>> transform(image)  # uint8: (3, H, W) to (3, 224, 224)
+
+    Args:
+        size: side of the square images, in pixels.
+        max_zoom: largest zoom, 1 to 10; 1 for none.
+        degrees: largest angle of rotation, in degrees, 0 to 180.
+        lighting: largest relative change of brightness and contrast, 0 to 1.
+
+    Raises:
+        ArgumentError: for a bad strength.
+    """
     return v2.Compose([side_on(size, max_zoom, degrees, lighting), v2.RandomVerticalFlip(), RandomQuarterTurn()])
 
 

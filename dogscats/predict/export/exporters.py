@@ -1,4 +1,4 @@
-"""The formats of exported files: a table, which `export=`, its help, its errors and README's table are made from.
+"""The formats of exported files: a table, which `export=`, its help, its errors and the table in docs/ are made from.
 
 Nothing here imports torch, which takes seconds: wrong settings are refused before. A further format is a row, and a
 module with the function that writes it.
@@ -17,7 +17,7 @@ class Exporter:
             probabilities, the metadata of `onnx_files.export_onnx`, the folder, and a `Reference` that each file is
             compared with before it is kept; it yields the name of each file, and what to print about the comparison.
         help: what is written, in one line.
-        files: files, and what they take as input: the rows of README's table.
+        files: files, and what they take as input: the rows of that table.
         packages: packages that are needed.
         extra: extra of this project that installs them.
         needs_photos: whether labelled photos are needed; otherwise random ones are also supported.
