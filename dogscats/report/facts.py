@@ -179,6 +179,19 @@ class Facts:
             found.append(f"At most {data['limit']} photos of each class were used (data.limit).")
         return found
 
+    @property
+    def limitations(self) -> list[str]:
+        """Where the classifier may do worse than its metrics say."""
+        found = [
+            "The metrics hold for photos like those it was trained on; photos from elsewhere may be predicted worse."
+        ]
+        if (worst := self.per_class[0])["recall"] is not None:
+            found.append(
+                f"The class with the lowest recall is {worst['name']}: {number(worst['recall'])} of {worst['photos']} "
+                "validation photos."
+            )
+        return [*found, *self.caveats]
+
 
 def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
     """Load a template of this package, whose filters write metrics (`number`), photo counts (`count`) and headings.
