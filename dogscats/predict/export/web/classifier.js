@@ -70,6 +70,7 @@ function heard(data) {
   if (data.failed && !ready) return unusable(data.failed);
   const item = current;
   current = null;
+  if (!item) return;
   if (data.failed) {  // most likely for lack of memory, after which the runtime is of no more use
     worker.terminate();
     start();
@@ -81,8 +82,11 @@ function heard(data) {
     item.predicted = classes[item.probabilities.indexOf(item.certainty)];
     item.decision = thresholds && item.unlike !== null ? decide(classes, item.probabilities, item.unlike, thresholds) : null;
   }
-  add(item);
-  if (follows) show(item);
+  if (item.cleared) of--;
+  else {
+    add(item);
+    if (follows && (!waiting.length || !shown)) show(item);
+  }
   next();
 }
 
@@ -111,7 +115,7 @@ function finish() {
   sortRows();
   if (of > 1) say(`${count(items.length, "photo")} in the table; the last ${of} took ${seconds} s.`);
   else if (last?.refused) say(`${last.name} cannot be used: ${last.refused}.`);
-  else if (last) say(`${last.name}: ${last.decision ?? last.predicted}, ${percent(last.certainty)}.`);
+  else if (last) say(`${last.name}: ${label(last)}${classes.includes(label(last)) ? `, ${percent(last.certainty)}` : ""}.`);
 }
 
 // Photos
@@ -185,7 +189,7 @@ function add(item) {
   item.row = make("tr", {},
     make("td", {}, open),
     make("td", {className: undecided ? "undecided" : ""}, refused ? `cannot be used: ${refused}` : named(label(item))),
-    make("td", {className: "number"}, refused ? "" : percent(item.certainty)));
+    make("td", {className: `number ${undecided ? "undecided" : ""}`}, refused ? "" : percent(item.certainty)));
   rows.append(item.row);
   const filter = find("filter");
   if (![...filter.options].some(({value}) => value === label(item))) filter.append(make("option", {value: label(item)}, label(item)));
@@ -212,6 +216,7 @@ function sortRows() {
 
 function clear() {
   cancel();
+  if (current) current.cleared = true;
   for (const item of items) URL.revokeObjectURL(item.row.querySelector("img").src);
   [items, shown] = [[], null];
   rows.replaceChildren();
@@ -244,9 +249,9 @@ document.addEventListener("drop", async event => {
   document.body.classList.remove("dragging");
   ask(await dropped(event.dataTransfer));
 });
-document.addEventListener("paste", ({clipboardData}) => {
+document.addEventListener("paste", ({clipboardData, target}) => {
   if (clipboardData.files.length) ask([...clipboardData.files]);
-  else say("There is no photo on the clipboard.");
+  else if (!target.matches("input")) say("There is no photo on the clipboard.");
 });
 document.addEventListener("keydown", event => {
   if (event.key === "Escape" && waiting.length) cancel();

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -136,9 +137,8 @@ def export_web(
         yield ONE_FILE, f"{size}, all in one file: names of classes, but no photos and no paths"
 
 
-def export_space(*arguments: Any, **page: Any) -> Iterator[tuple[str, object]]:
-    """Write `space/`, the same folder; see `export_web`."""
-    yield from export_web(*arguments, **page, name="space")
+export_space = partial(export_web, name="space")
+"""Writes `space/`, the same folder."""
 
 
 def page(title: str, data: Mapping[str, Any], address: str, embedded: Path | None = None) -> str:

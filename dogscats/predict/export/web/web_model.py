@@ -4,21 +4,24 @@ import copy
 import json
 import logging
 import subprocess
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
-from dogscats.predict.export.export import PHOTOS_TOLERANCE, Array, Predict, Reference, whole_photo
+from dogscats.predict.export.export import PHOTOS_TOLERANCE, Reference, whole_photo
 from dogscats.predict.export.onnx_files import needed, with_preprocessing
 from dogscats.predict.export.web.web_runtime import SCRIPT, WASM
 
 log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
 
 LEAST_VALUES = 1000
 """Smaller tensors, such as biases, stay as they are: they take no room to speak of."""
@@ -66,16 +69,13 @@ def smallest(file: Path, reference: Reference, metadata: Mapping[str, str]) -> t
     """
     import onnx
 
-    network, expected = onnx.load(file.with_name("model.onnx")), dict[int, Array]()
+    network, exact = onnx.load(file.with_name("model.onnx")), cache(outputs(file, reference))
     for precision, bits in (("int8", 8), ("half", 16)):
         smaller = file.with_name(f"photo-{precision}.onnx")
         onnx.save(with_preprocessing(with_stored_weights(network, bits), {**metadata, "precision": precision}), smaller)
-        largest = 0.0
+        predict, largest = outputs(smaller, reference), 0.0
         for index in progress_bar(reference.indices, f"Comparing {precision}", len(reference.indices), "photo"):
-            photo = whole_photo(reference.photos, index)
-            if index not in expected:
-                expected[index] = outputs(file)(photo)
-            largest = max(largest, np.abs(outputs(smaller)(photo) - expected[index]).max())
+            largest = max(largest, float(np.abs(predict(index) - exact(index)).max()))
             if not largest <= PHOTOS_TOLERANCE:  # also for NaN
                 break
         else:
@@ -84,13 +84,17 @@ def smallest(file: Path, reference: Reference, metadata: Mapping[str, str]) -> t
     return file, "weights in full precision"
 
 
-@lru_cache(maxsize=2)
-def outputs(file: Path) -> Predict:
-    """Return a function of a photo that computes all outputs of a file: `(C,)`, or `(C + 1,)` with `unlike`."""
+def outputs(file: Path, reference: Reference) -> Callable[[int], Floats]:
+    """Return a function of a photo's index that computes all outputs of a file: `(C,)`, or `(C + 1,)` with `unlike`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda photo: np.concatenate([np.atleast_1d(value) for value in session.run(None, {"photo": photo})])
+
+    def predict(index: int) -> Floats:
+        found = session.run(None, {"photo": whole_photo(reference.photos, index)})
+        return np.concatenate([np.atleast_1d(value) for value in found])
+
+    return predict
 
 
 def with_stored_weights(network: Any, bits: int) -> Any:
@@ -107,42 +111,37 @@ def with_stored_weights(network: Any, bits: int) -> Any:
     graph = network.graph
     judging = needed(graph.node, "unlike") - needed(graph.node, "probabilities")
     distances = {name for node in graph.node if node.name in judging for name in node.input}
-    kept, nodes = [], []
+    tensors, nodes = [], []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
-        stored, node = None, None
-        if values.dtype == np.float32 and values.size >= LEAST_VALUES:
-            if bits == 8 and values.ndim > 1 and tensor.name not in distances:
-                stored, node = _integers(values, tensor.name)
-            else:
-                stored, node = _halves(values, tensor.name)
-        if node is None:
-            kept.append(tensor)
-        else:
-            kept.extend(stored)
-            nodes.append(node)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    ordered = [*nodes, *graph.node]
-    del graph.node[:]
-    graph.node.extend(ordered)
+        if values.dtype != np.float32 or values.size < LEAST_VALUES:
+            tensors.append(tensor)
+            continue
+        integers = bits == 8 and values.ndim > 1 and tensor.name not in distances
+        stored, restoring = (_integers if integers else _halves)(values, tensor.name)
+        tensors += stored or [tensor]
+        nodes += restoring
+    nodes += graph.node
+    for field, content in ((graph.initializer, tensors), (graph.node, nodes)):
+        del field[:]
+        field.extend(content)
     return network
 
 
-def _halves(values: Array, name: str) -> tuple[list[Any], Any]:
-    """Return a tensor in half precision and the node that restores it; `None` if it is not to be had so."""
+def _halves(values: Floats, name: str) -> tuple[list[Any], list[Any]]:
+    """Return a tensor in half precision and the node that restores it; nothing if that loses too much."""
     import onnx
 
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16)
-        error = np.linalg.norm(halves.astype(np.float32) - values) / max(np.linalg.norm(values), 1e-30)
-    if not error <= MAX_ROUNDING:
-        return [], None
+        error, size = (float(np.linalg.norm(part)) for part in (halves.astype(np.float32) - values, values))
+    if not error <= MAX_ROUNDING * size:
+        return [], []
     stored = onnx.numpy_helper.from_array(halves, f"{name}/half")
-    return [stored], onnx.helper.make_node("Cast", [stored.name], [name], to=onnx.TensorProto.FLOAT)
+    return [stored], [onnx.helper.make_node("Cast", [stored.name], [name], to=onnx.TensorProto.FLOAT)]
 
 
-def _integers(values: Array, name: str) -> tuple[list[Any], Any]:
+def _integers(values: Floats, name: str) -> tuple[list[Any], list[Any]]:
     """Return a tensor in 8-bit integers with a scale for each row of its first axis, and the node that restores it."""
     import onnx
 
@@ -154,7 +153,7 @@ def _integers(values: Array, name: str) -> tuple[list[Any], Any]:
         onnx.numpy_helper.from_array(integers, f"{name}/int8"),
         onnx.numpy_helper.from_array(scales, f"{name}/scale"),
     ]
-    return stored, onnx.helper.make_node("DequantizeLinear", [each.name for each in stored], [name], axis=0)
+    return stored, [onnx.helper.make_node("DequantizeLinear", [each.name for each in stored], [name], axis=0)]
 
 
 def check_operators(file: Path, runtime: Path) -> str:
@@ -187,7 +186,7 @@ def error_in_node(file: Path, runtime: Path) -> str | None:
     with TemporaryDirectory() as scratch:
         program = Path(scratch) / "run.mjs"
         program.write_text(NODE_PROGRAM, encoding="utf-8")
-        command = ["node", program, (runtime / SCRIPT).as_uri(), runtime / WASM, file]
+        command = ["node", str(program), (runtime / SCRIPT).as_uri(), str(runtime / WASM), str(file)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=NODE_SECONDS, check=False)
     found = json.loads(result.stdout.splitlines()[-1])
     return str(found["error"]).splitlines()[0] if "error" in found else None
