@@ -66,7 +66,7 @@ def test_the_files_of_the_page(runtime: Path, no_node: None, tmp_path: Path, cap
         export_files("web", predictor_of(CLASSES), tmp_path / "out", None, run_dir=finished, runtime=str(runtime))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"web", "classifier.html"}
     assert {path.name for path in (tmp_path / "out" / "web").iterdir()} == SITE
-    assert "int8 weights, which change outputs by up to" in caplog.text
+    assert "half weights, which change outputs by up to" in caplog.text
     assert "its operators are those of the browser's runtime" in caplog.text
     index, one_file = ((tmp_path / "out" / name).read_text() for name in ("web/index.html", "classifier.html"))
     assert len(index.encode()) < 40_000
@@ -96,13 +96,6 @@ def test_the_files_of_the_page(runtime: Path, no_node: None, tmp_path: Path, cap
 
 def test_style_and_script_that_pages_share_are_small() -> None:
     assert len(STYLE.read_bytes() + SCRIPT.read_bytes()) < 25_000
-
-
-def test_a_space_is_the_same_folder(runtime: Path, no_node: None, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    export_files("space", predictor_of(["a", "b"]), tmp_path / "out", None, runtime=str(runtime))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["space"]
-    assert {path.name for path in (tmp_path / "out" / "space").iterdir()} == SITE
 
 
 def test_nothing_is_left_of_an_export_that_is_refused(
@@ -158,7 +151,7 @@ def test_weights_of_fewer_bits_are_turned_into_floats(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "full.onnx")
     images = rng.standard_normal((2, 3)).astype(np.float32)
     types = {}
-    for bits, tolerance in ((16, 3e-3), (8, 5e-2)):
+    for bits, tolerance in ((16, 5e-3), (8, 0.1)):
         smaller = with_stored_weights(model, bits)
         types[bits] = {tensor.name: tensor.data_type for tensor in smaller.graph.initializer}
         onnx.save(smaller, tmp_path / f"{bits}.onnx")
@@ -215,7 +208,7 @@ def test_without_network_one_message_says_how_to_get_the_runtime(
         find_runtime(None)
 
 
-def test_a_damaged_run_costs_what_the_page_says_about_it(
+def test_a_space_is_the_same_folder_also_of_a_run_with_damaged_metrics(
     runtime: Path, no_node: None, tmp_path: Path, finished: Path
 ) -> None:
     pytest.importorskip("onnxscript")
@@ -223,4 +216,6 @@ def test_a_damaged_run_costs_what_the_page_says_about_it(
     (run / "config.yaml").write_text((finished / "config.yaml").read_text())
     write_json(run / "metrics.json", {"classes": read_json(finished / "metrics.json")["classes"]})
     export_files("space", predictor_of(["a", "b"]), tmp_path / "out", None, run_dir=run, runtime=str(runtime))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["space"]
+    assert {path.name for path in (tmp_path / "out" / "space").iterdir()} == SITE
     assert '"accuracy":""' in (tmp_path / "out" / "space" / "index.html").read_text()

@@ -167,9 +167,10 @@ function show(item) {
   item.row.setAttribute("aria-current", "true");
   find("answer").hidden = false;
   find("name").replaceChildren(named(item.name));
-  const picture = find("shown");
-  picture.hidden = Boolean(item.refused);
+  // A new element: the old one would show the last photo until this one is decoded.
+  const picture = make("img", {id: "shown", className: "photo", alt: "The photo", hidden: Boolean(item.refused)});
   picture.src = URL.createObjectURL(item.file);
+  find("shown").replaceWith(picture);
   const refused = () => make("p", {className: "refused"}, `This photo cannot be used: ${item.refused}.`);
   find("verdict").replaceChildren(item.refused ? refused() : verdict({classes, ...item}));
   find("time").textContent = item.seconds ? `${item.seconds.toFixed(2)} s` : "";

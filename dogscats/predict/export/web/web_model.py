@@ -70,7 +70,8 @@ def smallest(file: Path, reference: Reference, metadata: Mapping[str, str]) -> t
     import onnx
 
     network, exact = onnx.load(file.with_name("model.onnx")), cache(outputs(file, reference))
-    for precision, bits in (("int8", 8), ("half", 16)):
+    # `unlike` of drawn photos is close to 1, whatever the weights: that is no comparison for integers.
+    for precision, bits in (("int8", 8), ("half", 16))[0 if reference.photos.labels else 1 :]:
         smaller = file.with_name(f"photo-{precision}.onnx")
         onnx.save(with_preprocessing(with_stored_weights(network, bits), {**metadata, "precision": precision}), smaller)
         predict, largest = outputs(smaller, reference), 0.0
