@@ -1,4 +1,4 @@
-"""The page that runs a classifier in the visitor's browser, in Chromium with the real runtime; and the programs shown."""
+"""The page that runs a classifier in the visitor's browser, in Chromium; and documented programs."""
 
 import re
 import shutil
