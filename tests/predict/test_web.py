@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNetwork
+from conftest import Run, TinyNetwork
 
 from dogscats import Classifier, Predictor
 from dogscats.base.errors import UserError
@@ -219,3 +219,9 @@ def test_a_space_is_the_same_folder_also_of_a_run_with_damaged_metrics(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["space"]
     assert {path.name for path in (tmp_path / "out" / "space").iterdir()} == SITE
     assert '"accuracy":""' in (tmp_path / "out" / "space" / "index.html").read_text()
+
+
+def test_a_runtime_without_a_page_is_refused(run_command: Run) -> None:
+    for export in ([], ["export=onnx"]):
+        result = run_command("evaluate.py", "run=nowhere", "web.runtime=dist", *export)
+        assert result.stderr == "error: web.runtime=dist: this needs export=web or export=space.\n"

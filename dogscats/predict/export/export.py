@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
+from dogscats.base.files import WEIGHTS
 from dogscats.base.text import shown
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
@@ -65,7 +66,9 @@ def export_run(job: Job) -> None:
         photos = data.labelled(job.cfg.split, job.predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
         what = f"photos of {job.cfg.split}"
-    page = {"run_dir": run_of(checkpoint_of(job.cfg.run or job.cfg.ckpt)), "runtime": job.cfg.web.runtime}
+    file = checkpoint_of(job.cfg.run or job.cfg.ckpt)
+    final = file.name in ("last.ckpt", WEIGHTS)  # the metrics of a run are not those of an earlier stage
+    page = {"run_dir": run_of(file) if final else None, "runtime": job.cfg.web.runtime}
     log.info("(checked on %d %s)", export_files(job.cfg.export, job.predictor, job.run_dir, dataset, **page), what)
 
 

@@ -66,10 +66,7 @@ EXPORTERS = {
     "web": Exporter(
         "dogscats.predict.export.web.web_export:export_web",
         "web/ and classifier.html, a page that runs in the browser",
-        files=[
-            ("`web/`", "a static page that runs in the visitor's browser"),
-            ("`classifier.html`", "the same in one file, which opens by double click"),
-        ],
+        files=[("`web/`, `classifier.html`", "a static page that runs in the visitor's browser; the same in one file")],
         packages=ONNX_PACKAGES,
         extra="onnx",
         is_page=True,

@@ -4,7 +4,6 @@ import base64
 import gzip
 import html
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -23,8 +22,6 @@ from dogscats.predict.export.onnx_files import export_onnx
 from dogscats.predict.export.web.web_model import check_operators, smallest
 from dogscats.predict.export.web.web_runtime import SCRIPT, VERSION, WASM, find_runtime
 from dogscats.report.facts import Facts
-
-log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 
@@ -172,7 +169,7 @@ def _packed(file: Path) -> str:
 
 
 def page_facts(metadata: Mapping[str, str], run_dir: Path | None) -> dict[str, Any]:
-    """Return what the page says about the classifier: the metrics of a run without a file of them are left out."""
+    """Return what the page says about the classifier; what the run directory lacks is left out."""
     classes, thresholds, something_else = json.loads(metadata["classes"]), None, "Every photo is assigned a class"
     if "none_above" in metadata:
         thresholds = {name: float(metadata[name]) for name in ("unsure_below", "none_above")}
@@ -182,12 +179,13 @@ def page_facts(metadata: Mapping[str, str], run_dir: Path | None) -> dict[str, A
     if run_dir and all((run_dir / name).is_file() for name in ("config.yaml", "metrics.json")):
         with optional("What the page says of the run", "read"):
             facts = Facts(run_dir)
-            result = next(result for result in facts.results if result.split == "valid" and not result.tta)
-            low, high = (f"{100 * value:.1f}" for value in result.interval)
-            found |= {
-                "model": facts.model_name,
-                "accuracy": f"Accuracy {100 * (result.values['acc'] or 0):.1f} % (95 % interval {low} to {high} %) on "
-                f"{result.n} validation photos.",
-            }
+            found["model"] = facts.model_name
             limitations += facts.limitations
+            for result in facts.results:
+                if result.split == "valid" and not result.tta:
+                    shares = (f"{100 * (share or 0):.1f}" for share in (result.values["acc"], *result.interval))
+                    found["accuracy"] = (
+                        "Accuracy {} % (95 % interval {} to {} %)".format(*shares)
+                        + f" on {result.n} validation photos."
+                    )
     return {**found, "limitations": limitations}

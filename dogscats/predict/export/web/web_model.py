@@ -76,8 +76,9 @@ def smallest(file: Path, reference: Reference, metadata: Mapping[str, str]) -> t
         onnx.save(with_preprocessing(with_stored_weights(network, bits), {**metadata, "precision": precision}), smaller)
         predict, largest = outputs(smaller, reference), 0.0
         for index in progress_bar(reference.indices, f"Comparing {precision}", len(reference.indices), "photo"):
-            largest = max(largest, float(np.abs(predict(index) - exact(index)).max()))
-            if not largest <= PHOTOS_TOLERANCE:  # also for NaN
+            difference = float(np.abs(predict(index) - exact(index)).max())
+            largest = max(largest, difference)
+            if not difference <= PHOTOS_TOLERANCE:  # also for NaN
                 break
         else:
             return smaller, f"{precision} weights, which change outputs by up to {largest:.2g}"
