@@ -237,6 +237,29 @@ def test_the_table_is_sorted_filtered_and_cancelled(browser: Any, address: str, 
     assert 1 < len(browser.execute_script("return items")) < 5 * len(photos)
 
 
+DROP_AND_PASTE = """
+const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+context.fillRect(9, 9, 99, 50);
+canvas.toBlob(blob => {
+  const transfer = (...files) => files.reduce((all, file) => (all.items.add(file), all), new DataTransfer());
+  const dataTransfer = transfer(new File([blob], "a.png"), new File(["x"], "b.txt"));
+  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+  const clipboardData = transfer(new File([blob], "pasted.png"));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
+});
+"""
+
+
+def test_photos_are_dropped_and_pasted_as_fast_as_they_come(browser: Any, address: str) -> None:
+    tab = Tab(browser, address)
+    browser.execute_script(DROP_AND_PASTE)
+    tab.until("items.length === 4 && !current")
+    found = browser.execute_script("return items.map(item => [item.name, item.refused ?? null])")
+    refused = "it is not a picture of a known format"
+    assert sorted(found) == [["a.png", None], ["b.txt", refused], ["pasted.png", None], ["pasted.png", None]]
+
+
 def test_keyboard_screen_reader_and_narrow_windows(
     browser: Any, address: str, modules: Path, photos: list[Path]
 ) -> None:
