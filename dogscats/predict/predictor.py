@@ -29,7 +29,7 @@ from dogscats.reliability.measured import Reliability
 from dogscats.reliability.strangers import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
-from dogscats.runs.directory import checkpoint_of
+from dogscats.runs.directory import checkpoint_of, run_of
 from dogscats.runs.newest import LAST, newest_run
 from dogscats.runs.trainer import trainer_factory
 
@@ -94,8 +94,7 @@ class Predictor:
         try:
             saved, state = checked(checkpoint["hyper_parameters"], file, trust), checkpoint["state_dict"]
             check_description(saved, state)
-            folder = file.resolve().parent
-            run_dir = folder.parent if folder.name == "checkpoints" else folder
+            run_dir = run_of(file)
             data = with_own_decisions(saved["data"], run_dir)
             body = rebuild(Backbone, saved["model"], file, trust)
             model = Classifier(body, saved["classes"], saved["heads"])

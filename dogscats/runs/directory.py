@@ -156,6 +156,12 @@ def checkpoint_of(source: str | Path) -> Path:
     )
 
 
+def run_of(checkpoint: Path) -> Path:
+    """Return the directory of the run that a checkpoint belongs to."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """Resolve a config to plain containers, as saved.
 
