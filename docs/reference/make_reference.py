@@ -1,4 +1,4 @@
-"""Write `settings.md` from the comments in `conf/`, and `python-api.md` from the docstrings of the public names.
+"""Write `settings.md` from the comments in `conf/`, `python-api.md` from docstrings, and the tables of `files.md`.
 
 python docs/reference/make_reference.py
 """
@@ -16,6 +16,8 @@ from pytorch_lightning import Trainer
 
 import dogscats
 from dogscats.lesson.stage import Stage
+from dogscats.report.figure_table import FIGURES
+from dogscats.report.run_files import FILES
 
 FOLDER = Path(__file__).parent
 CONF = FOLDER.parents[1] / "conf"
@@ -117,7 +119,7 @@ def settings_page() -> str:
         if field.name != "name":
             default = "" if field.default is field.default_factory else f"`{yaml_text(field.default)}`"
             lines.append(f"| `recipe.<stage>.{field.name}` | {default} | {cell(meanings[field.name])} |")
-    return "\n".join(lines) + "\n\n" + (FOLDER / "quoting.txt").read_text()
+    return "\n".join(lines) + "\n"
 
 
 def yaml_text(value: object) -> str:
@@ -126,12 +128,14 @@ def yaml_text(value: object) -> str:
 
 
 def signature(public: object) -> str:
-    """Return the arguments of a class or function with their defaults, without types."""
+    """Return the call of a class or function with its arguments and their defaults, without types."""
     parameters = [
-        parameter.replace(annotation=inspect.Parameter.empty, default=default_name(parameter.default))
+        str(parameter.replace(annotation=inspect.Parameter.empty, default=default_name(parameter.default)))
         for parameter in inspect.signature(public).parameters.values()  # type: ignore[arg-type]
     ]
-    return str(inspect.Signature(parameters))
+    name, separate = getattr(public, "__name__", ""), [text.replace("'", '"') for text in parameters]
+    line = f"{name}({', '.join(separate)})"
+    return line if len(line) <= 120 else "\n".join([f"{name}(", *(f"    {text}," for text in separate), ")"])
 
 
 class Name:
@@ -163,12 +167,13 @@ def described(public: object) -> list[str]:
             section = ""
         elif section == "Example":
             lines.append(re.sub(r"^    (>>> |\.\.\. )?", "", line))
-        elif section and re.match(r"    \w+: ", line) and section != "Returns":
+        elif section and re.match(r"    \w[\w, ]*: ", line) and section != "Returns":
             name, _, text = line.strip().partition(": ")
-            lines.append(f"- `{name}`: {text}")
+            lines.append(f"- {', '.join(f'`{one}`' for one in name.split(', '))}: {text}")
         else:
             lines.append(line[4:] if section == "Returns" else re.sub(r"^ {8}", "  ", line))
-    return [*lines, "```"] if section == "Example" else lines
+    lines += ["```"] if section == "Example" else []
+    return [re.sub(r"docs/(\S+\.md)", r"[docs/\1](../\1)", line) for line in lines]
 
 
 def api_page() -> str:
@@ -182,13 +187,23 @@ def api_page() -> str:
         lines += ["", f"## {title}"]
         for name in names.split():
             public = getattr(dogscats, name)
-            lines += ["", f"### {name}", "", "```python", f"{name}{signature(public)}", "```", "", *described(public)]
+            lines += ["", f"### {name}", "", "```python", signature(public), "```", "", *described(public)]
     return "\n".join(lines) + "\n"
+
+
+def files_page() -> str:
+    """Write the page of the files of a run: its table between two comments."""
+    figures = {f"{row.name}.png": row.title or row.alt for row in FIGURES if "png" in row.formats}
+    rows = [f"| `{name}` | {cell(purpose)} |" for name, purpose in ({**FILES, **figures} | FILES).items()]
+    table = "\n".join(["| file | what it is for |", "|---|---|", *rows])
+    page = (FOLDER / "files.md").read_text()
+    return re.sub(r"(?<=<!-- table -->\n).*?(?=\n<!-- end -->)", lambda _: table, page, flags=re.DOTALL)
 
 
 def pages() -> dict[Path, str]:
     """Return the content of each page."""
-    return {FOLDER / "settings.md": settings_page(), FOLDER / "python-api.md": api_page()}
+    made = {"settings.md": settings_page(), "python-api.md": api_page(), "files.md": files_page()}
+    return {FOLDER / name: page for name, page in made.items()}
 
 
 if __name__ == "__main__":

@@ -28,10 +28,9 @@ class TTA(Callback):
     lesson, all versions have equal weight. Must precede callbacks that use its predictions.
 
     Example:
-        >>> from dogscats.lesson.tta import tta_loaders
-        >>> tta, loaders = TTA(), tta_loaders(data, data.valid, n_aug=4)
-        >>> Trainer(callbacks=[tta]).predict(classifier, loaders)
-        >>> tta.plain.accuracy, tta.averaged.accuracy  # without and with test-time augmentation
+        >>> tta = TTA()
+        >>> Trainer(callbacks=[tta]).predict(classifier, [data.val_dataloader()])  # one loader per version
+        >>> tta.plain.accuracy, tta.best.accuracy  # without and with test-time augmentation
 
     Args:
         n_aug: number of augmented versions per photo, in addition to the plain one.

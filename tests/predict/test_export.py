@@ -415,14 +415,15 @@ def test_a_format_is_a_module_and_a_row(
     assert "export=theirs: expected onnx or onnx-int8 or torch or web or space or mine." in result.stderr
 
 
-def test_readme_lists_the_formats() -> None:
+def test_the_documentation_lists_the_formats() -> None:
     rows = [
         f"| {'' if number else f'`{form}` '}| {files} | {given} |".replace("|  |", "| |")
         for form, exporter in EXPORTERS.items()
         for number, (files, given) in enumerate(exporter.files)
     ]
-    readme = (REPOSITORY / "README.md").read_text()
-    assert "\n".join(["| `export=` | files | input |", "|---|---|---|", *rows, ""]) in readme
+    docs = REPOSITORY / "docs"
+    table = "\n".join(["| `export=` | files | input |", "|---|---|---|", *rows, ""])
+    assert table in (docs / "reference" / "exported-files.md").read_text()
     extra = ", ".join(f"`export={form}`" for form, exporter in EXPORTERS.items() if exporter.extra == "onnx")
-    assert f"| `onnx` | {extra} |" in readme
+    assert f"| `onnx` | {extra} |" in (docs / "how-to" / "install.md").read_text()
     assert len(export_help().splitlines()) == len(EXPORTERS)

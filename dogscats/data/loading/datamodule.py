@@ -35,6 +35,8 @@ class DogsCatsDataModule(LightningDataModule):
 
     Class folders alone, Kaggle's `<class>.<number>.jpg` and tables are also supported; validation photos and a
     labelled `test/` are optional. docs/how-to/photos.md has all layouts.
+    `trainer.test` uses the labelled `test/`, and `trainer.predict` the unlabelled `test1/`; without them, both use the
+    validation photos.
 
     Example:
         >>> data = DogsCatsDataModule("photos", size=224)
