@@ -24,9 +24,9 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow -n 2 -o faulthandler_timeout=600
 
-# All fault-injection tests, including the slow ones. Ends with a table of the results.
+# All fault-injection tests, including the slow ones. Writes the table of the results.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest -m fault -n 2 -o faulthandler_timeout=600
+	FAULTS_PAGE=docs/measurements/faults.md $(BIN)/python -m pytest -m fault -n 2 -o faulthandler_timeout=600
 
 # Tests with the lowest version of each dependency that pyproject.toml allows; without the extra fast.
 test-lowest:

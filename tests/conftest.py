@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator
@@ -216,6 +217,8 @@ def uninterrupted(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run_dir
 
 
+STARTED = time.monotonic()
+
 FAULTS: dict[str, list[int]] = {}
 """For each fault that tests inject: how often it was survived, how often it was injected."""
 
@@ -242,8 +245,23 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         pytest.exit(str(report.longrepr), returncode=1)
 
 
+FAULTS_PAGE = """\
+# Faults that a run survives
+
+`make test-faults` injects faults and writes this page, in {minutes:.0f} minutes on {cores} CPU cores.
+
+| fault | survived |
+|---|---|
+{rows}
+"""
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if FAULTS:
         terminalreporter.section("faults survived")
-        for fault, (survived, injected) in FAULTS.items():
-            terminalreporter.write_line(f"| {fault} | {survived}/{injected} |")
+        rows = [f"| {fault} | {survived}/{injected} |" for fault, (survived, injected) in sorted(FAULTS.items())]
+        terminalreporter.write_line("\n".join(rows))
+        if page := os.environ.get("FAULTS_PAGE"):  # set by `make test-faults`, which injects them all
+            minutes = (time.monotonic() - STARTED) / 60
+            text = FAULTS_PAGE.format(minutes=minutes, cores=os.cpu_count(), rows="\n".join(rows))
+            Path(page).write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Faults injected into runs: killed processes, full disks, damaged files.
 
-`make test` runs the fast ones, `make test-faults` all of them, and ends with a table.
+`make test` runs the fast ones, `make test-faults` all of them, and writes docs/measurements/faults.md.
 """
 
 import random
