@@ -229,7 +229,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = draw_root(folder / "photos", train=12, valid=30)
     result = command_runner(folder)(
         "train.py", f"data.root={root}", "hydra.run.dir=run", *TINY, "~recipe.augmented", "recipe.finetune.cycles=1",
-        "callbacks.lr_finder.before=none", "callbacks.tta.n_aug=1",
+        "callbacks.lr_finder.before=none", "callbacks.tta.n_aug=1", "final=last",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "are classified" in result.stdout
