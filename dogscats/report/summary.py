@@ -18,13 +18,11 @@ from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, epoch_text, final_metrics
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.stage import Stage
+from dogscats.lesson.tta import AUGMENTED
 from dogscats.report import page
 from dogscats.report.run_files import log_written
 
 log = logging.getLogger(__name__)
-
-AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
-"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
 
 MOST_CLASSES = 20
 """With more classes, tables have no row or column for each class."""

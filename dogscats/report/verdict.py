@@ -8,8 +8,8 @@ import numpy as np
 
 from dogscats.base.errors import optional
 from dogscats.base.text import counted, listed, percent, plural, shown
+from dogscats.lesson.tta import AUGMENTED
 from dogscats.report.facts import SPLITS, Facts, Result
-from dogscats.report.summary import AUGMENTED
 
 log = logging.getLogger(__name__)
 
