@@ -19,10 +19,10 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from dogscats.base.environment import command
 from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
+from dogscats.base.newest import newest_named
 from dogscats.base.signals import Interrupt, Interrupted
 from dogscats.base.text import home_expanded, setting, shown, without_password
 from dogscats.base.trust import needs_trust
-from dogscats.runs.newest import newest_named
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from conftest import FAST, REPOSITORY, TINY, Run
 from omegaconf import OmegaConf
 
 from dogscats.base.errors import UserError
+from dogscats.base.newest import newest_run, newest_runs
 from dogscats.predict.demo import server
 from dogscats.runs.command_line import check_words
-from dogscats.runs.newest import newest_run, newest_runs
 
 HINTS = [
     ("train.py", "data.rot=x", "data.rot: there is no such setting. Did you mean data.root?"),
