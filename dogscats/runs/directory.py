@@ -57,6 +57,10 @@ class OutputFolder(Callback):
             self._check_free("hydra.sweep.dir", folder, config)
         check_writable("hydra.sweep.dir", folder)
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Go back to where the command was given, whatever `hydra.job.chdir` is: its paths are relative to that."""
+        os.chdir(config.hydra.runtime.cwd)
+
     def _check_free(self, key: str, folder: Path, config: DictConfig) -> None:
         """Refuse a folder of something else: for evaluate.py, any with files but those of the same command."""
         with as_user_error(f"error: {key}={folder}", "it cannot be read", CHOOSE, OSError, raises=SystemExit):
@@ -93,10 +97,6 @@ def _is_further_rank(config: DictConfig) -> bool:
     several = any(trainer.get(key) != 1 for key in ("devices", "num_nodes"))
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
     return several and any(os.environ.get(name, "0") != "0" for name in names)
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Go back to where the command was given, whatever `hydra.job.chdir` is: its paths are relative to that."""
-        os.chdir(config.hydra.runtime.cwd)
 
 
 def _expand(config: DictConfig, kind: str) -> Path:
