@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
+from dogscats.base.newest import LAST, newest_run
 from dogscats.base.trust import build, checked, rebuild
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
@@ -30,7 +31,6 @@ from dogscats.reliability.strangers import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
 from dogscats.runs.directory import checkpoint_of, run_of
-from dogscats.runs.newest import LAST, newest_run
 from dogscats.runs.trainer import trainer_factory
 
 log = logging.getLogger(__name__)

@@ -26,9 +26,6 @@ from dogscats.reliability.measured import LABELS
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 """Names of the splits in `photos.csv`, as they are written in a sentence."""
 
-AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
-"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
-
 
 def number(value: float | None) -> str:
     """Return a temperature or threshold as text; a hyphen for one that is undefined or unknown."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from dogscats.base.errors import optional
 from dogscats.base.text import counted, listed, percent, plural, shown
-from dogscats.report.facts import AUGMENTED, SPLITS, Facts, Result
+from dogscats.lesson.tta import AUGMENTED
+from dogscats.report.facts import SPLITS, Facts, Result
 
 log = logging.getLogger(__name__)
 
