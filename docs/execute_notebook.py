@@ -95,6 +95,27 @@ def execute(notebook: Any, folder: Path, work: Path, environment: Mapping[str, s
                 os.kill(json.loads(info.read_text())["pid"], signal.SIGTERM)
 
 
+def tidy(cell: Any, folder: str) -> None:
+    """Leave out times, what a progress bar has overwritten, and folders of this machine from the outputs of a cell."""
+    cell.metadata.pop("execution", None)
+    if cell.cell_type != "code":
+        return
+    cell.outputs = [] if "tensorboard" in cell.metadata.tags else cell.outputs  # of a server that has ended
+    merged: list[Any] = []
+    for output in cell.outputs:
+        if output.output_type == "stream" and merged and merged[-1].output_type == "stream":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            output.name = "stdout"
+            text = re.sub(r"[^\n]*\r", "", re.sub(r"\r+\n", "\n", output.text))
+            text = text.replace(folder, "/content").replace(str(Path.home()), "~")
+            output.text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
+    cell.outputs = [output for output in merged if output.output_type != "stream" or output.text.strip()]
+
+
 def main() -> None:
     """Execute the notebook in a copy of the repository, and store its outputs."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -102,13 +123,7 @@ def main() -> None:
         clone = copy_clone(Path(work) / "dogscats")
         execute(notebook, clone / "docs", Path(work), {})
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times
-        if cell.cell_type == "code":
-            if "tensorboard" in cell.metadata.tags:
-                cell.outputs = []  # they show a server that has ended
-            for output in cell.outputs:
-                if "text" in output:
-                    output.text = output.text.replace(f"{work}/", "/content/")
+        tidy(cell, work)
     notebook.metadata["dogscats"] = {"outputs_made_with": fingerprint(notebook)}
     nbformat.write(notebook, NOTEBOOK)
 

@@ -76,7 +76,7 @@ def test_outputs_were_made_with_the_current_code_and_settings(script: dict[str, 
     assert made_with == script["fingerprint"](notebook), "not current: python docs/execute_notebook.py"
     for tag, cell in cells(notebook).items():
         assert tag == "tensorboard" or cell.outputs, tag
-        assert "\r" not in printed(cell).replace("\r\n", "\n"), tag
+        assert "\r" not in printed(cell), tag
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_the_notebook_runs_on_the_sample(tmp_path: Path, script: dict[str, Any])
     clone = script["copy_clone"](tmp_path / "clone")
     notebook = nbformat.read(clone / "docs" / "lesson.ipynb", as_version=4)
     setup = cells(notebook)["setup"]
-    setup.source = setup.source.replace("SIZE = 96", "SIZE = 64").replace("LIMIT = 50", "LIMIT = 30")
+    setup.source = setup.source.replace("SIZE = 96", "SIZE = 64").replace("LIMIT = 100", "LIMIT = 30")
     before, documents = installed(), sorted(path.name for path in (clone / "docs").iterdir())
     script["execute"](notebook, clone / "docs", tmp_path / "work", offline(tmp_path))
 
@@ -259,8 +259,7 @@ def test_the_notebook_runs_on_the_sample(tmp_path: Path, script: dict[str, Any])
     for tag in ("head", "augmentation", "unfreeze", "tta", "small", "predict", "strangers", "suspects", "page"):
         assert outputs(code[tag], "text/markdown"), tag
     assert "Stage finetune" in printed(code["train"])
-    for tag, cell in code.items():
-        assert "\r" not in printed(cell).replace("\r\n", "\n"), tag
+    assert "\r" not in printed(code["train"]).replace("\r\n", "\n")
     with_pictures = [tag for tag, cell in code.items() if outputs(cell, "image/jpeg")]
     assert " ".join(with_pictures) == "photos lr-finder augmentation restarts confusion pictures explain evaluate"
     for tag in with_pictures:

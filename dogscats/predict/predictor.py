@@ -44,7 +44,7 @@ class Predictor:
         >>> predictions, unreadable = predictor.predict(["a.jpg", "b.jpg"])
         >>> predictions.predicted_classes, predictions.probabilities  # (N, C)
         >>> predictor.similar(["a.jpg"], count=3)  # training photos and their similarity
-        >>> explanations = list(predictor.explain(predictions))  # squares (3, size, size) and maps (size, size)
+        >>> explanations = list(predictor.explain(predictions))  # squares (3, size, size), maps (h, w)
 
     Args:
         model: the trained classifier.
