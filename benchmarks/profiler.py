@@ -1,4 +1,4 @@
-"""Profiles: `python -m benchmarks.profiler photos=... weights=...` prints the tables for `PROFILE.md`.
+"""Profiles: `python -m benchmarks.profiler photos=... weights=...` prints the tables of `docs/measurements/profile.md`.
 
 PyTorch's profiler runs on the rows `head_first`, `frozen` and `unfrozen` of `ours.py`; Python's profiler runs on
 `load_augmented`, which only loads photos. DataLoader workers are separate processes; the main process waits for them in

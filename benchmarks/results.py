@@ -1,4 +1,4 @@
-"""Tables of `RESULTS.md`, written from the measurements."""
+"""The tables of `docs/measurements/benchmark.md`, written from the measurements."""
 
 import statistics
 from collections.abc import Mapping
@@ -130,7 +130,7 @@ def compared(taken: Mapping[str, Any]) -> list[str]:
 
 
 def write_results(taken: Mapping[str, Any], path: Path) -> None:
-    """Write `RESULTS.md`."""
+    """Write the page of the tables."""
     machine = taken["machine"]
     software = [f"{k} {v}" for k, v in machine.items() if k not in ("processor", "cores", "work")]
     lines = [

@@ -46,6 +46,7 @@ class Bench:
         repetitions: number of repetitions of each measurement.
         rows: `all`, `missing`, or comma-separated row names.
         output: folder for `measurements.json`.
+        page: file of the tables.
     """
 
     root: str = "data/dogscats"
@@ -57,6 +58,7 @@ class Bench:
     repetitions: int = 3
     rows: str = "all"
     output: str = str(FOLDER)
+    page: str = str(FOLDER.parent / "docs" / "measurements" / "benchmark.md")
 
 
 class Measurements:
@@ -146,7 +148,7 @@ def measure(settings: Bench) -> None:
             large = [f"photos={Path(settings.root).expanduser() / 'train'}", f"folder={temporary}/large", weights]
             once(f"large_photos/{model}", "large_photos", "benchmarks.large_photos", *large, f"model={model}")
     measurements.add("machine", machine(settings))
-    write_results(measurements.taken, Path(settings.output) / "RESULTS.md")
+    write_results(measurements.taken, Path(settings.page))
 
 
 def machine(settings: Bench) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     if data.left_out:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
-        log.info("For so few photos recipe=small and recipe=adapt are often better; see docs/lesson.md, 'Which recipe'")
+        log.info("For so few photos recipe=small and recipe=adapt are often better: docs/explanation/which-recipe.md")
 
 
 def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:

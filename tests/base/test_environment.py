@@ -139,7 +139,7 @@ def test_an_extra_is_installed_without_the_name_on_the_index(
 
 
 def test_every_extra_that_is_named_exists_and_none_is_taken_from_the_index() -> None:
-    files = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.*"), *REPOSITORY.rglob("conf/**/*.yaml")]
+    files = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.*"), *REPOSITORY.rglob("conf/**/*.yaml")]
     files += [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("dogscats/**/*.py"), *REPOSITORY.glob("benchmarks/*.py")]
     for file in files:
         if file.suffix in (".md", ".py", ".yaml", ".ipynb"):
