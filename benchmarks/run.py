@@ -4,8 +4,8 @@
     python -m benchmarks.run ... rows=frozen,tta                 only these rows again; the others are kept
     python -m benchmarks.run ... rows=missing                    rows that an interrupted run has not measured
 
-Each measurement runs in a separate process. Measurements are stored in `benchmarks/measurements.json`, from which the
-tables are written.
+Each measurement runs in a separate process. Measurements are stored in `docs/measurements/measurements.json`, from
+which the tables are written.
 """
 
 import importlib.util
@@ -45,8 +45,7 @@ class Bench:
         batch_size: photos per batch.
         repetitions: number of repetitions of each measurement.
         rows: `all`, `missing`, or comma-separated row names.
-        output: folder for `measurements.json`.
-        page: file of the tables.
+        output: folder for `measurements.json` and the tables made from it, `benchmark.md`.
     """
 
     root: str = "data/dogscats"
@@ -57,8 +56,7 @@ class Bench:
     batch_size: int = 64
     repetitions: int = 3
     rows: str = "all"
-    output: str = str(FOLDER)
-    page: str = str(FOLDER.parent / "docs" / "measurements" / "benchmark.md")
+    output: str = str(FOLDER.parent / "docs" / "measurements")
 
 
 class Measurements:
@@ -148,7 +146,7 @@ def measure(settings: Bench) -> None:
             large = [f"photos={Path(settings.root).expanduser() / 'train'}", f"folder={temporary}/large", weights]
             once(f"large_photos/{model}", "large_photos", "benchmarks.large_photos", *large, f"model={model}")
     measurements.add("machine", machine(settings))
-    write_results(measurements.taken, Path(settings.page))
+    write_results(measurements.taken, Path(settings.output) / "benchmark.md")
 
 
 def machine(settings: Bench) -> dict[str, Any]:

@@ -151,12 +151,11 @@ def test_fastai_and_ours_are_measured_in_turn(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "fastai" else None)
     settings = run.Bench(str(shared_root), train=4, valid=4, output=str(tmp_path), rows="frozen,sweep,head_first")
-    settings.page = str(tmp_path / "benchmark.md")
     monkeypatch.setattr(run, "machine", lambda settings: {"processor": "P", "cores": 2, "work": "W"})
     run.measure(settings)
     frozen = [arguments[1] for arguments in children if arguments[1].endswith("frozen")]
     assert frozen == ["ours.frozen", "with_fastai.frozen"] * 3
-    table = Path(settings.page).read_text()
+    table = (tmp_path / "benchmark.md").read_text()
     assert "| frozen epoch with augmentation | 0.50 | 2.00 | **4.00** | 2 |" in table
     assert "| 8 head learning rates | 0.50 | 16.00 | **32.00** | 25 |" in table
     assert "| unfrozen epoch | - | - | - | 1.3 |" in table
