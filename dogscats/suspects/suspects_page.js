@@ -85,8 +85,8 @@ function figure(photo, suggested) {
   const element = find("choices").content.firstElementChild.cloneNode(true), {name} = photos[photo], button = element.querySelector(".enlarge");
   const {src, unreadable} = parsed(`photo-${photo}`);
   button.append(src ? make("img", {src, alt: ""}) : make("span", {}, `It cannot be read: ${unreadable}`));
-  button.setAttribute("aria-label", `Full size: ${name}`);
-  button.disabled = !src;
+  if (src) button.setAttribute("aria-label", `Full size: ${name}`);
+  else button.disabled = true;
   element.querySelector("figcaption").textContent = name;
   element.querySelector(".choices").setAttribute("aria-label", `Decision about ${name}`);
   Object.assign(element.dataset, {photo, suggested});

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import chromium
+from browser import chromium, faults
 from conftest import FAST, REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
 from interrupted_runs import run
 from PIL import Image
@@ -477,6 +477,7 @@ def check_page(tab: Tab, uploads: Path, predictor: Predictor, files: list[Path],
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         tab.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         assert tab.browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert faults(tab.browser) == []
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import chromium, faults
 from conftest import FAST, HEAD, Run
 from PIL import Image
 
@@ -343,19 +344,9 @@ def test_a_page_that_fails_costs_nothing_else_and_a_resumed_run_writes_it(
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not (chromium and shutil.which("chromedriver")):
-        pytest.skip("Chromium or chromedriver is not installed: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_experimental_option(
-        "mobileEmulation", {"deviceMetrics": {"width": 360, "height": 740, "pixelRatio": 1}}
-    )
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = chromium(logs=["browser"])
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     yield driver
     driver.quit()
 
@@ -376,3 +367,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, run_dir: Path
         )
         assert colors[0][0] == colors[1][1]  # text in figures has the color of the page's
         assert colors[0][0] != colors[2][2]
+
+
+@pytest.mark.slow
+def test_it_is_accessible(browser: Any, run_dir: Path) -> None:
+    browser.get((run_dir / FILE).as_uri())
+    assert faults(browser) == []

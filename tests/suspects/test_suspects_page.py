@@ -13,7 +13,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 import pytest
-from browser import chromium
+from browser import chromium, faults
 from conftest import draw_photo
 from PIL import Image
 
@@ -353,6 +353,14 @@ def test_the_page_begins_with_earlier_decisions(photos: Path, open_page: Open, t
 
 
 @pytest.mark.slow
+def test_it_is_accessible(page: Path, open_page: Open) -> None:
+    browser = open_page(page)
+    assert faults(browser) == []
+    Opened(browser).click(".enlarge")
+    assert faults(browser) == []
+
+
+@pytest.mark.slow
 def test_likely_suspects_first_and_twenty_decisions_by_keyboard(photos: Path, open_page: Open, tmp_path: Path) -> None:
     names = [f"{number}.jpg" for number in range(40)]
     for name in names:
@@ -380,7 +388,6 @@ def test_likely_suspects_first_and_twenty_decisions_by_keyboard(photos: Path, op
     top = "return document.querySelector('.current').getBoundingClientRect().top"
     assert 0 <= seen.browser.execute_script(top) < 900
     assert seen.saved(tmp_path)[1:] == [["0.jpg", "keep", ""]]
-    # Filters do not keep a change from being seen, nor does a fold.
     seen.browser.refresh()
     assert len(seen.all(".card")) == 20
     for width in (390, 768, 1280, 1600):
