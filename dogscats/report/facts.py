@@ -230,6 +230,29 @@ class Facts:
         return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether a temperature changes the probabilities of new photos."""
+        return any(row["temperature"] != 1 for row in self.reliability.values())
+
+    @property
+    def calibration(self) -> list[str]:
+        """How far probabilities can be trusted, and which photos get no class; empty for an older run."""
+        found, ece, n = [], self.best.values["ece"], self.best.n
+        if ece is not None:
+            used = (
+                "a temperature corrects those of new photos" if self.is_calibrated else "no temperature corrects them"
+            )
+            found.append(f"Probabilities are off by {percent(ece, n)} on average; {used}.")
+        if self.reliability:
+            *_, row = self.reliability.values()
+            kept, right = (percent(row[key], n) for key in ("kept", "accuracy_kept"))
+            found.append(
+                f"{kept} of the validation photos get a class, {right} of these the right one; the others are unsure "
+                "or none."
+            )
+        return found
+
+    @property
     def limitations(self) -> list[str]:
         """Where the classifier may do worse than its metrics say."""
         found = [

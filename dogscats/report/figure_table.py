@@ -80,15 +80,15 @@ FIGURES = [
     ),
     RunFigure(
         "confusion_matrix", confusion_matrix, "predictions", "confusion",
-        "Confusion matrix; the tables have its numbers", has_node=True,
+        "Confusion matrix; the tables have the worst of it", has_node=True,
     ),
     RunFigure(
         "most_wrong", pictures, "photos", "errors",
-        "The photos that were predicted wrong with the highest probability, with Grad-CAM overlays",
+        "The photos that were predicted wrong with the highest probability",
     ),
     RunFigure(
         "most_uncertain", pictures, "photos", "errors",
-        "The photos whose predicted class has the lowest probability, with Grad-CAM overlays", title="Most uncertain",
+        "The photos whose predicted class has the lowest probability", title="Most uncertain",
     ),
     *(
         RunFigure(name, pictures, "photos", "errors", f"{title}: photos with their predictions", title, folded=True)

@@ -14,10 +14,12 @@ from PIL import Image
 from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, write_text
+from dogscats.base.pages.static_page import STYLE
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.report.facts import SPLITS, Facts, template
 from dogscats.report.figure_table import FIGURES, RunFigure
 from dogscats.report.figures.drawing import by_name
+from dogscats.report.figures.prediction_figures import MOST_NUMBERS
 from dogscats.report.verdict import verdict
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
@@ -56,11 +58,13 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
         title=f"{facts.model_name} on {facts.data_name}",
         splits=SPLITS,
         most=MOST_ROWS,
+        most_in_matrix=MOST_NUMBERS,
+        style=Markup(STYLE.read_text(encoding="utf-8")),
         figures=_figures(facts),
         suspects=_suspects(suspects),
         suspects_page=suspects and suspects.absolute() / "suspects.html",
         commands=_commands(run_dir),
-        headings=KINDS,
+        headings={kind: row.heading for kind, row in KINDS.items()},
         config_text=escape(shown_lines((run_dir / "config.yaml").read_text(encoding="utf-8"))),
     )
     before, _, after = page.rpartition("{size}")

@@ -13,14 +13,22 @@ from dogscats.suspects.appearance import Appearance, look_at, quality
 from dogscats.suspects.duplicates import candidates_by_features, candidates_by_thumbnails, duplicates
 from dogscats.suspects.labels import VOTERS, label_scores, left_out_probabilities
 
+
+class Kind(NamedTuple):
+    """A kind of suspects: its heading on pages, and what one is called."""
+
+    heading: str
+    noun: str
+
+
 KINDS = {
-    "label": "Wrong label?",
-    "duplicate": "Duplicates",
-    "leak": "Leaks",
-    "outlier": "Outliers",
-    "quality": "Quality",
+    "label": Kind("Wrong labels", "wrong label"),
+    "duplicate": Kind("Duplicates", "duplicate"),
+    "leak": Kind("Leaks", "leak"),
+    "outlier": Kind("Outliers", "outlier"),
+    "quality": Kind("Bad quality", "low-quality photo"),
 }
-"""Kinds of suspects, in the order in which they are listed, and their headings on pages."""
+"""Kinds of suspects, in the order in which they are listed."""
 
 LIKELY_SCORE = 0.5
 """Score from which a suspect is likely."""

@@ -6,22 +6,30 @@ import html
 import io
 import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
-from dogscats.base.pages.static_page import embedded_json, source_hash
+from dogscats.base.pages.static_page import embedded_json, static_page
 from dogscats.base.text import counted, shown
 from dogscats.data.photos.decisions import Decision
 from dogscats.data.pixels.images import UnreadableImageError, thumbnail
-from dogscats.suspects.search import KINDS, Suspect, by_kind
+from dogscats.suspects.search import KINDS, LIKELY_SCORE, Suspect, by_kind
 
 log = logging.getLogger(__name__)
 
-TEMPLATE = Path(__file__).with_name("suspects_page.html")
+TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_suffix(f".{ending}") for ending in ("html", "css", "js"))
+
+POLICY = (
+    "default-src 'none'; img-src data: file:; script-src '{script}'; style-src '{style}'; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+PHOTOS = "<photos>"
+"""Stands for the photos, which are written one by one; no text of the page has it, as `<` is escaped in names."""
 
 SIDE = 200
 """Longest side of a photo on the page, in pixels."""
@@ -58,7 +66,7 @@ def write_page(
     numbers = {path: number for number, path in enumerate(paths)}
     suggested = [suspect.suggested for suspect in listed if suspect.suggested]
     content = {
-        "kinds": [{"kind": k, "heading": KINDS[k], "found": len(group)} for k, group in groups.items() if group],
+        "kinds": [_kind(kind, group) for kind, group in groups.items() if group],
         "classes": [_named(name) for name in dict.fromkeys([*classes, *suggested])],
         "photos": [_named(path) for path in paths],
         "suspects": [
@@ -69,6 +77,7 @@ def write_page(
                 "label": shown(suspect.label),
                 "suggested": str(cell(suspect.suggested)),
                 "score": f"{suspect.score:.3f}",
+                "likely": suspect.score > LIKELY_SCORE,
                 "reason": shown(suspect.reason),
             }
             for suspect in listed
@@ -78,15 +87,9 @@ def write_page(
         ],
     }
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    template = TEMPLATE.read_text(encoding="utf-8")
-    values = {
-        "title": html.escape(shown(title)),
-        "data": embedded_json(content | {"key": key}),
-        **{f"{tag}_hash": _hash_of(tag, template) for tag in ("script", "style")},
-    }
-    head, tail = (
-        re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], part) for part in template.split("{{photos}}")
-    )
+    values = {"title": html.escape(shown(title)), "photos": PHOTOS}
+    text = static_page(TEMPLATE, [STYLE], [SCRIPT], POLICY, content | {"key": key}, values)
+    head, _, tail = text.partition(PHOTOS)
     with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as page:
         page.write(head)
         _write_photos(page, root, paths)
@@ -104,14 +107,17 @@ def _write_photos(page: io.TextIOBase, root: Path, paths: Sequence[str]) -> None
 
 
 def _photo(path: Path) -> dict[str, str]:
-    """Return a photo as a JPEG in a data URL: `src`; or why it cannot be read: `unreadable`."""
+    """Return a photo as a JPEG in a data URL, `src`, and its file as a URL; or why it cannot be read: `unreadable`."""
     try:
         picture = thumbnail(path, SIDE)
     except (UnreadableImageError, Failure) as error:  # the others can still be decided about
         return {"unreadable": shown(error)}
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=80)
-    return {"src": f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"}
+    return {
+        "src": f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
+        "file": path.absolute().as_uri(),
+    }
 
 
 def _named(name: str) -> dict[str, str]:
@@ -119,8 +125,6 @@ def _named(name: str) -> dict[str, str]:
     return {"name": shown(name), "cell": str(cell(name))}
 
 
-def _hash_of(tag: str, template: str) -> str:
-    """Return the hash by which the page's policy allows its own script or style, and no other."""
-    found = re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
-    assert found
-    return source_hash(found[1])
+def _kind(kind: str, found: Sequence[Suspect]) -> dict[str, Any]:
+    """Return a kind of suspects, and how many of it are likely."""
+    return {"kind": kind, **KINDS[kind]._asdict(), "likely": sum(each.score > LIKELY_SCORE for each in found)}

@@ -1,5 +1,6 @@
 """The page to try a run, also in a browser."""
 
+import base64
 import errno
 import json
 import os
@@ -14,13 +15,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from browser import chromium
+from browser import chromium, faults
 from conftest import FAST, REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
 from interrupted_runs import run
 from PIL import Image
@@ -88,30 +91,6 @@ def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         server.application(Future())
 
 
-def test_a_verdict_as_html(page: Any) -> None:
-    classes = {"a": 0.00004, "<b>$5": 0.99996}
-    text = page.render(page.Verdict(classes))
-    assert "<b>&lt;b&gt;$5</b>" in text
-    assert "with a probability of 99.9 %" in text
-    assert "<b>$5" not in text
-    assert text.index('aria-valuenow="0.999960"') < text.index('aria-valuenow="0.000040"')
-    assert "<h2>" not in text
-    assert re.search("<b>Unsure</b>.*perhaps &lt;b&gt;[$]5<", page.render(page.Verdict(classes, "unsure")))
-    assert "<b>None of these</b>" in page.render(page.Verdict(classes, "none"))
-    assert "<b>none</b>" in page.render(page.Verdict({"none": 0.9, "b": 0.1}, "none"))
-    assert "<b>None of these</b>" in page.render(page.Verdict({"none": 0.9, "b": 0.1}, "(none)"))
-    similar = [page.Picture(Image.new("RGB", (2, 2)), "<script>.jpg, 0.93")]
-    text = page.render(page.Verdict(classes, similar=similar))
-    assert "<figcaption>&lt;script&gt;.jpg, 0.93</figcaption>" in text
-    assert text.count("data:image/jpeg;base64,") == 1
-
-
-def test_of_many_classes_the_most_probable_are_shown(page: Any) -> None:
-    text = page.render(page.Verdict({f"class {number}": number / 4950 for number in range(100)}))
-    assert re.findall(r'aria-label="class (\d+)"', text) == [str(number) for number in range(99, 89, -1)]
-    assert "and 90 less probable ones" in text
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A photo as a camera, a scanner and an editor write it."""
@@ -155,7 +134,7 @@ def test_a_verdict_is_that_of_a_prediction(page: Any, photos: dict[str, Path], b
 
     predictor = tiny_predictor()
     for file in photos.values():
-        verdict = judge(predictor, str(file))
+        verdict = judge(predictor, file)
         predictions, _ = predictor.predict([file], n_aug=0)
         assert verdict.probabilities == dict(zip(CLASSES, predictions.probabilities[0].tolist(), strict=True))
         assert verdict.decision is None
@@ -164,25 +143,38 @@ def test_a_verdict_is_that_of_a_prediction(page: Any, photos: dict[str, Path], b
         assert verdict.similar == []
     for name, message in {"text.jpg": "not a picture of a known format", "vast.png": "12000 x 9000 pixels"}.items():
         with pytest.raises(page.Refused, match=message):
-            judge(predictor, str(bad_files[name]))
+            judge(predictor, bad_files[name])
 
 
-def test_a_photo_that_is_gone_and_other_reasons_name_no_path(
+@pytest.mark.parametrize("word", ["unsure", "none"])
+def test_the_map_of_a_photo_without_a_class_is_captioned_so(
+    page: Any, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    from dogscats.predict.demo.judge import judge
+
+    predictor = tiny_predictor()
+    predictions, _ = predictor.predict(photos["plain.jpg"], n_aug=0)
+    monkeypatch.setattr(predictor, "predict", lambda *_, **__: (replace(predictions, decisions=[word]), {}))
+    verdict = judge(predictor, photos["plain.jpg"])
+    best = max(verdict.probabilities, key=lambda name: verdict.probabilities[name])
+    assert verdict.decision == word
+    assert verdict.seen[1].caption == f"Where it would see {best} if it had to choose"
+
+
+def test_a_reason_names_no_path_and_has_no_full_stop(
     page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dogscats.predict.demo.judge import judge
 
-    file = tmp_path / "photo.jpg"
-    with pytest.raises(page.Refused, match=r"^it is no longer there: choose it again$"):
-        judge(tiny_predictor(), str(file))
-    draw_photo(file, 0, 0)
+    draw_photo(file := tmp_path / "photo.jpg", 0, 0)
 
     def lost(path: Path) -> bytes:
         raise OSError(errno.EIO, "I/O error", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", lost)
-    with pytest.raises(page.Refused, match=r"^it cannot be read now \(I/O error\)"):
-        judge(tiny_predictor(), str(file))
+    with pytest.raises(page.Refused, match=r"^it cannot be read now \(I/O error\)") as refused:
+        judge(tiny_predictor(), file)
+    assert not str(refused.value).endswith(".")
 
 
 @pytest.fixture
@@ -197,46 +189,50 @@ def client(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield client
 
 
-def ask(client: Any, event: int, value: Any) -> dict[str, Any]:
-    """Send a value to an event of the page, and return the answer."""
-    body = {"data": [value], "fn_index": event, "session_hash": "x"}
-    assert client.post("/gradio_api/queue/join", json=body).status_code == 200
-    lines = client.get("/gradio_api/queue/data?session_hash=x").text.splitlines()
-    messages = [json.loads(line.removeprefix("data:")) for line in lines if line]
-    (answer,) = (message for message in messages if message["msg"] == "process_completed")
-    return dict(answer)
+def ask(client: Any, function: str, value: Any) -> Any:
+    """Call a function of the page, and return its answer."""
+    (component,) = (each for each in client.get("/config").json()["components"] if each["type"] == "html")
+    body = {"session_hash": "x", "component_id": component["id"], "fn_name": function, "data": value}
+    answer = client.post("/gradio_api/component_server", json=body)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def upload(client: Any, file: Path) -> str:
+    with file.open("rb") as content:
+        return str(client.post("/gradio_api/upload", files={"files": content}).json()[0])
 
 
 def test_only_uploads_are_looked_at(
     client: Any, photos: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    uploads, meta = tmp_path / "uploads", {"_type": "gradio.FileData"}
-    events = range(len(client.get("/config").json()["dependencies"]))
+    uploads = tmp_path / "uploads"
+    assert client.get("/config").json()["dependencies"] == []  # there is no other way to name a file
     (elsewhere := tmp_path / "photo.jpg").write_bytes(photos["plain.jpg"].read_bytes())
     os.mkfifo(tmp_path / "pipe")
     (uploads / "link.jpg").symlink_to(elsewhere)
     paths = [elsewhere, "/etc/passwd", tmp_path / "pipe", uploads, uploads / "link.jpg", f"{uploads}/../photo.jpg"]
-    paths += ["http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg", "a" * 9999, "a\0", ""]
-    files: list[dict[str, Any]] = [{"path": str(path), "meta": meta} for path in paths]
-    streams = [file | {"is_stream": True} for file in files]
-    odd = [{"url": "https://example.com/a.jpg", "meta": meta}, {"path": {}, "url": files[0]}, files[:1], "text"]
-    before = [*uploads.rglob("*")]
-    for value in [*files, *streams, *odd]:
-        for event in events:
-            answer = ask(client, event, value)
-            assert not answer["success"]
-            assert answer["output"]["error"] == "This photo was not uploaded."
+    names = [str(path) for path in paths] + ["http://127.0.0.1:9/a.jpg", "a" * 9999, "a\0", ""]
+    for value in [*names, None, 3, {"path": str(elsewhere)}, names[:1]]:
+        assert ask(client, "judge", value) == {"refused": "it was not uploaded"}
     assert elsewhere.exists()
-    assert [path for path in uploads.rglob("*") if path.is_file()] == [path for path in before if path.is_file()]
-
-    with photos["plain.jpg"].open("rb") as content:
-        (path,) = client.post("/gradio_api/upload", files={"files": content}).json()
-    html, deleted = (ask(client, event, {"path": path, "meta": meta}) for event in events[1:])
-    assert "with a probability of" in html["output"]["data"][0]
-    assert deleted["success"]
-    assert not Path(path).exists()
-    assert ask(client, events[-1], {"path": path, "meta": meta})["success"]
+    assert ask(client, "classes", None) == list(CLASSES)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_upload_is_deleted_with_its_verdict(
+    client: Any, photos: dict[str, Path], bad_files: dict[str, Path]
+) -> None:
+    path = upload(client, photos["plain.jpg"])
+    found = ask(client, "judge", path)
+    assert found["classes"] == list(CLASSES)
+    assert sum(found["probabilities"]) == pytest.approx(1)
+    assert [picture["src"][:23] for picture in found["seen"]] == ["data:image/jpeg;base64,"] * 2
+    assert not Path(path).parent.exists()
+    assert ask(client, "judge", path) == {"gone": True}  # another visitor's, of the same photo: uploaded again
+    path = upload(client, bad_files["text.jpg"])
+    assert ask(client, "judge", path) == {"refused": "it is not a picture of a known format"}
+    assert not Path(path).exists()
 
 
 STUCK = """\
@@ -276,7 +272,7 @@ def test_decisions_and_similar_photos_of_a_run(
 ) -> None:
     from dogscats.predict.demo.judge import judge
 
-    predictor, file = Predictor.load(run_dir), str(photos["plain.jpg"])
+    predictor, file = Predictor.load(run_dir), photos["plain.jpg"]
     verdict = judge(predictor, file)
     assert [verdict.decision] == predictor.predict(file, n_aug=0)[0].decisions
     (similar,) = predictor.similar([file], 3)
@@ -325,64 +321,53 @@ class Tab:
     def __init__(self, browser: Any, address: str):
         self.browser, self.address = browser, address
         browser.get(address)
-        self.wait("#answer .welcome")
+        self.until("document.querySelector('#answer .welcome')")
 
-    def until(self, script: str, *arguments: str) -> Any:
+    def until(self, script: str) -> Any:
         """Wait until a script returns something, and return it."""
         end = time.monotonic() + 60
-        while not (found := self.browser.execute_script(f"return {script}", *arguments)):
-            assert time.monotonic() < end, (script, arguments)
+        while not (found := self.browser.execute_script(f"return {script}")):
+            assert time.monotonic() < end, (script, self.browser.execute_script("return document.body.innerText"))
             time.sleep(0.1)
         return found
 
-    def wait(self, selector: str) -> str:
-        """Wait for an element, and return its text."""
-        return str(self.until("document.querySelector(arguments[0])?.innerText", selector))
+    def click(self, name: str) -> None:
+        self.browser.find_element("id", name).click()
 
-    def click(self, label: str) -> None:
-        """Wait for a button, and click it."""
-        self.until(
-            "[...document.querySelectorAll('#try button')].filter("
-            "button => [button.ariaLabel, button.innerText].includes(arguments[0])).map(button => [button.click()])[0]",
-            label,
-        )
+    def choose(self, *files: Path) -> None:
+        for file in files:
+            self.browser.find_element("id", "choose").send_keys(str(file))
 
-    def upload(self, file: Path) -> None:
-        self.until("document.querySelector('#try input[type=file]')")
-        self.browser.find_element("css selector", "#try input[type=file]").send_keys(str(file))
+    def hand_over(self, event: str, *files: Path) -> None:
+        """Drop or paste files, one right after the other."""
+        contents = [(file.name, base64.b64encode(file.read_bytes()).decode()) for file in files]
+        self.browser.execute_script(HAND_OVER, event, contents)
 
     def answer(self) -> str:
-        """Wait for the answer, and return its text."""
-        self.wait("#answer .decision, #answer .refused")
-        return self.wait("#answer")
+        """Wait for the answer to the last photo, and return its text."""
+        self.until("document.querySelector('.decision, .refused') && !document.getElementById('status').innerText")
+        return str(self.browser.execute_script("return document.getElementById('answer').innerText"))
 
     def probabilities(self) -> dict[str, float]:
         meters = self.browser.find_elements("css selector", "#answer [role=meter]")
         return {m.get_attribute("aria-label"): float(m.get_attribute("aria-valuenow")) for m in meters}
-
-    def clear(self) -> None:
-        self.click("Remove Image")
-        self.wait("#answer .welcome")
-
-    def copy_picture(self) -> None:
-        """Copy a picture to the clipboard, as another program would."""
-        permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": self.address}
-        self.browser.execute_cdp_cmd("Browser.grantPermissions", permissions)
-        self.browser.execute_async_script(
-            "const done = arguments[0], canvas = document.createElement('canvas');"
-            "canvas.getContext('2d').fillRect(9, 9, 99, 50); canvas.toBlob(blob =>"
-            "navigator.clipboard.write([new ClipboardItem({'image/png': blob})]).then(done))"
-        )
-
-    def toast(self) -> str:
-        """Wait for a message, and return its text."""
-        return self.wait(".toast-body")
 
     def requests(self) -> set[str]:
         """Addresses of the requests that the page made."""
         messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
         sent = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
         return {url for url in sent if not url.startswith(("data:", "blob:"))}
+
+
+HAND_OVER = """
+for (const [name, content] of arguments[1]) {
+  const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(content), char => char.charCodeAt(0));
+  transfer.items.add(new File([bytes], name));
+  const [type, key] = arguments[0] === "drop" ? [DragEvent, "dataTransfer"] : [ClipboardEvent, "clipboardData"];
+  document.getElementById("answer").dispatchEvent(
+    new type(arguments[0], {[key]: transfer, bubbles: true, cancelable: true}));
+}
+"""
 
 
 Started = tuple[subprocess.Popen[str], str, Path]
@@ -445,46 +430,54 @@ def uploaded(folder: Path) -> list[Path]:
 
 def check_page(tab: Tab, uploads: Path, predictor: Predictor, files: list[Path], bad: Path) -> None:
     """Check what a visitor sees, that nothing is kept, and that nothing comes from elsewhere."""
-    assert all(name in tab.wait("#answer .welcome") for name in CLASSES)
-    for file in files:
-        tab.upload(file)
+
+    def check_answer(file: Path) -> None:
         expected, _ = predictor.predict(file, n_aug=0)
         (decision,) = expected.decisions
         title = {"unsure": "Unsure", "none": "None of these"}.get(decision, decision)
-        assert tab.answer().startswith(f"{title}\n")
+        text = tab.answer()
+        assert text.startswith(f"{title}\n")
+        assert ("If it had to choose" in text) == (title != decision)
         found = tab.probabilities()
-        assert {*found} == {*CLASSES}
         np.testing.assert_allclose([found[name] for name in expected.classes], expected.probabilities[0], atol=0.01)
-        tab.clear()
-    tab.upload(bad)
-    assert tab.answer() == "This photo cannot be used: it is not a picture of a known format."
-    tab.clear()
-    tab.click("Capture from camera")
-    tab.click("Click to Access Webcam")
-    tab.until("document.querySelector('#try video')?.readyState >= 2")
-    tab.click("capture photo")
-    assert "cannot" not in tab.answer()
-    tab.clear()
-    tab.copy_picture()
-    tab.click("Paste from clipboard")
-    tab.click("Paste from Clipboard")
-    assert "cannot" not in tab.answer()
-    tab.clear()
-    tab.click("Upload file")
+        shares = re.findall(r"^([\d.]+) %$", text, re.MULTILINE)
+        assert sum(map(float, shares)) == pytest.approx(100)
+        assert tab.until("document.getElementById('shown').naturalWidth")
+
+    refused = "This photo cannot be used: it is not a picture of a known format."
+    by_drop, by_paste = (partial(tab.hand_over, event) for event in ("drop", "paste"))
+    for by in (tab.choose, by_drop, by_paste):
+        for file in files[:3]:  # one after the other, each shown in the place of the last
+            by(file)
+            check_answer(file)
+        by(bad)
+        assert tab.answer() == refused
+        by(*files, bad, files[0], files[1], files[1])  # as fast as they come: the last is shown
+        check_answer(files[1])
+    for _ in range(2):
+        tab.click("camera")
+        tab.until("document.getElementById('video').readyState >= 2")
+        tab.click("take")
+        assert "cannot" not in tab.answer()
     large = uploads.parent / "large.jpg"
     with large.open("wb") as file:
         file.truncate(50 * 1024**2 + 1)
-    tab.upload(large)
-    assert 'exceed the maximum allowed size of 50.0 Mb: "large.jpg"' in tab.toast()
-    refused = urllib.request.Request(f"{tab.address}gradio_api/upload", *multipart(large))
+    tab.choose(large)
+    assert tab.answer() == "This photo cannot be used: it has more than 50 MB."
+    post = urllib.request.Request(f"{tab.address}gradio_api/upload", *multipart(large))
     with pytest.raises(urllib.error.HTTPError, match="413"):  # also without the page
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(refused)
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(post)
     end = time.monotonic() + 10
     while uploaded(uploads) and time.monotonic() < end:
         time.sleep(0.1)
     assert uploaded(uploads) == []
     assert all(url.startswith(tab.address) for url in tab.requests())
     assert not (uploads.parent / "remote.txt").exists()
+    for width in (390, 768, 1100, 1600):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        tab.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert tab.browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert faults(tab.browser) == []
 
 
 @pytest.mark.slow

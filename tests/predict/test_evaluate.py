@@ -270,7 +270,7 @@ def test_of_very_many_predictions_the_first_are_explained(
     if first["decision"] != named:
         named = f"{first['decision']}, perhaps {named}"
     assert titles[0].startswith(f"0.jpg\n{named[:23]}")
-    assert f" {probability:.3f}"[:-1] in titles[0]
+    assert titles[0].endswith(f"({int(100 * probability)} %)")
     decided = Counter(row["decision"] for row in table(run / "predictions.csv"))
     assert all(f"{count} {decision}" in result.stdout for decision, count in decided.items())
 

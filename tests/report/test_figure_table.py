@@ -13,6 +13,7 @@ from dogscats.base.errors import UserError
 from dogscats.lesson.predictions import Predictions
 from dogscats.report.facts import Facts
 from dogscats.report.figure_table import FIGURES, Report, RunFigure
+from dogscats.report.figures.photo_figures import caption
 
 
 @pytest.fixture
@@ -65,3 +66,10 @@ def test_reports_are_rows_of_the_table() -> None:
         Report(name)
     with pytest.raises(UserError, match="draw=histogram: expected a function, or confusion_matrix or reliability"):
         Report("histogram")
+
+
+def test_captions_are_sentences() -> None:
+    assert caption("a/bee.jpg", "bees", 0.9996, "ants") == "bee.jpg\nants, taken for\nbees (99 %)"
+    assert (
+        caption("a/bee.jpg", "bees", 0.9996, "bees") == caption("a/bee.jpg", "bees", 0.9996) == "bee.jpg\nbees (99 %)"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import chromium, faults
 from conftest import FAST, HEAD, Run
 from PIL import Image
 
@@ -129,9 +130,34 @@ def test_the_page_has_everything(run_dir: Path) -> None:
     ):
         assert shown in page.text, shown
     assert len(page.all("svg")) == 4  # loss, accuracy, schedule, LR finder
-    assert len(page.all("img")) == 6
+    assert len(page.all("img")) == 5  # the confusion matrix is a table
     size = (run_dir / FILE).stat().st_size
     assert f"this page: {size / 1e6:.1f} MB" in page.text
+
+
+def test_verdict_confusion_and_worst_photos_come_before_losses_and_calibration(run_dir: Path) -> None:
+    page = Page(run_dir / FILE)
+    sections = [section["id"] for section in page.all("section")]
+    assert sections == [
+        *("confusion", "errors", "suspects", "results"),
+        *("calibration", "stages", "settings", "reproduce"),
+    ]
+    header = page.text[: page.text.index("rows are the actual class")]
+    assert "Right on" in header
+    assert "loss" not in header.lower()
+    assert "Probabilities are off by 6 % on average; no temperature corrects them." in page.text
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_a_run_is_calibrated_only_by_a_temperature(run_dir: Path, tmp_path: Path, temperature: float) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    row = {"temperature": temperature, "ece_before": 0.02, "ece_after": None, "unsure_below": 0.5, "none_above": 0.6}
+    row |= {"kept": 0.95, "accuracy_kept": 0.97, "accuracy_by_share": [[0.5, 1.0], [1.0, 0.9]]}
+    (copy / "reliability.json").write_text(json.dumps({"plain": row}))
+    text = Page(write_page(copy)).text
+    assert ("a temperature corrects those of new photos" in text) == (temperature != 1)
+    assert "95 % of the validation photos get a class, 97 % of these the right one" in text
+    assert ("calibrated" in write_card(copy).read_text()) == (temperature != 1)
 
 
 def test_it_needs_no_network_and_runs_no_code(run_dir: Path) -> None:
@@ -172,7 +198,7 @@ def test_it_can_be_read_without_seeing_it(run_dir: Path) -> None:
     "file",
     [
         *("history.csv", "lr_trace.csv", "lr_finder.csv", "photos.csv", "decisions.csv", "environment.json"),
-        *("confusion_matrix.png", "most_wrong.png", "most_uncertain.png", "augmentation.png", "reliability.png"),
+        *("most_wrong.png", "most_uncertain.png", "augmentation.png", "reliability.png"),
     ],
 )
 def test_a_missing_file_leaves_its_section_out(run_dir: Path, tmp_path: Path, file: str, caplog: Any) -> None:
@@ -193,7 +219,7 @@ def test_a_damaged_picture_is_named_and_left_out(run_dir: Path, tmp_path: Path, 
     write_page(copy)
     assert "most_wrong.png could not be embedded" in caplog.text
     assert "loss could not be drawn" in caplog.text
-    assert len(Page(copy / FILE).all("img")) == 5
+    assert len(Page(copy / FILE).all("img")) == 4
 
 
 @pytest.mark.usefixtures("blank_pictures")
@@ -213,7 +239,7 @@ def test_a_run_of_an_older_version(run_dir: Path, tmp_path: Path) -> None:
     (copy / "metrics.json").write_text(json.dumps(metrics))
     write_csv(copy / "photos.csv", ["split", "path", "bytes", "sample"], [("train", "a.jpg", 1, "0")])
     write_page(copy)
-    assert "Expected calibration error" not in Page(copy / FILE).text
+    assert "Probabilities are off by" not in Page(copy / FILE).text
 
 
 @pytest.mark.slow
@@ -263,7 +289,7 @@ def test_a_run_ends_with_its_page_and_a_search_adds_suspects(
     assert "could not be" not in result.stdout
     before = Page(run / FILE)
     assert "have not been searched for" in before.text
-    assert {picture["alt"][:12] for picture in before.all("img")} >= {"Reliability ", "Confusion ma", "The photos t"}
+    assert {picture["alt"][:12] for picture in before.all("img")} >= {"Reliability ", "The photos t"}
     (start,) = json.loads((run / "environment.json").read_text())
     assert start["command"].endswith(" ".join(settings))
     assert start["command"] in before.text
@@ -318,19 +344,9 @@ def test_a_page_that_fails_costs_nothing_else_and_a_resumed_run_writes_it(
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not (chromium and shutil.which("chromedriver")):
-        pytest.skip("Chromium or chromedriver is not installed: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_experimental_option(
-        "mobileEmulation", {"deviceMetrics": {"width": 360, "height": 740, "pixelRatio": 1}}
-    )
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = chromium(logs=["browser"])
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     yield driver
     driver.quit()
 
@@ -351,3 +367,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, run_dir: Path
         )
         assert colors[0][0] == colors[1][1]  # text in figures has the color of the page's
         assert colors[0][0] != colors[2][2]
+
+
+@pytest.mark.slow
+def test_it_is_accessible(browser: Any, run_dir: Path) -> None:
+    browser.get((run_dir / FILE).as_uri())
+    assert faults(browser) == []

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import pytest
-from browser import chromium
+from browser import chromium, faults
 from conftest import draw_photo
 from PIL import Image
 
@@ -30,8 +31,8 @@ SUSPECTS = [
     Suspect("a.jpg", "$5", "猫", "label", 0.9, "", "predicted 猫 & co"),
     Suspect(SCRIPT, "猫", "$5", "label", 0.8, "", f"</script>{TAG} $5 \u2028"),
     Suspect("a.jpg", "$5", "", "duplicate", 1, FORMULA, "the same pixels"),
-    Suspect(FORMULA, CLASSES[3], "=HYPERLINK(1)", "outlier", 0.5, "", "far from its class"),
-    Suspect("missing.jpg", "$5", "", "quality", 0.4, "", "dark"),
+    Suspect(FORMULA, CLASSES[3], "=HYPERLINK(1)", "outlier", 0.6, "", "far from its class"),
+    Suspect("missing.jpg", "$5", "", "quality", 0.55, "", "dark"),
 ]
 
 
@@ -78,7 +79,7 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 def test_names_are_text(page: Path) -> None:
     text = page.read_text()
-    assert "://" not in text
+    assert {found[1] for found in re.finditer(r"(\w+)://", text)} == {"file"}
     assert TAG not in text
     assert "Suspects in &lt;/title&gt;&lt;img src=x onerror=alert(1)&gt; $5" in text
     assert text.count("<!--") == 0
@@ -98,7 +99,8 @@ def test_each_photo_is_embedded_once(page: Path) -> None:
         *((0, None), (1, None), (0, 2)),
         *((2, None), (3, None)),
     ]
-    for photo in photos[:3]:
+    for name, photo in zip(("a.jpg", SCRIPT, FORMULA), photos, strict=False):
+        assert Path(url2pathname(photo["file"].removeprefix("file://"))).name == Path(name).name
         start, content = photo["src"].split(",")
         assert start == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
@@ -114,13 +116,13 @@ def test_an_unreadable_photo_is_named(page: Path, caplog: pytest.LogCaptureFixtu
 
 def test_at_most_so_many_of_a_kind(photos: Path, tmp_path: Path) -> None:
     suspects = [
-        Suspect("a.jpg", "$5", "", kind, 1 - n / 500, "", str(n)) for kind in reversed(KINDS) for n in range(250)
+        Suspect("a.jpg", "$5", "", kind, 1 - n / 501, "", str(n)) for kind in reversed(KINDS) for n in range(250)
     ]
     write_page(tmp_path / "page.html", "Many", photos, suspects, CLASSES)
     data, pictures = embedded(tmp_path / "page.html")
     assert [each["kind"] for each in data["suspects"]] == [kind for kind in KINDS for _ in range(200)]
     assert [each["reason"] for each in data["suspects"][:200]] == [str(n) for n in range(200)]
-    assert [kind["found"] for kind in data["kinds"]] == [250] * 5
+    assert [kind["likely"] for kind in data["kinds"]] == [250] * 5
     assert len(pictures) == 1
 
 
@@ -192,6 +194,20 @@ class Opened:
     def chosen(self) -> list[str | None]:
         return [figure.get_attribute("data-chosen") for figure in self.all("figure")]
 
+    def current(self) -> str | None:
+        """Number of the suspect that keys are for."""
+        return str(self.all(".current")[0].get_attribute("data-suspect"))
+
+    def large(self) -> str | None:
+        """Name of the photo that is shown at full size, once it is loaded."""
+        if not self.all("dialog[open]"):
+            return None
+        end = time.monotonic() + 10
+        while not self.browser.execute_script("return document.getElementById('large-photo').naturalWidth"):
+            assert time.monotonic() < end
+        assert self.text("#large-note") == ""
+        return self.text("#large-name")
+
     def asks_before_leaving(self) -> bool:
         return not self.browser.execute_script(
             "return window.dispatchEvent(new Event('beforeunload', {cancelable: true}))"
@@ -220,14 +236,15 @@ def test_decisions_in_a_browser(page: Path, open_page: Open, tmp_path: Path) -> 
     assert [each.text for each in seen.all("figcaption")] == ["a.jpg", SCRIPT, "a.jpg", FORMULA, FORMULA, "missing.jpg"]
     assert [each.text for each in seen.all(".given")] == ["$5", "猫", "$5", CLASSES[3], "$5"]
     assert seen.text(".card:nth-child(2) .reason") == f"</script>{TAG} $5 \\u2028"
-    assert len(seen.all("img")) == 5
-    assert all(image.get_property("naturalWidth") == 60 for image in seen.all("img"))
-    assert "It cannot be read: No such file" in seen.all(".photo")[5].text
+    assert len(seen.all("#grid img")) == 5
+    assert all(image.get_property("naturalWidth") == 60 for image in seen.all("#grid img"))
+    assert "It cannot be read: No such file" in seen.all(".enlarge")[5].text
     assert not seen.asks_before_leaving()
 
-    # Buttons. The photo in two cards has one decision.
+    # Buttons. The photo in two cards has one decision. The next suspect comes up.
     seen.click("[data-decision=drop]", 0)
     assert seen.chosen() == ["drop", None, "drop", None, None, None]
+    assert seen.current() == "1"
     assert seen.text("#counter") == "1 decided: 0 keep, 1 drop, 0 relabel"
     assert seen.asks_before_leaving()
     seen.click("[data-decision=drop]", 3)  # the twin
@@ -238,25 +255,45 @@ def test_decisions_in_a_browser(page: Path, open_page: Open, tmp_path: Path) -> 
     seen.click("[data-decision=relabel]", 1)  # to the class that is suggested
 
     # Keys
-    seen.browser.execute_script("document.activeElement.blur()")
-    seen.keys(Keys.ARROW_RIGHT, "k", Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.SHIFT, "d", Keys.NULL, "h", "l")
+    seen.browser.refresh()
+    seen.keys("k")  # of the first card, without a click
+    assert seen.chosen() == ["keep", "relabel", "keep", None, None, "relabel"]
+    assert seen.current() == "3"  # the next without a decision
+    seen.keys("h")
+    seen.keys(Keys.SHIFT, "d", Keys.NULL)
     assert seen.chosen() == ["keep", "relabel", "keep", "drop", "drop", "relabel"]
     seen.keys("u")
     assert seen.chosen() == ["keep", "relabel", "keep", None, None, "relabel"]
-    seen.keys("r")  # nothing is suggested: a label is to be chosen
+    assert seen.current() == "2"
+    seen.keys("3")  # nothing is suggested: a label is to be chosen
     assert seen.browser.switch_to.active_element.tag_name == "select"
     seen.keys(Keys.ESCAPE)
     assert seen.text("#status") == "Choose the new label."
-    seen.keys("l", "3")  # relabel to what is suggested, the class like a formula
+    seen.keys("l")
+    seen.keys("3")  # relabel to what is suggested, the class like a formula
     assert seen.text("#counter") == "4 decided: 1 keep, 0 drop, 3 relabel"
     assert seen.text("#status") == f"relabel as =HYPERLINK(1): {FORMULA}"
-    seen.keys("l", "2", "u", "r")  # the label that was chosen before
+    seen.select("select[aria-label]", CLASSES[1], 5)
+    seen.keys("u")
     assert seen.text("#status") == "relabel again: missing.jpg"
     assert seen.text("#counter") == "4 decided: 1 keep, 0 drop, 3 relabel"
 
+    # Full size, also of the next suspect
+    seen.browser.execute_script("window.scrollTo(0, 0)")
+    seen.click(".enlarge", 0)
+    assert seen.large() == "a.jpg"
+    seen.keys("l")
+    assert seen.large() == SCRIPT
+    seen.keys(Keys.ESCAPE)
+    assert seen.large() is None
+    seen.keys(Keys.ENTER)
+    assert seen.large() == SCRIPT
+    seen.keys(Keys.ENTER)
+    assert seen.large() is None
+
     # Filters
     seen.click("#tabs button", 1)
-    assert [each.text for each in seen.all("#tabs button")][:2] == ["All 5", "Wrong label? 2"]
+    assert [each.text for each in seen.all("#tabs button")][:2] == ["All 5", "Wrong labels 2"]
     assert len(seen.all(".card")) == 2
     seen.select("#class", "猫")
     assert [each.text for each in seen.all("figcaption")] == [SCRIPT]
@@ -316,6 +353,50 @@ def test_the_page_begins_with_earlier_decisions(photos: Path, open_page: Open, t
 
 
 @pytest.mark.slow
+def test_it_is_accessible(page: Path, open_page: Open) -> None:
+    browser = open_page(page)
+    assert faults(browser) == []
+    Opened(browser).click(".enlarge")
+    assert faults(browser) == []
+
+
+@pytest.mark.slow
+def test_likely_suspects_first_and_twenty_decisions_by_keyboard(photos: Path, open_page: Open, tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(40)]
+    for name in names:
+        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
+    (photos / "0.jpg").unlink()
+    suspects = [Suspect(name, "$5", "猫", "label", 0.9 - n / 50, "", "") for n, name in enumerate(names)]
+    write_page(tmp_path / "page.html", "Forty", photos, suspects, CLASSES)
+    seen = Opened(open_page(tmp_path / "page.html"))
+    assert seen.text("#summary") == "20 likely wrong labels"
+    assert len(seen.all(".card")) == 20
+    assert seen.text("#folds") == "Show 20 less likely: Wrong labels"
+    seen.click("#folds button")
+    assert len(seen.all(".card")) == 40
+    seen.click("#hide")
+    for number in range(20):
+        assert seen.current() == str(number)
+        seen.browser.execute_script("document.activeElement.blur()")  # keys need no focus
+        seen.keys("kdr"[number % 3])
+        assert len([each for each in seen.all(".card") if each.is_displayed()]) == 39 - number
+    seen.browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    seen.click("#hide")
+    for _ in range(19):
+        seen.keys("u")
+    assert seen.current() == "1"
+    top = "return document.querySelector('.current').getBoundingClientRect().top"
+    assert 0 <= seen.browser.execute_script(top) < 900
+    assert seen.saved(tmp_path)[1:] == [["0.jpg", "keep", ""]]
+    seen.browser.refresh()
+    assert len(seen.all(".card")) == 20
+    for width in (390, 768, 1280, 1600):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        seen.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert seen.browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
 def test_ten_thousand_suspects_in_a_browser(open_page: Open, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -327,7 +408,7 @@ def test_ten_thousand_suspects_in_a_browser(open_page: Open, tmp_path: Path) -> 
         )
     classes = [f"class {number}" for number in range(1000)]
     suspects = [
-        Suspect(f"{n}.jpg", classes[n % 1000], classes[(n + 1) % 1000], "label", 1 - n / 10000, "", "")
+        Suspect(f"{n}.jpg", classes[n % 1000], classes[(n + 1) % 1000], "label", 1 - n / 20001, "", "")
         for n in range(10000)
     ]
     start = time.perf_counter()
@@ -338,7 +419,7 @@ def test_ten_thousand_suspects_in_a_browser(open_page: Open, tmp_path: Path) -> 
     opened = time.perf_counter()
     assert len(seen.all(".card")) <= 300
     seen.click("[data-decision=drop]")
-    seen.keys(Keys.ARROW_RIGHT, "k", *[Keys.ARROW_DOWN] * 40)
+    seen.keys("k", *[Keys.ARROW_DOWN] * 40)
     assert len(seen.all(".card")) > 100
     seen.browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     clicked = time.perf_counter()

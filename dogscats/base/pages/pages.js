@@ -18,16 +18,14 @@ function make(tag, properties = {}, ...children) {
 /** Name of a class or file, which may be written from right to left. */
 const named = name => make("bdi", {}, name);
 
-/** Percentages with one decimal that sum to 100: the largest remainders are rounded up. None is 0 or 100 by rounding. */
+/** Percentages with one decimal, as `percents` in Python: they sum to 100.0, and of several none reads as 100.0. */
 function percentages(probabilities) {
-  const exact = probabilities.map(value => value * 1000), tenths = exact.map(Math.floor);
+  const most = probabilities.length > 1 ? 999 : 1000, exact = probabilities.map(value => value * 1000);
+  const tenths = exact.map(value => Math.min(Math.floor(value), most));
   const order = [...exact.keys()].sort((a, b) => exact[b] - tenths[b] - (exact[a] - tenths[a]));
   const missing = 1000 - tenths.reduce((sum, each) => sum + each, 0);
-  for (const index of order.slice(0, Math.max(0, missing))) tenths[index]++;
-  return tenths.map((each, index) => {
-    if (each === 0 && probabilities[index] > 0) return "< 0.1 %";
-    return each === 1000 && probabilities[index] < 1 ? "> 99.9 %" : `${(each / 10).toFixed(1)} %`;
-  });
+  for (const index of order.filter(each => tenths[each] < most).slice(0, Math.max(0, missing))) tenths[index]++;
+  return tenths.map(each => `${(each / 10).toFixed(1)} %`);
 }
 
 /** The class of a photo, `unsure`, or `none`: the latter in parentheses if a class is called so. */

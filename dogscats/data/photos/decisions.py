@@ -47,8 +47,8 @@ class Decisions:
 
     def new_labels(
         self, photos: Mapping[str, int], classes: Sequence[str], others: Collection[str] | None = None
-    ) -> dict[str, int | None]:
-        """Find the new labels of photos.
+    ) -> tuple[dict[str, int | None], int]:
+        """Find the new labels of photos, and the number of decisions that are about these photos.
 
         Args:
             photos: class index of each photo, by path.
@@ -63,7 +63,7 @@ class Decisions:
         every = photos.keys() | set(others or ())
         written = {form: path for path in every if (form := str(cell(path))) != path}
         numbers = {form: number for number, name in enumerate(classes) for form in (str(cell(name)), name)}
-        found, unknown = dict[str, tuple[int | None, Decision]](), list[Decision]()
+        found, unknown, applied = dict[str, tuple[int | None, Decision]](), list[Decision](), 0
         for row in self.rows:
             if row.kind == "relabel" and row.label not in numbers:
                 raise self._error(row, f"its label is {shown(row.label)!r}, expected one of {listed(classes)}")
@@ -74,6 +74,7 @@ class Decisions:
                 unknown.append(row)
             if path is None or path not in photos:
                 continue
+            applied += 1
             if row.kind == "keep" and row.label and numbers.get(row.label) != photos[path]:
                 raise self._error(
                     row,
@@ -93,7 +94,7 @@ class Decisions:
                 f"{plural(len(unknown), 'is', 'are')} about photos that the dataset does not have: {names}. "
                 "Correct the paths, which begin below data.root as in photos.csv of a run, or remove the rows."
             )
-        return {path: label for path, (label, _) in found.items() if label != photos[path]}
+        return {path: label for path, (label, _) in found.items() if label != photos[path]}, applied
 
     def _error(self, row: Decision, what: str) -> UserError:
         return UserError(f"{self.name}: {row.where}: {what}.")
@@ -158,14 +159,18 @@ def decide(
     if decisions is None:
         return {}, ""
     labels = {path: label for part in splits.values() for path, label in zip(part.paths, part.labels, strict=True)}
-    changes = decisions.new_labels(labels, classes, others)
+    changes, applied = decisions.new_labels(labels, classes, others)
     for split, photos in splits.items():
         left = set(decided(photos, changes).labels)
         gone = [name for number, name in enumerate(classes) if number not in left]
         if photos.paths and (not left or (gone and split != "test" and others is not None)):
             what = f"class {shown(gone[0])!r} in {split}" if left else split
             raise UserError(f"{decisions.name}: no photo of {what} is left. Keep some.")
-    return changes, _summary(decisions.name, splits, changes)
+    left_out = len(decisions.rows) - applied
+    why = "photos of other splits" if others is None else "photos that data.limit leaves out"
+    others_are = f"; {left_out} {plural(left_out, 'is', 'are')} about {why}" if left_out else ""
+    applies = f"{applied} of {len(decisions.rows)} decisions apply{others_are}"
+    return changes, f"{_summary(decisions.name, splits, changes)}. {applies}"
 
 
 def _summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:

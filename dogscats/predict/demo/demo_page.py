@@ -1,6 +1,6 @@
 """The page: a photo, and beside it what a classifier says about it.
 
-Photos are not kept: an upload is deleted as soon as its verdict is shown. Nothing on the page comes from elsewhere.
+Photos are not kept: an upload is deleted with its verdict. Nothing on the page comes from elsewhere.
 """
 
 import base64
@@ -8,19 +8,20 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-MOST_CLASSES = 10
-"""Classes whose probabilities are shown, the most probable ones."""
+from dogscats.base.pages.static_page import SCRIPT, STYLE
 
-GONE = "it is no longer there: choose it again"
-"""Reason without a file: its verdict has been shown to another visitor, who chose the same photo."""
+HTML, CSS, JS = (Path(__file__).with_suffix(f".{ending}") for ending in ("html", "css", "js"))
+
+MOST_BYTES = 50 * 1024**2
+"""Largest size of a photo."""
 
 
 class Refused(Exception):
@@ -53,151 +54,85 @@ class Verdict:
     similar: Sequence[Picture] = ()
 
 
-def make_page(judge: Callable[[str], Verdict], classes: Callable[[], Sequence[str]]) -> gr.Blocks:
-    """Make the page.
+def make_page(judge: Callable[[Path], Verdict], classes: Callable[[], Sequence[str]]) -> gr.Blocks:
+    """Make the page: one component of our own, for which Gradio uploads photos and calls functions.
 
     Args:
-        judge: function from the path of an uploaded file to the verdict, which may raise `Refused`.
+        judge: function from an uploaded file to the verdict, which may raise `Refused`.
         classes: function that returns the class names; both are called once the page is open, and may take a while.
     """
+    one_at_a_time = Lock()
 
-    def answer(file: str | None) -> str:
+    def judge_upload(path: Any) -> dict[str, Any]:
+        file = uploaded(path)
         if file is None:
-            return _welcome(classes())
+            return {"refused": "it was not uploaded"}
         try:
-            return render(judge(file))
+            with one_at_a_time:
+                return answer(judge(file))
         except Refused as error:
-            return f'<p class="refused" role="alert">This photo cannot be used: {escape(str(error))}.</p>'
+            return {"refused": str(error)} if file.exists() else {"gone": True}
+        finally:
+            _delete(file)
 
+    def class_names(_: None) -> list[str]:
+        return list(classes())
+
+    style, script = (
+        "".join(file.read_text(encoding="utf-8") for file in files) for files in ((STYLE, CSS), (SCRIPT, JS))
+    )
+    judge_upload.__name__, class_names.__name__ = "judge", "classes"
     # Uploads without a verdict, as when a tab is closed, are looked for every 60 s, and deleted if older than 600 s.
     with gr.Blocks(title="Try a photo", analytics_enabled=False, delete_cache=(60, 600)) as page:
-        with gr.Row(elem_id="try"):
-            with gr.Column(min_width=320):
-                photo = gr.Image(
-                    sources=["upload", "clipboard", "webcam"],
-                    label="Photo",
-                    show_label=False,
-                    placeholder="Drop a photo here\nor click to choose one",
-                    buttons=[],
-                    height=420,
-                    webcam_options=gr.WebcamOptions(mirror=False),
-                    elem_id="photo",
-                )
-                # The file as it was uploaded: gr.Image would decode it, and refuse what Pillow alone cannot read.
-                photo.preprocess = lambda upload: upload and _uploaded(upload.path)
-            with gr.Column(min_width=320):
-                answered = gr.HTML(elem_id="answer", apply_default_css=False, js_on_load=None)
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-        page.load(answer, photo, answered, **private)
-        shown = photo.change(answer, photo, answered, **private)
-        shown.then(_delete, photo, None, **private)  # not before: the browser is still loading its preview
-    count_checked = page.validate_inputs
-
-    def check_inputs(function: Any, inputs: list[Any]) -> None:
-        count_checked(function, inputs)
-        for number, value in enumerate(inputs):
-            if value is not None:
-                path = _uploaded(value.get("path") if isinstance(value, dict) else None)
-                inputs[number] = {"path": path, "meta": {"_type": "gradio.FileData"}}
-
-    # Before `preprocess`, Gradio would copy or download what a request names, or print a traceback.
-    page.validate_inputs = check_inputs
+        gr.HTML(
+            f"<style>{style}</style>{HTML.read_text(encoding='utf-8')}",  # behind the style sheets of Gradio
+            js_on_load=script,
+            server_functions=[judge_upload, class_names],
+            elem_id="demo",
+            apply_default_css=False,
+            most_bytes=MOST_BYTES,
+        )
     return page
 
 
 def look() -> dict[str, Any]:
     """Return the arguments of `launch` or `mount_gradio_app`: system fonts, and nothing that is recorded."""
-    theme = gr.themes.Default(
-        primary_hue="teal",
-        neutral_hue="slate",
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-    )
     return {
-        "theme": theme,
-        "css_paths": [Path(__file__).with_suffix(".css")],
-        "max_file_size": 50 * 1024**2,  # bytes
+        "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        "max_file_size": MOST_BYTES,
         "footer_links": [],
         "run_history": False,
     }
 
 
-def _uploaded(file: Any) -> str:
-    """Return the real path of an upload. A request can also name any other file of the server, or an address.
-
-    Raises:
-        gr.Error: if it is not in the folder of uploads.
-    """
+def uploaded(path: Any) -> Path | None:
+    """Return the real path of an upload; `None` for any other file of the server, which a request can also name."""
     with suppress(OSError, TypeError, ValueError):  # such as a name that is too long
-        path = Path(file).resolve()
-        if Path(get_upload_folder()).resolve() in path.parents:
-            return str(path)
-    raise gr.Error("This photo was not uploaded.", print_exception=False)
+        file = Path(path).resolve()
+        if Path(get_upload_folder()).resolve() in file.parents and not file.is_dir():
+            return file
+    return None
 
 
-def _delete(file: str | None) -> None:
-    if file is not None:
-        with suppress(OSError):  # gone, a folder, or in one with the same photo by another name
-            Path(file).unlink(missing_ok=True)
-            Path(file).parent.rmdir()
+def _delete(file: Path) -> None:
+    with suppress(OSError):  # gone, or in a folder with the same photo by another name
+        file.unlink(missing_ok=True)
+        file.parent.rmdir()
 
 
-def _welcome(classes: Sequence[str]) -> str:
-    names = [f"<b>{escape(name)}</b>" for name in classes[:MOST_CLASSES]]
-    more = f" and {len(classes) - len(names)} more" if len(classes) > len(names) else ""
-    return (
-        f'<p class="welcome">This classifier knows {", ".join(names)}{more}.<br>'
-        "Drop, paste or take a photo. It is not kept.</p>"
+def answer(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as `verdict` in `pages.js` takes it, and its pictures with `src` and `caption`."""
+    seen, similar = (
+        [{"src": _data_url(picture.image), "caption": picture.caption} for picture in pictures]
+        for pictures in (verdict.seen, verdict.similar)
     )
-
-
-def render(verdict: Verdict) -> str:
-    """Render a verdict as HTML, with its pictures inside."""
-    ranked = sorted(verdict.probabilities.items(), key=lambda item: -item[1])
-    name, texts = ranked[0][0], _percents([probability for _, probability in ranked])
-    kind, title, why = "certain", name, f"with a probability of {texts[0]}"
-    # If a class is called `unsure`, the decision is `(unsure)`.
-    word = "" if verdict.decision in verdict.probabilities else (verdict.decision or "").strip("()")
-    if word == "unsure":
-        kind, title, why = "unsure", "Unsure", f"perhaps {name}"
-    elif word == "none":
-        kind, title, why = "none", "None of these", "it is unlike any class"
-    bars = "".join(_bar(*each, text) for each, text in list(zip(ranked, texts, strict=True))[:MOST_CLASSES])
-    rest = len(ranked) - MOST_CLASSES
-    more = f'<p class="more">and {rest} less probable ones</p>' if rest > 0 else ""
-    return (
-        f'<p class="decision {kind}" role="status"><b>{escape(title)}</b> <span>{escape(why)}</span></p>'
-        f'<ul class="bars">{bars}</ul>{more}{_pictures("seen", verdict.seen)}'
-        + (f"<h2>Most similar training photos</h2>{_pictures('similar', verdict.similar)}" if verdict.similar else "")
-    )
-
-
-def _bar(name: str, probability: float, text: str) -> str:
-    return (
-        f"<li><span>{escape(name)}</span>"
-        f'<span class="bar" role="meter" aria-label="{escape(name)}" aria-valuemin="0" aria-valuemax="1" '
-        f'aria-valuenow="{probability:.6f}"><span style="width: {100 * probability:.1f}%"></span></span>'
-        f"<span>{text}</span></li>"
-    )
-
-
-def _percents(ranked: Sequence[float]) -> list[str]:
-    """As `dogscats.base.text.percents`, which a Space lacks: probabilities that sum to 100.0 %, none of them 100.0."""
-    most = 999 if len(ranked) > 1 else 1000
-    tenths = [min(int(1000 * probability), most) for probability in ranked]
-    by_remainder = sorted(range(len(ranked)), key=lambda number: tenths[number] - 1000 * ranked[number])
-    for number in [number for number in by_remainder if tenths[number] < most][: 1000 - sum(tenths)]:
-        tenths[number] += 1
-    return [f"{tenth / 10:.1f} %" for tenth in tenths]
-
-
-def _pictures(kind: str, pictures: Sequence[Picture]) -> str:
-    figures = "".join(
-        f'<figure><img src="{_data_url(picture.image)}" alt="{escape(picture.caption)}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-        for picture in pictures
-    )
-    return f'<div class="pictures {kind}">{figures}</div>' if figures else ""
+    return {
+        "classes": [*verdict.probabilities],
+        "probabilities": [*verdict.probabilities.values()],
+        "decision": verdict.decision,
+        "seen": seen,
+        "similar": similar,
+    }
 
 
 def _data_url(image: Image.Image) -> str:

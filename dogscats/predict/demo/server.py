@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -175,7 +176,7 @@ def application(loaded: "Future[Any]") -> Any:
     except ImportError as error:
         raise UserError(f"python -m dogscats.demo needs {error.name}: {how_to_install('demo')}.") from error
 
-    def verdict(file: str) -> Verdict:
+    def verdict(file: Path) -> Verdict:
         predictor = loaded.result()
         from dogscats.predict.demo.judge import judge
 

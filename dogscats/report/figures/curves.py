@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import groupby
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.lesson.stage import GROUPS
@@ -23,8 +24,8 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
     Returns:
         The figure; `None` if there are no values.
     """
-    fitted = {stage.name for stage in run.stages if stage.is_closed_form}  # in one row
-    rows = [row for row in run.rows("history.csv") if row["stage"] not in fitted]
+    closed_form = [stage.name for stage in run.stages if stage.is_closed_form]  # these have one point, and no curve
+    rows = [row for row in run.rows("history.csv") if row["stage"] not in closed_form]
     values = {label: [float(row.get(key) or "nan") for row in rows] for label, key in columns.items()}
     if all(value != value for column in values.values() for value in column):
         return None
@@ -38,6 +39,7 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
         axes.text(begin, 1.02, stage, transform=axes.get_xaxis_transform(), fontsize=8, rotation=15)
         begin += epochs
     axes.set(xlim=(0.5, len(rows) + 0.5), xlabel="epoch", ylabel=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(columns) > 1:
         axes.legend()
     axes.grid(alpha=0.25)
@@ -58,6 +60,7 @@ def lr_curve(curve: LRCurve) -> Figure:
     left, right = figure.subplots(1, 2)
     left.plot(curve.lrs)
     left.set(xlabel="iteration", ylabel="learning rate", title="Learning rate, step by step")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     start = SKIP if len(curve.lrs) > 2 * SKIP else 0
     right.plot(curve.lrs[start:], curve.smoothed[start:])
     if curve.has_minimum:
@@ -86,5 +89,6 @@ def lr_schedule(run: Facts) -> Figure | None:
             ratios = [f"{group} x{ratio:g}" for group, ratio in zip(GROUPS, stage.lr_ratios, strict=True)]
             title += f"\n({', '.join(ratios[stage.freeze_to : -1])})"
         axes.set(title=title, xlabel="iteration", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("learning rate of the head")
     return figure

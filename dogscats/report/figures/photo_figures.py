@@ -95,7 +95,7 @@ def draw_photos(
     count: int,
     overlays: Mapping[int, np.ndarray[Any, Any]] | None = None,
 ) -> Figure:
-    """Draw rows of photos, each with its file name and the probability of the predicted class.
+    """Draw rows of photos, each with its file name and a sentence about its prediction.
 
     Args:
         predictions: predictions for all photos.
@@ -115,10 +115,13 @@ def draw_photos(
             path, probabilities = predictions.paths[index], predictions.probabilities[index]
             column[0].imshow(thumbnail(predictions.root / path, SIDE))
             predicted = int(probabilities.argmax())
-            title = caption(path, predictions.classes[predicted], float(probabilities[predicted].nan_to_num()))
+            probability, label = float(probabilities[predicted].nan_to_num()), int(predictions.labels[index])
+            title = caption(path, predictions.classes[predicted], probability, predictions.classes[label])
             as_name([column[0].set_title(drawable(title), fontsize=9)], [title])
             if overlays and index in overlays:
                 column[1].imshow(overlays[index])
+                seen = f"where it sees {shortened(predictions.classes[predicted])}"
+                as_name([column[1].set_title(drawable(seen), fontsize=9)], [seen])
         if not indices:
             grid[0, 0].text(0, 0.5, "none", fontsize=11, transform=grid[0, 0].transAxes)
     return figure
@@ -162,11 +165,20 @@ def draw_explanation(explanation: Explanation, path: str, class_name: str, proba
     return figure
 
 
-def caption(path: str, class_name: str, probability: float, most: int = 26) -> str:
-    """Return the name of a photo's file, of at most `most` characters, and below it its class and probability."""
+def caption(path: str, class_name: str, probability: float, label: str = "", most: int = 26) -> str:
+    """Return the name of a photo's file, of at most `most` characters, and below it `cats, taken for dogs (99 %)`.
+
+    Args:
+        path: path of the photo.
+        class_name: the predicted class.
+        probability: its probability.
+        label: the actual class; empty if it is unknown.
+        most: largest number of characters of the name.
+    """
     name = textwrap.shorten(Path(path).name, most) if " " in path else Path(path).name[-most:]
-    # Round down, so that 0.9996 is not shown as 1.000.
-    return f"{name}\n{shortened(class_name)} {math.floor(1000 * probability) / 1000:.3f}"
+    actual = f"{shortened(label)}, taken for\n" if label not in ("", class_name) else ""
+    # Round down, so that 0.9996 is not shown as 100 %.
+    return f"{name}\n{actual}{shortened(class_name)} ({math.floor(100 * probability)} %)"
 
 
 def augmentation(dataset: PhotoDataset, index: int = 0, versions: int = 6) -> Figure:

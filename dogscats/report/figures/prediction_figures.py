@@ -1,6 +1,7 @@
 """Figures of predictions: which classes are confused, and how far probabilities and decisions can be relied on."""
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dogscats.base.text import counted
 from dogscats.lesson.predictions import BINS, Predictions, calibration_bins, confused_pairs
@@ -25,7 +26,7 @@ def confusion_matrix(predictions: Predictions) -> Figure:
     figure = new_figure(side + (0.9 if few else 4.5), side)
     axes, *beside = figure.subplots(1, 1 if few else 2, squeeze=False, width_ratios=None if few else [2.6, 1])[0]
     image = axes.imshow(counts, cmap="Blues", vmin=0, interpolation="nearest")
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.8, ticks=MaxNLocator(integer=True))
     if few:
         darkest = max(max(row) for row in counts)
         for row, numbers in enumerate(counts):
@@ -68,6 +69,8 @@ def reliability(predictions: Predictions) -> Figure:
     axes.legend(loc="upper left")
     histogram.bar(left, counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
     histogram.set_yscale("log")
+    histogram.yaxis.set_major_formatter("{x:,.0f}")
+    histogram.yaxis.set_minor_formatter(NullFormatter())
     histogram.set(ylim=(0.7, 2 * counts.max()), ylabel="Photos", xlabel="Probability of the predicted class")
     return figure
 

@@ -65,7 +65,9 @@ def test_photos_are_dropped_and_relabeled_in_place_and_no_file_is_touched(root: 
     assert pairs(data.valid) == [pair for pair in pairs(plain.valid) if pair[0] != "valid/cats/cat.1.jpg"]
     assert pairs(data.test) == [("test/cats/0.jpg", 1), *pairs(plain.test)[1:-1]]
     name = tmp_path / "decisions.csv"
-    assert data.decided == (f"{name}: 3 photos dropped (train 1, valid 1, test 1), 2 relabeled (train 1, test 1)")
+    counts = "3 photos dropped (train 1, valid 1, test 1), 2 relabeled (train 1, test 1)"
+    applied = len(SOME) + len(more)  # with the heading, and one more
+    assert data.decided == f"{name}: {counts}. {applied} of {applied} decisions apply"
     assert plain.decided == ""
     assert "23 training and 9 validation photos" in data.summary
     assert data.left_out == plain.left_out == ""
@@ -173,7 +175,9 @@ def test_names_like_formulas_are_those_that_this_project_writes(tmp_path: Path) 
     assert "=cats/-cat.0.jpg" not in both
     assert both["dogs/dog.3.jpg"] == 0
     write_csv(tmp_path / "decisions.csv", HEADER.split(","), [("=cats/-cat.3.jpg", "drop", "")])
-    assert "0 photos dropped" in ready(root, tmp_path / "decisions.csv", limit=2).decided  # of those left out
+    decided = ready(root, tmp_path / "decisions.csv", limit=2).decided
+    assert "0 photos dropped" in decided
+    assert decided.endswith("0 relabeled. 0 of 1 decisions apply; 1 is about photos that data.limit leaves out")
 
 
 @pytest.mark.parametrize("settings", [{"valid_fraction": 0.3}, {"limit": 4}, {"group": r"\.(\d)\d*\.jpg"}])
@@ -409,7 +413,8 @@ def test_a_run_is_evaluated_with_its_own_decisions(run_command: Run, root: Path,
     given = decisions(tmp_path, HEADER, "valid/cats/cat.0.jpg,drop,", "train/cats/cat.0.jpg,drop,")
     data = predictor.data(other, decisions=str(given))
     assert len(data.labelled("valid", ["cats", "dogs"]).paths) == 9
-    assert data.decided == f"{given}: 1 photo dropped (valid 1), 0 relabeled"
+    applied = "1 of 2 decisions apply; 1 is about photos of other splits"
+    assert data.decided == f"{given}: 1 photo dropped (valid 1), 0 relabeled. {applied}"
     decisions(tmp_path, HEADER, *(f"valid/{n}s/{n}.{number}.jpg,drop," for n in ("cat", "dog") for number in range(5)))
     with pytest.raises(UserError, match="no photo of valid is left"):
         predictor.data(decisions=str(given)).labelled("valid", ["cats", "dogs"])
