@@ -20,6 +20,9 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 
+AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
+"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
+
 
 class TTA(Callback):
     """Collects the predictions of several versions of the same photos, and averages their probabilities.

@@ -18,6 +18,7 @@ from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, or_none
 from dogscats.base.text import counted, shown
+from dogscats.data.photos.split import split_of
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
 
@@ -187,7 +188,21 @@ class Job:
         return self.predictor.data(**settings | given)
 
     def labelled(self, data: DogsCatsDataModule, split: str) -> Photos:
-        """Return the photos of a split, and print what they are."""
+        """Return the photos of a split, and print what they are.
+
+        Other photos than the run's have no validation photos, either, if the run held out none: these are all of them.
+
+        Raises:
+            UserError: for the run's own validation photos if it has none.
+        """
+        if split_of(split) == "valid" and not data.has_valid:
+            if self.cfg.data.root is None:
+                raise UserError(
+                    f"split={split}: the run has no validation photos (data.valid_fraction=0). Evaluate other photos, "
+                    "data.root=<folder>, or a labelled test/, split=test; predictions_loo.csv has those of the "
+                    "training photos by leave-one-out."
+                )
+            split = "train"
         photos = data.labelled(split, self.predictor.classes)
         log.info("Data      %s: %s of %s", shown(data.root), counted(len(photos.paths), "photo"), split)
         if data.decided:

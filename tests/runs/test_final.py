@@ -20,7 +20,7 @@ from dogscats.lesson.stage import final_stage, make_stages
 from dogscats.report.facts import final_weights
 from dogscats.runs import finish
 
-HARMFUL = [*RECIPE, "recipe.augmented.lr=10", "recipe.finetune.lr=10", "callbacks.tta.n_aug=0"]
+HARMFUL = [*RECIPE, "recipe.augmented.lr=1", "recipe.finetune.lr=1", "callbacks.tta.n_aug=0"]
 """Stages that get worse: the first one, which saves no checkpoint, is the best."""
 
 SENTENCE = "Weights of stage precompute, which has the lowest validation loss; the validation photos chose it"

@@ -123,8 +123,8 @@ def broken_root(tmp_path: Path) -> Path:
             "a positive number",
         ),
         (["data.root=ROOT", *TINY, "heads=0"], "heads=0", "at least 1"),
-        (["data.root=ROOT", "model=resnet99"], "model/resnet99", "resnet34"),
-        (["data.root=ROOT", "recipe=lesson99"], "recipe/lesson99", "head_only"),
+        (["data.root=ROOT", "model=resnet99"], "model=resnet99", "resnet34"),
+        (["data.root=ROOT", "recipe=lesson99"], "recipe=lesson99", "head_only"),
         (["data.root=ROOT", "model=timm"], "model.name", "issing"),
         (
             ["data.root=ROOT", *TINY, "recipe=head_only", *QUIET, "optimized_metric=final.beauty"],

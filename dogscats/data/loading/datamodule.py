@@ -51,7 +51,7 @@ class DogsCatsDataModule(LightningDataModule):
         augment: function that makes the training transform from `size`, for example `transforms.side_on`.
         seed: seeds batch order and augmentation.
         cache_dir: folder for data derived from the photos; `None` for the default of `cache_folder`.
-        valid_fraction: share of each class to hold out if there are no validation photos.
+        valid_fraction: share of each class to hold out if there are no validation photos; with 0, `valid` is empty.
         on_bad_image: `error` to stop at unreadable photos, `skip` to leave them out.
         download: whether to download the dataset from `url` if `root` has none.
         url: address of a zip archive with `train/`, at the top level or in one folder.
@@ -179,9 +179,8 @@ class DogsCatsDataModule(LightningDataModule):
         found = self._found
         splits = dict(zip(found.splits, self._usable(self._changes, *found.splits.values()), strict=True))
         for split, photos in splits.items():
-            labels = set(photos.labels)
-            missing = [name for number, name in enumerate(found.classes) if number not in labels]
-            if not labels or (missing and split != "test"):
+            missing = [name for number, name in enumerate(found.classes) if number not in {*photos.labels}]
+            if found.splits[split].paths and (not photos.paths or (missing and split != "test")):
                 of_class = "" if split == "test" else f"of class {missing[0]!r} "
                 raise UserError(
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
@@ -220,6 +219,11 @@ class DogsCatsDataModule(LightningDataModule):
         readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
         self.bad, self.elongated = found.bad, found.elongated
         return [decided(photos, changes) for photos in readable] if changes else readable
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether there are validation photos, or some are held out; available before `setup`."""
+        return self._finder.has_valid
 
     @property
     def summary(self) -> str:
