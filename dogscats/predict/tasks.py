@@ -187,22 +187,13 @@ class Job:
             settings["cache_dir"] = str(cache_folder(root, self.cfg.activations.dir, trains=False, of_run=of_run))
         return self.predictor.data(**settings | given)
 
+    def split(self, data: DogsCatsDataModule) -> str:
+        """Return the setting `split`; but `train` for validation photos if there are none, and none are held out."""
+        split: str = self.cfg.split
+        return "train" if split_of(split) == "valid" and not data.has_valid else split
+
     def labelled(self, data: DogsCatsDataModule, split: str) -> Photos:
-        """Return the photos of a split, and print what they are.
-
-        Other photos than the run's have no validation photos, either, if the run held out none: these are all of them.
-
-        Raises:
-            UserError: for the run's own validation photos if it has none.
-        """
-        if split_of(split) == "valid" and not data.has_valid:
-            if self.cfg.data.root is None:
-                raise UserError(
-                    f"split={split}: the run has no validation photos (data.valid_fraction=0). Evaluate other photos, "
-                    "data.root=<folder>, or a labelled test/, split=test; predictions_loo.csv has those of the "
-                    "training photos by leave-one-out."
-                )
-            split = "train"
+        """Return the photos of a split, and print what they are."""
         photos = data.labelled(split, self.predictor.classes)
         log.info("Data      %s: %s of %s", shown(data.root), counted(len(photos.paths), "photo"), split)
         if data.decided:

@@ -119,7 +119,7 @@ class Version:
     @property
     def judged(self) -> Judged:
         """The photos that it was measured on: those that there are more of."""
-        return self.photos[-1]
+        return max(self.photos, key=lambda photos: len(photos.right))
 
     def keeping(self, share: float) -> "Version":
         """Choose other thresholds, with which a `share` of the photos are classified."""
@@ -276,7 +276,7 @@ def measure(
 def _version(validation: Predictions | None, left_out: Predictions | None, calibrate: bool) -> Version:
     given = [("validation", validation), ("left-out training", left_out)]
     kinds = {kind: predictions for kind, predictions in given if predictions is not None}
-    *_, judged = kinds.values()
+    judged = max(kinds.values(), key=lambda predictions: len(predictions.paths))
     probabilities, labels = judged.probabilities, judged.labels
     temperature, before = 1.0, {"log_loss": judged.log_loss, "ece": judged.ece}
     after: Mapping[str, float | None] = dict.fromkeys(before)

@@ -8,7 +8,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from dogscats.base.errors import optional
+from dogscats.base.errors import UserError, optional
 from dogscats.base.files import WEIGHTS
 from dogscats.base.text import counted
 from dogscats.data.loading.datamodule import DogsCatsDataModule
@@ -77,6 +77,9 @@ def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
         needed = (left_out.groups, left_out.logits) if left_out and needs_training_photos(data) else None
         found = strangers.fit_detector(activations, trained, run.fabric, run.dir, needed)
         model.scorer, scores = found or (None, None)
+        if model.scorer and scores is None and not data.valid.paths:
+            strangers.log_not_measured(UserError("there are too few photos"))
+            model.scorer = None
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
     run.left_out = left_out.predictions(data, scores) if left_out else None
 
@@ -105,7 +108,7 @@ def final_prediction(
     """
     data = activations.data
     if run.left_out and not data.valid.paths:
-        return LeftOutClassifier(model, run.left_out), [left_out_loader(data, run.left_out)]
+        return LeftOutClassifier(model), [left_out_loader(data, run.left_out)]
     if n_aug == 0 and run.final_stage.precompute:
         return model.for_stage(run.final_stage, seed=0), [activations.valid_loader()]
     log.info("\nPredicting %s, %s of each", counted(len(data.valid.paths), "photo"), counted(1 + n_aug, "version"))
@@ -121,8 +124,8 @@ def keep_predictions(run: Run, data: DogsCatsDataModule, tta: TTA) -> None:
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
     left_out = run.left_out and run.left_out.plain
-    if not validated and left_out and run.reliability and run.left_out and run.left_out.scores is not None:
-        left_out = _decided(run, replace(left_out, unlike=run.reliability.detector.unlike(run.left_out.scores)))
+    if left_out and not validated:
+        left_out = _decided(run, replace(left_out, unlike=tta.plain.unlike))
     plain = _decided(run, tta.plain) if validated else None
     averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
     run.report.finish(plain, averaged, run.final_stage.name, tta.augmented_accuracy, left_out)

@@ -155,6 +155,8 @@ def check_left_out(run: Run, data: DogsCatsDataModule) -> None:
             f"{key}: stage {first.name} needs validation photos. Hold some out, data.valid_fraction=0.2, or choose "
             "recipe=small, whose kernel head is judged by leave-one-out."
         )
+    if metric.startswith("stages.") and ".valid_" in metric:
+        raise UserError(f"optimized_metric={metric}: there are no validation photos. Choose by final.loo_acc.")
     if trained_by := body_trained_by(run.stages, run.cfg.load):
         raise UserError(
             f"{key}: leave-one-out is not valid, as the body was trained by {trained_by}, perhaps on these photos. "

@@ -139,12 +139,11 @@ class LeftOutClassifier(Classifier):
 
     Args:
         model: classifier of the run.
-        predicted: what leave-one-out predicted.
     """
 
-    def __init__(self, model: Classifier, predicted: LeftOutPredictions):
+    def __init__(self, model: Classifier):
         super().__init__(PrecomputedBody(), model.classes, model.heads)
-        self.scorer = model.scorer if predicted.scores is not None else None
+        self.scorer = model.scorer
 
     def predict_step(
         self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0
@@ -182,5 +181,5 @@ def body_trained_by(stages: Sequence[Stage], load: str | None) -> str | None:
         before, last = make_stages(config["recipe"]), read_checkpoint(file)["stage"]
         names = [stage.name for stage in before]
         return body_trained_by(before[: names.index(last) + 1], config.get("load")) and f"the run of load={load}"
-    except Exception:  # of a file that is not in its run directory, or of anything
+    except Exception:  # of a checkpoint that is not in its run directory any more, for one
         return f"load={load}, as far as is known"

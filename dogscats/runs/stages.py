@@ -175,7 +175,10 @@ def fit_closed_form(run: Run, stage: Stage, model: Classifier, activations: Acti
         tta = (callback for callback in build_callbacks(run.cfg.callbacks).values() if isinstance(callback, TTA))
         keep_left_out(run.dir, fit, activations, max((callback.n_aug for callback in tta), default=0))
     elif not data.valid.paths:
-        raise UserError("data.valid_fraction=0: leave-one-out can judge no photo. Hold out some for validation.")
+        raise UserError(
+            "data.valid_fraction=0: leave-one-out can judge no photo, as all photos of each class belong together. "
+            "Hold some out for validation."
+        )
     metrics |= _validated(model, activations)
     seconds = round(time.perf_counter() - started, 3)
     for callback in build_callbacks(run.cfg.callbacks, stage).values():

@@ -46,7 +46,7 @@ def test_the_share_of_new_photos_that_are_classified_lies_in_the_interval(count:
     inside, expected, found = 0, 0.0, 0.0
     for seed in range(8):
         reliability, head = fitted(count, seed)
-        features, labels = drawn(2000, 1000 + seed)
+        features, _ = drawn(2000, 1000 + seed)
         logits = head.each(features)
         unlike = reliability.detector.unlike(reliability.detector.scores(ForwardPass(features, logits)))
         probable = logits[0].softmax(dim=1).max(dim=1).values
@@ -68,8 +68,8 @@ def judged(kind: str, count: int) -> Judged:
 def test_photos_are_enough_from_the_quantile_on() -> None:
     unsure, none = lost(0.95)
     assert (unsure, none) == (pytest.approx(0.01), pytest.approx(0.04))
-    assert [count for count in range(1, 200) if are_enough(count, unsure)][0] == 99
-    assert [count for count in range(1, 200) if are_enough(count, none)][0] == 24
+    assert next(count for count in range(200) if are_enough(count, unsure)) == 99
+    assert next(count for count in range(200) if are_enough(count, none)) == 24
 
 
 @pytest.mark.parametrize(

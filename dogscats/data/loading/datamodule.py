@@ -166,9 +166,7 @@ class DogsCatsDataModule(LightningDataModule):
         return self._found.classes
 
     def setup(self, stage: str | None = None) -> None:
-        """List the photos and check that they can be decoded.
-
-        Sets `train`, `valid`, `test` and `bad`.
+        """List the photos and check that they can be decoded; set `train`, `valid`, `test` and `bad`.
 
         Raises:
             UserError: if classes are missing, empty or differ between splits, there are too few photos, photos are
@@ -179,8 +177,9 @@ class DogsCatsDataModule(LightningDataModule):
         found = self._found
         splits = dict(zip(found.splits, self._usable(self._changes, *found.splits.values()), strict=True))
         for split, photos in splits.items():
-            missing = [name for number, name in enumerate(found.classes) if number not in {*photos.labels}]
-            if found.splits[split].paths and (not photos.paths or (missing and split != "test")):
+            labels = set(photos.labels)
+            missing = [name for number, name in enumerate(found.classes) if number not in labels]
+            if found.splits[split].paths and (not labels or (missing and split != "test")):
                 of_class = "" if split == "test" else f"of class {missing[0]!r} "
                 raise UserError(
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"

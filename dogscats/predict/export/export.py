@@ -60,9 +60,9 @@ def export_run(job: Job) -> None:
     what = f"random photos, as there is no folder data.root={root}"
     if root is not None and Path(root).expanduser().is_dir():
         data = job.data()
-        photos = data.labelled(job.cfg.split, job.predictor.classes)
+        photos = data.labelled(job.split(data), job.predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
-        what = f"photos of {job.cfg.split}"
+        what = f"photos of {job.split(data)}"
     log.info("(checked on %d %s)", export_files(job.cfg.export, job.predictor, job.run_dir, dataset), what)
 
 

@@ -313,7 +313,7 @@ def test_a_data_module_reads_the_flat_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("valid_fraction", 0),
+        ("valid_fraction", -0.1),
         ("valid_fraction", 1),
         ("valid_fraction", "some"),
         ("on_bad_image", "ignore"),
