@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +24,7 @@ from dogscats.data.loading.cached_array import seal_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset, PhotoDataset
 from dogscats.data.loading.loaders import activation_loader
+from dogscats.data.loading.photo_check import Findings
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.listing import left_out
 from dogscats.data.photos.run_photos import keep_photos
@@ -80,7 +81,8 @@ def measure(settings: Million) -> dict[str, float]:
             key = fingerprint(root, sorted([*found.train.paths, *found.valid.paths]))
         del found
         folder = cache_folder(root)
-        write_json(folder / f"checked-{key}.json", {"photos": settings.files, "bad": {}, "odd": {}, "sizes": {}})
+        nothing = Findings(bad={}, odd={}, sizes={})
+        write_json(folder / f"checked-{key}.json", {"photos": settings.files, **asdict(nothing)})
         data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
         data.setup()
         with timed("photos_csv"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from dogscats.predict.predictor import Predictor
     from dogscats.report.figure_table import Pictures, Report
-    from dogscats.report.summary import History
+    from dogscats.report.history import History
     from dogscats.runs.command_line import KnownKeys
     from dogscats.runs.directory import OutputFolder
     from dogscats.runs.sweep import SweepReport
@@ -49,7 +49,7 @@ _NAMES = {
     "networks.timm_backbone": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone",
     "predict.predictor": "Predictor",
     "report.figure_table": "Pictures Report",
-    "report.summary": "History",
+    "report.history": "History",
     "runs.command_line": "KnownKeys",
     "runs.directory": "OutputFolder",
     "runs.sweep": "SweepReport",

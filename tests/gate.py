@@ -54,7 +54,6 @@ CASES: dict[str, dict[str, str]] = {
         "earlier": "evaluate.py ckpt=train/checkpoints/224_lastlayer.ckpt split=train callbacks.tta.n_aug=0",
         "onnx": "evaluate.py run=train export=onnx",
         "torch": "evaluate.py run=train export=torch",
-        "space": "evaluate.py run=train export=space",
         "copy": f"-c {shlex.quote(COPY)}",
         "resume": "train.py resume=resume",
     },

@@ -204,6 +204,7 @@ def test_a_mistake_on_the_command_line_is_named(monkeypatch: pytest.MonkeyPatch,
         read(Settings("photos"))
 
 
+@pytest.mark.slow
 def test_cross_validation_predicts_each_photo_by_a_head_that_has_not_seen_it() -> None:
     # Labels that are noise can only be learned by heart.
     features, labels = torch.randn(400, 64), torch.randint(2, (400,))

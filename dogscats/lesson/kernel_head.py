@@ -1,7 +1,6 @@
 """A head in closed form: kernel ridge regression on the features of a frozen body. Not in the lesson.
 
-Kernel, penalty and temperature are chosen by leave-one-out, which has a closed form, too: no validation photos take
-part, and every training photo gets an honest prediction.
+Its settings are chosen by leave-one-out, which has a closed form, too: no validation photos take part.
 """
 
 from collections.abc import Callable, Sequence
@@ -261,9 +260,8 @@ class KernelFit:
 
 def _prepared(features: torch.Tensor, some: torch.Tensor, num_classes: int, widths: Sequence[int]) -> KernelHead:
     """Make a head that scales features by all photos `(N, F)`, and stores `some` of them `(P,)`."""
-    blocks = torch.split(torch.arange(len(features)), ROWS)
     mean, square = torch.zeros(2, features.shape[1]).double()
-    for rows in blocks:
+    for rows in torch.split(torch.arange(len(features)), ROWS):
         values = _normalized(features[rows], widths).double()
         mean += values.sum(dim=0) / len(features)
         square += values.square().sum(dim=0) / len(features)
@@ -272,18 +270,20 @@ def _prepared(features: torch.Tensor, some: torch.Tensor, num_classes: int, widt
         relative = (variance + FLOOR**2 * variance.mean()).rsqrt()
         scale = relative * (len(mean) / len(widths) / (variance * relative.square()).sum()).sqrt()
         scales.append(scale if variance.mean() > CONSTANT else torch.zeros_like(scale))
-    head = KernelHead(num_classes, widths, len(some))
+    size, coefficients = 2 * len(some) * len(mean), 4 * len(some) * num_classes
+    room = min(max(BYTES_PER_POINT * len(some), BYTES[0], 2 * coefficients), BYTES[1]) - coefficients
+    components = 0 if size <= room else room // (2 * (len(some) + len(mean)))
+    head = KernelHead(num_classes, widths, len(some), components)
     head.center.copy_(mean)
     head.scale.copy_(torch.cat(scales))
-    points, each = head.project(features[some])[0], 2 * (len(some) + len(mean))
-    coefficients = 4 * len(some) * num_classes
-    room = min(max(BYTES_PER_POINT * len(some), BYTES[0], 2 * coefficients), BYTES[1]) - coefficients
-    if 2 * points.numel() > room:
+    if components:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            head.directions = torch.svd_lowrank(points, room // each, niter=4)[2].half()
-        points, head.rest = head.project(features[some])
-    head.points = points.half()
+            scaled = (_normalized(features[some], widths) - head.center) * head.scale
+            head.directions.copy_(torch.svd_lowrank(scaled, components, niter=4)[2])
+    points, rest = head.project(features[some])
+    head.points.copy_(points)
+    head.rest.copy_(rest)
     return head
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import peak_rss_mb, progress_bar
-from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.text import counted, listed, percent, percents, plural, shown, text_table
@@ -147,22 +146,18 @@ def find_photos(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_file():
         return [path]
-    matched = [*_matched(Path(path.anchor), path.relative_to(path.anchor).parts)]
     photos: set[Path] = set()
-    for match in matched:
+    for match in _matched(Path(path.anchor), path.relative_to(path.anchor).parts):
         if match.is_dir():
             photos.update(list_images(match))
         elif is_image_name(match.parent, match.name):
             photos.add(match)
-    found = sorted(photos, key=natural_key)
-    if not found:
-        has_heic = any(match.suffix.lower() in (".heic", ".heif") for match in matched)
-        hint = f" HEIC photos need pillow-heif: {how_to_install('heif')}." if has_heic else ""
+    if not photos:
         raise UserError(
             f"predict={pattern}: no photos found. Give a file, a folder, or a quoted glob, for example "
-            f"'predict=photos/*.jpg'.{hint}"
+            "'predict=photos/*.jpg'."
         )
-    return found
+    return sorted(photos, key=natural_key)
 
 
 def _matched(folder: Path, parts: Sequence[str]) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.console import quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
+from dogscats.base.newest import LAST, newest_run
 from dogscats.base.trust import build, checked, rebuild
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
@@ -29,8 +30,7 @@ from dogscats.reliability.measured import Reliability
 from dogscats.reliability.strangers import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
-from dogscats.runs.directory import checkpoint_of
-from dogscats.runs.newest import LAST, newest_run
+from dogscats.runs.directory import checkpoint_of, run_of
 from dogscats.runs.trainer import trainer_factory
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ class Predictor:
         try:
             saved, state = checked(checkpoint["hyper_parameters"], file, trust), checkpoint["state_dict"]
             check_description(saved, state)
-            folder = file.resolve().parent
-            run_dir = folder.parent if folder.name == "checkpoints" else folder
+            run_dir = run_of(file)
             data = with_own_decisions(saved["data"], run_dir)
             body = rebuild(Backbone, saved["model"], file, trust)
             model = Classifier(body, saved["classes"], saved["heads"])

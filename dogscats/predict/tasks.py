@@ -124,6 +124,8 @@ def chosen_task(cfg: DictConfig) -> Task:
     for key, message in ONLY_WITH_SOME.items():
         if cfg[key] not in (None, False) and key not in task.accepts:
             raise UserError(message)
+    if cfg.web.runtime is not None and not (cfg.export and EXPORTERS[cfg.export].is_page):
+        raise UserError(f"web.runtime={cfg.web.runtime}: this needs export=web or export=space.")
     if cfg.split is None:
         cfg.split = task.split
     checkpoint_of(cfg.run or cfg.ckpt)

@@ -238,6 +238,19 @@ class Facts:
         file = self.run_dir / DECISIONS_FILE
         return Counter(row.kind for row in read_decisions(str(file)).rows) if file.is_file() else Counter()
 
+    @property
+    def limitations(self) -> list[str]:
+        """Where the classifier may do worse than its metrics say."""
+        found = [
+            "The metrics hold for photos like those it was trained on; photos from elsewhere may be predicted worse."
+        ]
+        if (worst := self.per_class[0])["recall"] is not None:
+            found.append(
+                f"The class with the lowest recall is {worst['name']}: {percent(worst['recall'], worst['photos'])} of "
+                f"{counted(worst['photos'], f'{SPLITS[self.best.split]} photo')}."
+            )
+        return found
+
 
 def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
     """Load a template of this package.

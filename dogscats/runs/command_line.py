@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogscats.base.environment import CONF
 from dogscats.base.errors import UserError, user_message
+from dogscats.base.newest import newest_run
 from dogscats.base.text import hydra_text, setting
 from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import PATH_SETTINGS
-from dogscats.runs.newest import newest_run
 
 OPEN = ("callbacks", "logger", "trainer")
 """Groups that take any key: what each builds refuses those that it does not know."""

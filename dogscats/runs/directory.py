@@ -19,10 +19,10 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from dogscats.base.environment import command
 from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
+from dogscats.base.newest import newest_named
 from dogscats.base.signals import Interrupt, Interrupted
 from dogscats.base.text import home_expanded, setting, shown, without_password
 from dogscats.base.trust import needs_trust
-from dogscats.runs.newest import newest_named
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,10 @@ class OutputFolder(Callback):
         if not _trains(config):
             self._check_free("hydra.sweep.dir", folder, config)
         check_writable("hydra.sweep.dir", folder)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Go back to where the command was given, whatever `hydra.job.chdir` is: its paths are relative to that."""
+        os.chdir(config.hydra.runtime.cwd)
 
     def _check_free(self, key: str, folder: Path, config: DictConfig) -> None:
         """Refuse a folder of something else: for evaluate.py, any with files but those of the same command."""
@@ -93,10 +97,6 @@ def _is_further_rank(config: DictConfig) -> bool:
     several = any(trainer.get(key) != 1 for key in ("devices", "num_nodes"))
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
     return several and any(os.environ.get(name, "0") != "0" for name in names)
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Go back to where the command was given, whatever `hydra.job.chdir` is: its paths are relative to that."""
-        os.chdir(config.hydra.runtime.cwd)
 
 
 def _expand(config: DictConfig, kind: str) -> Path:
@@ -154,6 +154,12 @@ def checkpoint_of(source: str | Path) -> Path:
         f"{path}: it has no checkpoints/last.ckpt. Give the directory of a run that has finished a stage, or a "
         "checkpoint with ckpt=<file>."
     )
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Return the directory of the run that a checkpoint belongs to."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:

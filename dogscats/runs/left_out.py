@@ -33,6 +33,7 @@ from dogscats.reliability.measured import LeftOutPredictions
 from dogscats.reliability.signs import evenly_spaced
 from dogscats.reliability.thresholds import are_enough, lost
 from dogscats.runs.checkpoint import read_checkpoint
+from dogscats.runs.directory import run_of
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +176,9 @@ def body_trained_by(stages: Sequence[Stage], load: str | None) -> str | None:
     if load is None:
         return None
     file = Path(load).expanduser()
-    run_dir = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     try:
-        config: dict[str, Any] = current_names(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
+        text = (run_of(file) / "config.yaml").read_text(encoding="utf-8")
+        config: dict[str, Any] = current_names(yaml.safe_load(text))
         before, last = make_stages(config["recipe"]), read_checkpoint(file)["stage"]
         names = [stage.name for stage in before]
         return body_trained_by(before[: names.index(last) + 1], config.get("load")) and f"the run of load={load}"

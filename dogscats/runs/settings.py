@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogscats.base.environment import command
 from dogscats.base.errors import UserError
+from dogscats.base.newest import newest_named
 from dogscats.base.rules import SWITCH, Rule, check_values, normalize, one_of, or_none, values_by_key, whole
 from dogscats.base.text import home_expanded
 from dogscats.base.trust import load_config
 from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.runs.directory import checkpoint_of, plain_config
-from dogscats.runs.newest import newest_named
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),

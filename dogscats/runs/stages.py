@@ -28,13 +28,13 @@ from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
 from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish
-from dogscats.report.summary import History
+from dogscats.report.history import History
 from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
 from dogscats.runs.compose import build_callbacks
 from dogscats.runs.left_out import body_trained_by, keep_left_out
 from dogscats.runs.loggers import build_loggers, close, hyperparameters, start_loggers
-from dogscats.runs.photo_groups import features_and_groups
 from dogscats.runs.run import Run, read_intact, stage_checkpoint
+from dogscats.suspects.photo_groups import features_and_groups
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
+from dogscats.base.pages.static_page import embedded_json, source_hash
 from dogscats.base.text import counted, shown
 from dogscats.data.photos.decisions import Decision
 from dogscats.data.pixels.images import UnreadableImageError, thumbnail
@@ -80,7 +81,7 @@ def write_page(
     template = TEMPLATE.read_text(encoding="utf-8")
     values = {
         "title": html.escape(shown(title)),
-        "data": _json(content | {"key": key}),
+        "data": embedded_json(content | {"key": key}),
         **{f"{tag}_hash": _hash_of(tag, template) for tag in ("script", "style")},
     }
     head, tail = (
@@ -96,7 +97,7 @@ def _write_photos(page: io.TextIOBase, root: Path, paths: Sequence[str]) -> None
     """Write each photo as an element of its own, so that the page need not parse them before it can be used."""
     unreadable = 0
     for number, photo in enumerate(in_threads(_photo, [root / path for path in paths], "Writing the page")):
-        page.write(f'<script type="application/json" id="photo-{number}">{_json(photo)}</script>\n')
+        page.write(f'<script type="application/json" id="photo-{number}">{embedded_json(photo)}</script>\n')
         unreadable += "unreadable" in photo
     if unreadable:
         log.warning("%d of the %s on the page cannot be read.", unreadable, counted(len(paths), "photo"))
@@ -118,13 +119,8 @@ def _named(name: str) -> dict[str, str]:
     return {"name": shown(name), "cell": str(cell(name))}
 
 
-def _json(value: object) -> str:
-    """Return JSON in ASCII that can stand in an HTML element: nothing in it ends the element."""
-    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, separators=(",", ":")))
-
-
 def _hash_of(tag: str, template: str) -> str:
     """Return the hash by which the page's policy allows its own script or style, and no other."""
     found = re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
     assert found
-    return "sha256-" + base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+    return source_hash(found[1])

@@ -1,9 +1,13 @@
 """The head in closed form: leave-one-out is what fitting without the photo gives; what is stored is what was fitted."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from conftest import draw_root
 from torch import nn
 
+from dogscats import DogsCatsDataModule, timm_backbone
 from dogscats.lesson import kernel_head, kernel_ridge
 from dogscats.lesson.kernel_head import KernelFit, KernelHead
 from dogscats.lesson.kernel_ridge import Exact, Nystroem
@@ -114,15 +118,23 @@ def test_photos_of_a_class_in_a_single_group_are_not_scored() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
-def test_fitting_everything_anew_without_each_photo_gives_the_same_accuracy(spread: float) -> None:
-    for seed in range(3):
-        features, labels = drawn(40, 2, spread, seed)
+@pytest.mark.parametrize("seed", range(4))
+def test_fitting_everything_anew_without_each_photo_gives_the_same_accuracy(seed: int, tmp_path: Path) -> None:
+    data = DogsCatsDataModule(draw_root(tmp_path, train=20, valid=1), size=32, num_workers=0)
+    data.setup()
+    torch.manual_seed(seed)
+    body = timm_backbone("test_resnet", "none", features="all").eval()
+    with torch.no_grad():
+        features = torch.cat([body(batch.inputs) for batch in data.loader(data.train_dataset("fit", augment=False))])
+    labels, widths = torch.tensor(data.train.labels), body.widths(32)
+    for shuffled in (labels, labels[torch.randperm(40)]):
         right = 0
         for photo in range(40):
             rest = torch.arange(40) != photo
-            right += int(fitted(features[rest], labels[rest]).head(features[[photo]]).argmax() == labels[photo])
-        assert abs(right / 40 - fitted(features, labels).accuracy) <= 1 / 40 + 1e-9
+            head = KernelHead.fit(features[rest], shuffled[rest], 2, widths).head
+            right += int(head(features[[photo]]).argmax() == shuffled[photo])
+        accuracy = KernelHead.fit(features, shuffled, 2, widths).accuracy
+        assert abs(right / 40 - accuracy) <= (1 / 40 if shuffled is labels else 0.15)
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -136,15 +148,20 @@ def test_shuffled_labels_are_predicted_no_better_than_by_chance(copies: int) -> 
 
 def test_what_is_saved_predicts_the_same_and_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = drawn(100, spread=2.0)
-    full = fitted(features, labels)
-    monkeypatch.setattr(kernel_head, "BYTES", (4000, 4000))
-    monkeypatch.setattr(kernel_head, "BYTES_PER_POINT", 1)
-    small = fitted(features, labels)
-    for fit, components in ((full, 0), (small, (4000 - 400 * 3) // (2 * (100 + 26)))):
+
+    def check(fit: KernelFit, components: int) -> None:
         assert fit.head.config == {"widths": WIDTHS, "points": 100, "components": components}
         again = KernelHead(3, **fit.head.config)
         again.load_state_dict(fit.head.state_dict())
         assert torch.equal(again(features), fit.head(features))
+
+    full = fitted(features, labels)
+    check(full, 0)
+    monkeypatch.setattr(kernel_head, "BYTES", (4000, 4000))
+    monkeypatch.setattr(kernel_head, "BYTES_PER_POINT", 1)
+    monkeypatch.setattr(kernel_head, "MAX_BYTES", 5000)
+    small = fitted(features, labels)
+    check(small, (4000 - 400 * 3) // (2 * (100 + 26)))
     size = sum(small.head.state_dict()[name].nbytes for name in ("points", "directions", "coefficients"))
     assert size <= 4000
     assert small.accuracy == pytest.approx(full.accuracy, abs=0.1)

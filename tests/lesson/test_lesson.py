@@ -38,9 +38,9 @@ def pretrained_body() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def lesson(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run with no setting but the data's, the tiny network's and the random weights'."""
+    """The directory of a run of the lesson to the letter: it ends with the weights of its last stage."""
     folder = tmp_path_factory.mktemp("lesson")
-    result = command_runner(folder)("train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY)
+    result = command_runner(folder)("train.py", f"data.root={shared_root}", "hydra.run.dir=run", *TINY, "final=last")
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
@@ -51,11 +51,12 @@ def test_the_stages_are_the_lessons(lesson: Path) -> None:
         "precompute": 2, "augmented": 3, "finetune": 7
     }  # fmt: skip
     final = metrics["final"]
-    assert set(final) == {
-        "n", "valid_acc", "valid_loss", "valid_acc_tta", "valid_loss_tta", "confusion_matrix",
+    assert set(final) >= {
+        "stage", "n", "valid_acc", "valid_loss", "valid_acc_tta", "valid_loss_tta", "confusion_matrix",
         "valid_balanced_acc", "valid_balanced_acc_tta", "valid_macro_f1", "valid_macro_f1_tta",
         "valid_ece", "valid_ece_tta",
     }  # fmt: skip
+    assert final["stage"] == "finetune"
     assert final["valid_acc"] == pytest.approx(metrics["stages"]["finetune"]["valid_acc"])
     assert final["valid_loss"] == pytest.approx(metrics["stages"]["finetune"]["valid_loss"], rel=1e-4)
     assert final["valid_loss_tta"] != final["valid_loss"]

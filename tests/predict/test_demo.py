@@ -1,4 +1,4 @@
-"""The page to try a run, and the folder that is a Hugging Face Space, also in a browser."""
+"""The page to try a run, also in a browser."""
 
 import errno
 import json
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,8 +31,6 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.predict.demo import server
 from dogscats.predict.demo.server import Settings, parse
-from dogscats.predict.export.export import export_files
-from dogscats.predict.export.space import GRADIO, REQUIREMENTS
 from dogscats.predict.predictor import Predictor
 
 CLASSES = ("<i>cats", "$5 ${x} {{y}}")
@@ -302,34 +299,6 @@ def test_a_predictor_works_in_any_thread(photos: dict[str, Path]) -> None:
     assert torch.equal(found[0], predictor.predict(photos["plain.jpg"])[0].probabilities)
 
 
-@pytest.fixture(scope="module")
-def space(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
-    folder = tmp_path_factory.mktemp("export")
-    export_files("space", Predictor.load(run_dir), folder, None)
-    return folder / "space"
-
-
-def test_the_space_has_what_a_space_needs(space: Path) -> None:
-    names = {"app.py", "page.py", "page.css", "photo.onnx", "predict_onnx.py", "README.md", "requirements.txt"}
-    assert {path.name for path in space.iterdir() if path.is_file()} == names
-    _, front, _ = (space / "README.md").read_text().split("---\n")
-    settings = dict(line.split(": ", 1) for line in front.splitlines())
-    assert json.loads(settings.pop("title")) == f"Photos of {', '.join(sorted(CLASSES))}"
-    assert settings == {"sdk": "gradio", "sdk_version": GRADIO, "app_file": "app.py", "pinned": "false"}
-    assert not re.search("dogscats|torch", (space / "app.py").read_text())
-
-
-def test_the_space_needs_the_versions_of_the_extras() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
-    (gradio,) = project["optional-dependencies"]["demo"]
-    assert f"gradio>={GRADIO}".startswith(gradio)
-    gradio, *others = REQUIREMENTS.split()
-    assert gradio == f"gradio>={GRADIO}"
-    assert {*others} <= {*declared}
-
-
 AUDIT = """\
 import os, sys
 
@@ -346,47 +315,8 @@ sys.addaudithook(write_remote)
 """Lists the addresses elsewhere that a Python program asks for, as its `sitecustomize`."""
 
 
-def without_torch(folder: Path) -> dict[str, str]:
-    """An environment in which torch and this project cannot be imported."""
-    for name in ("torch", "torchvision", "dogscats"):
-        (folder / f"{name}.py").write_text("raise ImportError('it is not there')")
-    return python_path(folder)
-
-
 def python_path(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
-
-
-def test_the_space_predicts_without_torch(
-    page: Any, run_dir: Path, space: Path, photos: dict[str, Path], bad_files: dict[str, Path], tmp_path: Path
-) -> None:
-    files = [*photos.values(), *bad_files.values(), tmp_path / "gone.jpg", tmp_path]
-    code = (
-        "import sys, json, app\n"
-        "for file in sys.argv[1:]:\n"
-        "    try: verdict = app.judge(file); print(json.dumps([verdict.decision, verdict.probabilities]))\n"
-        "    except app.Refused as error: print(json.dumps(str(error)))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, files)],
-        **{"capture_output": True, "text": True, "cwd": space, "check": False},
-        env=os.environ | offline(tmp_path) | without_torch(tmp_path),
-    )
-    assert result.returncode == 0, result.stderr
-    judged = [json.loads(line) for line in result.stdout.splitlines()]
-    expected, _ = Predictor.load(run_dir).predict([*photos.values()], n_aug=0)
-    decisions, probabilities = zip(*judged[: len(photos)], strict=True)
-    assert list(decisions) == expected.decisions
-    found = [[each[name] for name in expected.classes] for each in probabilities]
-    np.testing.assert_allclose(found, expected.probabilities, atol=0.01)
-    *damaged, gone, folder = judged[len(photos) :]
-    refused = dict(zip(bad_files, damaged, strict=True))
-    assert refused["text.jpg"] == "it is not a picture of a known format"
-    assert refused["vast.png"] == "it has 12000 x 9000 pixels: 108 megapixels, more than 100"
-    assert isinstance(refused["cut.png"], str)
-    assert gone == "it is no longer there: choose it again"
-    assert folder == "it is not a file"
-    assert not list(space.glob("*.pyi"))  # Gradio writes them for components of one's own
 
 
 class Tab:
@@ -572,25 +502,6 @@ def test_a_run_in_a_browser(
     assert (process.returncode, errors) == (130, "")
     assert f"Open {address[:-1]} in a browser" in output
     assert list(uploads.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_space_in_a_browser(
-    run_dir: Path,
-    space: Path,
-    start: Callable[..., Started],
-    browser: Any,
-    photos: dict[str, Path],
-    bad_files: dict[str, Path],
-    tmp_path: Path,
-) -> None:
-    predictor = Predictor.load(run_dir)
-    process, address, uploads = start(sys.executable, "app.py", cwd=space, env=without_torch(tmp_path))
-    tab = Tab(browser, address)
-
-    check_page(tab, uploads, predictor, [photos["plain.jpg"]], bad_files["text.jpg"])
-    process.terminate()
-    assert process.communicate(timeout=20) == (f"Open {address} in a browser. Ctrl-C ends.\n", "")
 
 
 @pytest.mark.slow

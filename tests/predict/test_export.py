@@ -258,18 +258,6 @@ def test_an_export_that_differs_is_not_kept(odd_photos: Path, tmp_path: Path, mo
     assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx"}
 
 
-def test_no_space_is_left_of_an_export_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxscript")
-
-    def refuse(*_: object) -> None:
-        raise UserError("photo.onnx: its probabilities differ")
-
-    monkeypatch.setattr("dogscats.predict.export.space.export_onnx", refuse)
-    with pytest.raises(UserError, match=r"photo\.onnx"):
-        export_files("space", predictor_of(), tmp_path, None)
-    assert not list(tmp_path.iterdir())
-
-
 def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
     pytest.importorskip("onnxscript")
     root = draw_root(tmp_path / "photos", train=0, valid=20)
@@ -424,7 +412,7 @@ def test_a_format_is_a_module_and_a_row(
     result = run_command("evaluate.py", "--help")
     assert "python evaluate.py run=<run> export=mine              mine.json, the classes" in result.stdout
     result = run_command("evaluate.py", "run=nowhere", "export=theirs")
-    assert "export=theirs: expected onnx or onnx-int8 or torch or space or mine." in result.stderr
+    assert "export=theirs: expected onnx or onnx-int8 or torch or web or space or mine." in result.stderr
 
 
 def test_readme_lists_the_formats() -> None:

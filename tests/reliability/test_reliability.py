@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -310,7 +312,9 @@ def test_evaluation_reports_decisions(run_command: Run, trained: Path, tmp_path:
         draw_photo(tmp_path / "new" / f"{number}.jpg", number, 7)
     result = run_command("evaluate.py", f"run={trained}", "predict=new", "hydra.run.dir=new_out")
     assert result.returncode == 0, result.stderr
-    assert "2 photos: " in result.stdout
+    decided = Counter(row["decision"] for row in read_csv(tmp_path / "new_out" / "predictions.csv"))
+    (summary,) = re.findall(r"^2 photos: (.*)$", result.stdout, re.MULTILINE)
+    assert sorted(summary.split(", ")) == sorted(f"{count} {name}" for name, count in decided.items())
     assert set(read_csv(tmp_path / "new_out" / "predictions.csv")[0]) >= {"decision", "unlike"}
 
 

@@ -10,9 +10,9 @@ from conftest import FAST, REPOSITORY, TINY, Run
 from omegaconf import OmegaConf
 
 from dogscats.base.errors import UserError
+from dogscats.base.newest import newest_run, newest_runs
 from dogscats.predict.demo import server
 from dogscats.runs.command_line import check_words
-from dogscats.runs.newest import newest_run, newest_runs
 
 HINTS = [
     ("train.py", "data.rot=x", "data.rot: there is no such setting. Did you mean data.root?"),
@@ -194,7 +194,7 @@ def test_help_shows_settings_that_exist_with_their_defaults(run_command: Run) ->
     for key, value in settings:
         expected = choices.get(key) or OmegaConf.select(config, key, default="missing")
         assert OmegaConf.create({"x": expected}) == OmegaConf.create(f"x: {value}"), key
-    assert "recipe: adapt, gradual, head_only, lesson1, small" in shown
+    assert "recipe: adapt, gradual, head_only, heads, lesson1, quickstart, small" in shown
     shown = run_command("evaluate.py", "--help").stdout
     config = OmegaConf.create(run_command("evaluate.py", "--cfg", "job").stdout)
     for key in re.findall(r"(?<![\w.])([a-z_.]+)=", shown.partition("Tasks")[2]):

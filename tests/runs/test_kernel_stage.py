@@ -11,7 +11,7 @@ from dogscats import Predictor
 from dogscats.base.files import read_csv, read_json
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.kernel_head import KernelHead
-from dogscats.runs.photo_groups import left_out_together
+from dogscats.suspects.photo_groups import left_out_together
 
 SMALL = [*TINY, "recipe=small", "data.size=32", "callbacks.tta.n_aug=1"]
 

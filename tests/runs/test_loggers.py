@@ -19,7 +19,7 @@ def logged(file: Path) -> list[str]:
         return [row["valid_loss"] for row in csv.DictReader(rows) if row.get("valid_loss")]
 
 
-@pytest.mark.parametrize("on", ["start", "start hangs"])
+@pytest.mark.parametrize("on", ["start", pytest.param("start hangs", marks=pytest.mark.slow)])
 def test_a_logger_that_cannot_be_started(
     run_command: Run, shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str
 ) -> None:

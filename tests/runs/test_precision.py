@@ -18,7 +18,7 @@ from dogscats.base.errors import Diverged
 from dogscats.lesson.keep_best import StopAtDivergence
 from dogscats.lesson.lr_finder import find_lr
 from dogscats.lesson.sgdr import SGDR
-from dogscats.report.summary import History
+from dogscats.report.history import History
 from dogscats.runs import launch, trainer
 from dogscats.runs.trainer import cpu_computes_bf16, default_precision, trainer_factory
 

@@ -278,7 +278,11 @@ def test_workers_that_cannot_send_say_so(photos: Path, long_tmpdir: None, monkey
 
 
 @pytest.mark.parametrize(
-    ("signum", "message"), [(signal.SIGSTOP, "photos hang: they"), (signal.SIGKILL, r"DataLoader worker")]
+    ("signum", "message"),
+    [
+        pytest.param(signal.SIGSTOP, "photos hang: they", marks=pytest.mark.slow),
+        (signal.SIGKILL, r"DataLoader worker"),
+    ],
 )
 def test_workers_that_hang_or_die(photos: Path, monkeypatch: pytest.MonkeyPatch, signum: int, message: str) -> None:
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.5)
@@ -363,6 +367,7 @@ with interruptible():
 """
 
 
+@pytest.mark.slow
 def test_neither_alarms_nor_further_signals_disturb_the_clean_up_after_a_trainer(tmp_path: Path) -> None:
     """The Trainer puts back the handlers that it found, while alarms go on, to raise an exception that was lost."""
     result = subprocess.run([sys.executable, "-c", CLEAN_UP], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dogscats.base.environment import how_to_install
 from dogscats.base.errors import Failure, UserError
 from dogscats.base.text import form, listed, shown
 from dogscats.data.pixels.images import FILE_ERRORS, image_size
 
-EXTENSIONS = {*IMG_EXTENSIONS, ".gif"}
+EXTENSIONS = {*IMG_EXTENSIONS, ".gif", ".heic", ".heif"}
 
 RAW = {
     *(".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".dng", ".orf", ".rw2"),
@@ -25,7 +24,7 @@ RAW = {
 }
 """Extensions of cameras' raw files. Many contain a TIFF header, but Pillow would decode a small preview at best."""
 
-DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/parquet-", "tmp/shrunken-")
+DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/duplicates-", "tmp/parquet-", "tmp/shrunken-")
 """Prefixes of the paths of files that this project keeps in the cache folder in the root."""
 
 LEFTOVERS = {
@@ -199,8 +198,6 @@ def left_out_summary(files: Sequence[str], empty_folders: Sequence[str] = ()) ->
     if files:
         names = ", ".join(map(shown, files[:5])) + (", ..." if len(files) > 5 else "")
         parts.append(f"{len(files)} file{'s' if len(files) > 1 else ''} left out: {names}.")
-    if any(file.lower().endswith((".heic", ".heif")) for file in files):
-        parts.append(f"HEIC photos need pillow-heif: {how_to_install('heif')}.")
     if any(file.startswith("dev/") for file in files):
         parts.append("If dev/ has your validation photos, rename it to valid/.")
     if empty_folders:

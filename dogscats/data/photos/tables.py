@@ -110,7 +110,9 @@ class Table:
                     f"{advice or 'Write the path from data.root on'}."
                 )
         notes = (
-            [f"{len(several)} rows of {self.name} fit several files: those with {chosen} are used"] if several else []
+            [f"{counted(len(several), 'row')} of {self.name} with several files: those with {chosen} are used"]
+            if several
+            else []
         )
         if files.respelled:
             written, path = next(iter(files.respelled.items()))

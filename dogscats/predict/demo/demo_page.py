@@ -1,4 +1,4 @@
-"""The page: a photo, and beside it what a classifier says about it. A Hugging Face Space has a copy of this file.
+"""The page: a photo, and beside it what a classifier says about it.
 
 Photos are not kept: an upload is deleted as soon as its verdict is shown. Nothing on the page comes from elsewhere.
 """

@@ -15,12 +15,12 @@ from typing import Any
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, user_errors_exit
+from dogscats.base.newest import newest_run
 from dogscats.base.rules import SWITCH, Rule, check_values, whole
 from dogscats.base.signals import Interrupt, interruptible
 from dogscats.base.text import did_you_mean, listed, shown
 from dogscats.runs.command_line import check_words
 from dogscats.runs.directory import checkpoint_of
-from dogscats.runs.newest import newest_run
 
 GRACE_SECONDS = 2
 """Seconds that open pages get to finish when the server ends."""

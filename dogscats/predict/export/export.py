@@ -4,11 +4,12 @@ import copy
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError
+from dogscats.base.files import WEIGHTS
 from dogscats.base.text import counted, shown
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
@@ -28,6 +30,7 @@ from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.reliability.strangers import StrangerDetector
+from dogscats.runs.directory import checkpoint_of, run_of
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +66,13 @@ def export_run(job: Job) -> None:
         photos = data.labelled(job.split(data), job.predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
         what = f"photos of {job.split(data)}"
-    log.info("(checked on %d %s)", export_files(job.cfg.export, job.predictor, job.run_dir, dataset), what)
+    file = checkpoint_of(job.cfg.run or job.cfg.ckpt)
+    final = file.name in ("last.ckpt", WEIGHTS)  # the metrics of a run are not those of an earlier stage
+    page = {"run_dir": run_of(file) if final else None, "runtime": job.cfg.web.runtime}
+    log.info("(checked on %d %s)", export_files(job.cfg.export, job.predictor, job.run_dir, dataset, **page), what)
 
 
-def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDataset | None) -> int:
+def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDataset | None, **page: Any) -> int:
     """Write the files of one format, and log how far they are from PyTorch.
 
     Args:
@@ -74,6 +80,7 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
         predictor: the trained classifier; not modified.
         folder: folder of the files.
         dataset: labelled photos for the comparison, with the evaluation transform; `None` to draw random ones.
+        page: arguments of formats that are pages; see `Exporter.is_page`.
 
     Returns:
         Number of photos compared.
@@ -104,7 +111,7 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
         if dataset is None:
             dataset = draw_photos(Path(drawn), predictor.size, data.evaluation, predictor.seed)
         reference = Reference(torch_predict(network), dataset)
-        for file, result in write(network, metadata, folder, reference):
+        for file, result in write(network, metadata, folder, reference, **page if exporter.is_page else {}):
             log.info("%-11s %s", file, result)
     return len(reference.indices)
 
@@ -225,7 +232,7 @@ class Reference:
         return float(differences.max())
 
 
-Write = Callable[[nn.Module, Mapping[str, str], Path, Reference], Iterator[tuple[str, object]]]
+Write = Callable[..., Iterator[tuple[str, object]]]
 """Function that writes the files of a format; see `Exporter.function`."""
 
 

@@ -21,6 +21,8 @@ class Exporter:
         packages: packages that are needed.
         extra: extra of this project that installs them.
         needs_photos: whether labelled photos are needed; otherwise random ones are also supported.
+        is_page: whether the function also takes `run_dir`, the run that the page describes, and `runtime`, the setting
+            `web.runtime`.
     """
 
     function: str
@@ -29,6 +31,7 @@ class Exporter:
     packages: Sequence[str] = ()
     extra: str = ""
     needs_photos: bool = False
+    is_page: bool = False
 
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -60,12 +63,21 @@ EXPORTERS = {
             ("`photo.pt2`, `model.pt2`", '`torch.export.load("photo.pt2").module()(photo)` needs torch alone'),
         ],
     ),
-    "space": Exporter(
-        "dogscats.predict.export.space:export_space",
-        "space/, a page to try it on Hugging Face",
-        files=[("`space/`", "a page to try it, for a Hugging Face Space")],
+    "web": Exporter(
+        "dogscats.predict.export.web.web_export:export_web",
+        "web/ and classifier.html, a page that runs in the browser",
+        files=[("`web/`, `classifier.html`", "a static page that runs in the visitor's browser; the same in one file")],
         packages=ONNX_PACKAGES,
         extra="onnx",
+        is_page=True,
+    ),
+    "space": Exporter(
+        "dogscats.predict.export.web.web_export:export_space",
+        "space/, the same page for Hugging Face",
+        files=[("`space/`", "the same page, for a static Hugging Face Space")],
+        packages=ONNX_PACKAGES,
+        extra="onnx",
+        is_page=True,
     ),
 }
 """Formats by the value of `export=`."""

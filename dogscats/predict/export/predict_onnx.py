@@ -43,7 +43,8 @@ def photos(path: str) -> list[str]:
     """List the photos of a folder, and of the folders in it, by their extensions; or the photo itself."""
     if not Path(path).is_dir():
         return [path]
-    known = {extension for extension, name in Image.registered_extensions().items() if name in formats()}
+    readable = formats()
+    known = {extension for extension, name in Image.registered_extensions().items() if name in readable}
     found = [str(file) for file in sorted(Path(path).rglob("*")) if file.suffix.lower() in known]
     if not found:
         print(f"{path}: there are no photos in it", file=sys.stderr)

@@ -23,7 +23,8 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
     Returns:
         The figure; `None` if there are no values.
     """
-    rows = [row for row in run.rows("history.csv") if row["epoch"] != "0"]  # of a fit in closed form
+    fitted = {stage.name for stage in run.stages if stage.is_closed_form}  # in one row
+    rows = [row for row in run.rows("history.csv") if row["stage"] not in fitted]
     values = {label: [float(row.get(key) or "nan") for row in rows] for label, key in columns.items()}
     if all(value != value for column in values.values() for value in column):
         return None

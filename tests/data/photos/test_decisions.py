@@ -87,14 +87,14 @@ def test_photos_are_dropped_and_relabeled_in_place_and_no_file_is_touched(root: 
         ([HEADER, "train/cats/cat.0.jpg,relabel,wolves"], "line 2: its label is 'wolves', expected one of cats, dogs"),
         ([HEADER, "train/cats/cat.0.jpg,keep,dogs"], "line 2: it keeps a photo of 'cats', but its label is 'dogs'"),
         ([HEADER, "train/cats/cat.0.jpg,drop,,x"], "line 2: it has 4 columns, but the header has 3"),
-        (["file,decision", "train/cats/cat.0.jpg,drop"], "no column for the path. Its columns are file, decision"),
+        (["x,decision", "train/cats/cat.0.jpg,drop"], "no column for the path. Its columns are x, decision"),
         (["path,label", "train/cats/cat.0.jpg,dogs"], "no column for the decision"),
         (
             [HEADER, *(f"train/cats/{letter}.jpg,drop," for letter in "abcdefg"), "train/cats/cat.0.jpg,drop,"],
             r"7 of 8 decisions are about photos that the dataset does not have: line 2 'train/cats/a\.jpg', "
             r"line 3 .*, line 6 'train/cats/e\.jpg', \.\.\. \(7 in all\)\. Correct the paths",
         ),
-        ([HEADER, "test1/1.jpg,drop,"], r"1 of 1 decisions .*line 2 'test1/1\.jpg'"),  # unlabelled
+        ([HEADER, "test1/1.jpg,drop,"], r"1 of 1 decision .*line 2 'test1/1\.jpg'"),  # unlabelled
         (
             [HEADER, "train/cats/cat.0.jpg,drop,", "train\\cats\\cat.0.jpg,relabel,dogs"],
             "line 3: it says relabel 'dogs', but line 2 says drop for the same photo",

@@ -163,11 +163,14 @@ def test_each_class_of_flat_names_has_two_photos(tmp_path: Path) -> None:
         DatasetFinder(tmp_path).find()
 
 
+SCANDIR = os.scandir
+
+
 class HalfListing:
     """Stands in for `os.scandir`: a folder cannot be listed, at once or after its first file."""
 
     def __init__(self, folder: str, number: int, files: int):
-        self.folder, self.number, self.files, self.scandir = folder, number, files, os.scandir
+        self.folder, self.number, self.files, self.scandir = folder, number, files, SCANDIR
 
     def __call__(self, folder: str) -> object:
         if str(folder).rstrip("/").endswith(self.folder):

@@ -316,18 +316,18 @@ def test_names_of_files_in_other_spellings(tmp_path: Path) -> None:
 
 
 def test_the_ending_of_the_others_decides_among_files_of_one_stem(tmp_path: Path) -> None:
-    root = photos(tmp_path, *(f"{n}.jpg" for n in range(5)), "5.JPEG", *(f"masks/{n}.png" for n in range(3)))
+    root = photos(tmp_path, *(f"p/{n}.jpg" for n in range(5)), "p/5.JPEG", *(f"masks/{n}.png" for n in range(3)))
     lines = ["id,label", *(f"{n},{'ab'[n % 2]}" for n in range(6))]
     found = DatasetFinder(root, labels=table(root, *lines)).find()
-    assert sorted(labelled(found)) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.JPEG"]
-    assert "3 rows of labels.csv fit several files: those with .jpg are used" in found.notes
-    photos(root, "6.tif")
+    assert sorted(labelled(found)) == [*(f"p/{n}.jpg" for n in range(5)), "p/5.JPEG"]
+    assert "3 rows of labels.csv with several files: those with .jpg are used" in found.notes
+    photos(root, "p/6.tif")
     table(root, *lines, "6,a")
-    with pytest.raises(UserError, match=r"line 2: '0' may be 0\.jpg, masks/0\.png.* data\.extension=jpg"):
+    with pytest.raises(UserError, match=r"line 2: '0' may be masks/0\.png, p/0\.jpg.* data\.extension=jpg"):
         DatasetFinder(root, labels="labels.csv").find()
     chosen = DogsCatsDataModule(root, labels="labels.csv", extension="png")
     assert "masks/2.png" in labelled(chosen._found)
-    assert "6.tif" in labelled(chosen._found)
+    assert "p/6.tif" in labelled(chosen._found)
 
 
 def test_a_table_is_found_from_the_working_directory_too(

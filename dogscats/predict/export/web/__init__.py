@@ -1,0 +1,1 @@
+"""Export of a web page that runs the classifier in the visitor's browser."""
