@@ -20,6 +20,7 @@ from dogscats.lesson.stage import final_stage
 from dogscats.lesson.tta import TTA, tta_loaders
 from dogscats.reliability import strangers
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
+from dogscats.reliability.left_out import LeftOut, LeftOutClassifier, left_out_loader, needs_training_photos
 from dogscats.reliability.measured import measured
 from dogscats.report import card, page
 from dogscats.report.facts import Facts, final_weights
@@ -28,7 +29,6 @@ from dogscats.report.figures.drawing import publish
 from dogscats.report.verdict import log_verdict, verdict
 from dogscats.runs.checkpoint import load_classifier, save_classifier, save_weights
 from dogscats.runs.compose import build_callbacks
-from dogscats.runs.left_out import LeftOut, LeftOutClassifier, left_out_loader, needs_training_photos
 from dogscats.runs.loggers import close, hyperparameters
 from dogscats.runs.run import UNNAMED, Run, stage_checkpoint
 

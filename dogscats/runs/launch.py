@@ -25,10 +25,9 @@ from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with
 from dogscats.lesson.classifier import Classifier
 from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
-from dogscats.runs.checkpoint import load_classifier
+from dogscats.runs.checkpoint import body_trained_by, load_classifier
 from dogscats.runs.compose import accepted, use_own_modules
 from dogscats.runs.directory import plain_config, save_config, save_hydra_config
-from dogscats.runs.left_out import body_trained_by
 from dogscats.runs.ranks import distributed
 from dogscats.runs.run import Run, read_progress
 from dogscats.runs.settings import Settings

@@ -19,12 +19,12 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import read_json
 from dogscats.lesson.stage import Stage, final_stage
 from dogscats.lesson.tta import TTA
+from dogscats.reliability.left_out import LeftOut
 from dogscats.reliability.measured import LeftOutPredictions, Reliability
 from dogscats.report.optimized_metric import check_metric
 from dogscats.report.summary import RunReport
 from dogscats.runs.checkpoint import VerifiedCheckpointIO, read_checkpoint
 from dogscats.runs.compose import build_callbacks, build_lr_finder
-from dogscats.runs.left_out import LeftOut
 from dogscats.runs.loggers import build_loggers
 from dogscats.runs.sweep import look_up
 from dogscats.runs.trainer import trainer_factory

@@ -26,12 +26,12 @@ from dogscats.lesson.metrics import METRICS
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
+from dogscats.reliability.left_out import keep_left_out
 from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish
 from dogscats.report.history import History
-from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
+from dogscats.runs.checkpoint import body_trained_by, remove_checkpoint, save_classifier
 from dogscats.runs.compose import build_callbacks
-from dogscats.runs.left_out import body_trained_by, keep_left_out
 from dogscats.runs.loggers import build_loggers, close, hyperparameters, start_loggers
 from dogscats.runs.run import Run, read_intact, stage_checkpoint
 from dogscats.suspects.photo_groups import features_and_groups

@@ -9,7 +9,7 @@ from dogscats import Predictor
 from dogscats.base.files import read_csv, read_json
 from dogscats.report.facts import Facts
 from dogscats.report.verdict import verdict
-from dogscats.runs.left_out import body_trained_by
+from dogscats.runs.checkpoint import body_trained_by
 
 SMALL = [*TINY, "recipe=small", "data.size=32", "callbacks.tta.n_aug=1"]
 

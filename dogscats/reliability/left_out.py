@@ -1,23 +1,19 @@
-"""What leave-one-out says of the training photos: where it is valid, and what a run keeps of it.
+"""What leave-one-out says of the training photos, and what a run keeps of it.
 
 It is kept beside the checkpoints when the stage ends: a run that is killed later resumes with it.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped]
 from torch.utils.data import DataLoader
 
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import DAMAGED, atomic_path
 from dogscats.base.text import counted
-from dogscats.base.trust import current_names
 from dogscats.base.weights import check_stored
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoDataset
@@ -28,11 +24,9 @@ from dogscats.lesson.backbone import PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.kernel_head import KernelFit
 from dogscats.lesson.predictions import Predictions
-from dogscats.lesson.stage import Stage, make_stages
 from dogscats.reliability.measured import LeftOutPredictions
 from dogscats.reliability.signs import evenly_spaced
 from dogscats.reliability.thresholds import are_enough, lost
-from dogscats.runs.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -160,26 +154,3 @@ def left_out_loader(data: DogsCatsDataModule, predicted: LeftOutPredictions) -> 
     inputs = plain.probabilities if scores is None else torch.cat([plain.probabilities, scores], dim=1)
     batches = data.batch_sampler(PhotoDataset(photos, data.evaluation, data.seed))
     return activation_loader(ActivationDataset([inputs], photos, data.seed), batches)
-
-
-def body_trained_by(stages: Sequence[Stage], load: str | None) -> str | None:
-    """Say what has trained the body, perhaps on the photos that a head is fitted to; `None` if nothing has.
-
-    Args:
-        stages: stages of the recipe.
-        load: checkpoint that the run starts from, if any.
-    """
-    trained = next((stage.name for stage in stages if stage.trains_body), None)
-    if trained:
-        return f"stage {trained}"
-    if load is None:
-        return None
-    file = Path(load).expanduser()
-    run_dir = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    try:
-        config: dict[str, Any] = current_names(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
-        before, last = make_stages(config["recipe"]), read_checkpoint(file)["stage"]
-        names = [stage.name for stage in before]
-        return body_trained_by(before[: names.index(last) + 1], config.get("load")) and f"the run of load={load}"
-    except Exception:  # of a checkpoint that is not in its run directory any more, for one
-        return f"load={load}, as far as is known"
