@@ -11,7 +11,8 @@ from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
 from dogscats.lesson.metrics import METRICS
 from dogscats.reliability.kept import thresholds_text
-from dogscats.report.facts import SPLITS, Facts, Result, capitalised, template
+from dogscats.report.facts import SPLITS, Facts, Result
+from dogscats.report.templates import capitalised, template
 from dogscats.report.verdict import verdict
 
 FILE = "MODEL_CARD.md"

@@ -1,7 +1,7 @@
-"""What the files of a run directory say about the run, and the templates that its page and model card are made from."""
+"""What the files of a run directory say about the run."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_json
@@ -17,7 +16,7 @@ from dogscats.base.text import counted, percent
 from dogscats.base.trust import current_names
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
-from dogscats.lesson.metrics import final_metrics, loss_text, per_class, wilson_interval
+from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS
 from dogscats.lesson.stage import Stage, final_stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
@@ -26,16 +25,6 @@ from dogscats.reliability.measured import LABELS
 SPLITS = {"train": "training", "loo": "left-out training", "valid": "validation", "test": "test"}
 """Names of the splits in `photos.csv`, and of the training photos by leave-one-out, as they are written in a
 sentence."""
-
-
-def number(value: float | None) -> str:
-    """Return a temperature or threshold as text; a hyphen for one that is undefined or unknown."""
-    return "-" if value is None else f"{value:.6g}"
-
-
-def capitalised(text: str) -> str:
-    """Return a text with a capital letter at its beginning, the others as they are."""
-    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
@@ -273,34 +262,3 @@ class Facts:
                 f"{counted(worst['photos'], f'{SPLITS[self.best.split]} photo')}."
             )
         return found
-
-
-def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
-    """Load a template of this package.
-
-    Its filters write counts (`count`, `counted`), shares (`percent`), losses (`loss`), other numbers and headings. Its
-    global `metrics` has the rows of `METRICS` that a run computes.
-
-    Args:
-        name: file of the template.
-        finalize: function of each value before it is written.
-        autoescape: whether values are escaped for HTML.
-    """
-    environment = Environment(
-        loader=PackageLoader("dogscats.report", ""),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=finalize,
-    )
-    environment.filters.update(
-        number=number,
-        percent=lambda share, n: "-" if share is None else percent(share, n),
-        loss=lambda value, n: "-" if value is None else loss_text(value, n),
-        count=lambda value: f"{value:,}",
-        counted=counted,
-        capitalised=capitalised,
-    )
-    environment.globals["metrics"] = final_metrics()
-    return environment.get_template(name)

@@ -17,10 +17,11 @@ from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.pages.static_page import STYLE
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.reliability.kept import thresholds_text
-from dogscats.report.facts import SPLITS, Facts, template
+from dogscats.report.facts import SPLITS, Facts
 from dogscats.report.figure_table import FIGURES, RunFigure
 from dogscats.report.figures.drawing import by_name
 from dogscats.report.figures.prediction_figures import MOST_NUMBERS
+from dogscats.report.templates import template
 from dogscats.report.verdict import verdict
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
