@@ -46,6 +46,7 @@ def evaluate(cfg: DictConfig) -> None:
     # These import torch, which takes seconds: after --help and wrong settings have been dealt with.
     from dogscats.base.console import peak_rss_mb, set_progress
     from dogscats.predict.predictor import Predictor
+    from dogscats.reliability.kept import thresholds_text
     from dogscats.report.run_files import log_written
     from dogscats.runs.compose import build_callbacks, use_own_modules
     from dogscats.runs.directory import settings_saved
@@ -69,11 +70,12 @@ def evaluate(cfg: DictConfig) -> None:
         make_trainer = trainer_factory(settings, run_dir, fabric.device)
         job = Job(cfg, predictor, run_dir, fabric, make_trainer, list(callbacks.values()), started)
         if cfg.keep is not None and predictor.reliability:
-            thresholds = predictor.reliability.version(job.n_aug > 0).thresholds
+            version = predictor.reliability.version(job.n_aug > 0)
             log.info(
-                "Keep      %g of the validation photos: a class needs a probability of %.6g, and `unlike` up to %.6g",
-                *(cfg.keep, thresholds.unsure_below, thresholds.none_above),
+                "Keep      %g of the %s photos: a class needs a probability of %.6g, and `unlike` up to %.6g",
+                *(cfg.keep, version.judged.kind, version.thresholds.unsure_below, version.thresholds.none_above),
             )
+            log.info("Thresholds: %s", thresholds_text(version.summary(cfg.keep)))
         with settings_saved(cfg, run_dir):
             resolve_name(task.function)(job)
         log.info("\n%.1f s, %.0f MB of memory at the peak", time.perf_counter() - started, peak_rss_mb())

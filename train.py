@@ -141,13 +141,8 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     finish.fit_detector(run, model, activations)  # scores how unlike the training photos a photo is; not in the lesson
     callbacks, loggers = finish.final_callbacks(run, model, data), make_loggers(run, "final")
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
-    if n_aug == 0 and run.final_stage.precompute:  # the activations of the plain photos are cached
-        classifier, loaders = model.for_stage(run.final_stage, seed=0), [activations.valid_loader()]
-    else:
-        classifier = model
-        log.info("\nPredicting %s, %s of each", counted(len(data.valid.paths), "photo"), counted(1 + n_aug, "version"))
-        loaders = tta_loaders(data, data.valid, n_aug)
-    predict(classifier, loaders, run.make_trainer, callbacks, loggers, partial(finish.keep_predictions, run))
+    classifier, loaders = finish.final_prediction(run, model, activations, n_aug)
+    predict(classifier, loaders, run.make_trainer, callbacks, loggers, partial(finish.keep_predictions, run, data))
     if data.test:
         log.info("Predicting %s", counted(len(data.test.paths), "test photo"))
         write = partial(finish.keep_test_predictions, run)

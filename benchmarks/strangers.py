@@ -108,16 +108,17 @@ def trained(settings: Strangers, dataset: str, model: str, recipe: str, root: Pa
 def passed(predictions: Predictions, classes: list[str], version: Version) -> tuple[float, float]:
     """Return the share of strangers that are classified by both thresholds, and by the largest probability alone."""
     both = sum(decision in classes for decision in predictions.decisions) / len(predictions.paths)
-    alone = version.probable.sort(descending=True).values[int(-(-KEEP * len(version.probable) // 1)) - 1]
+    probable = version.judged.probable
+    alone = probable.sort(descending=True).values[int(-(-KEEP * len(probable) // 1)) - 1]
     return both, (predictions.probabilities.max(dim=1).values >= alone).double().mean().item()
 
 
 def kept_of_unseen(version: Version) -> float:
     """Return the share that is kept of each half of the validation photos by thresholds of the other half."""
-    kept = []
+    kept, (_, every_probable, every_unlike, _) = [], version.judged
     for half in (0, 1):
-        chosen = choose_thresholds(version.probable[1 - half :: 2], version.unlike[1 - half :: 2])
-        probable, unlike = version.probable[half::2], version.unlike[half::2]
+        chosen = choose_thresholds(every_probable[1 - half :: 2], every_unlike[1 - half :: 2])
+        probable, unlike = every_probable[half::2], every_unlike[half::2]
         kept.append((probable >= chosen.unsure_below) & (unlike <= chosen.none_above))
     return torch.cat(kept).double().mean().item()
 

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dogscats.base.content import cache_folder, fingerprint
+from dogscats.base.content import cache_folder, fingerprint, stable_seed
 from dogscats.base.errors import UserError
 from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
@@ -163,6 +163,11 @@ class Activations:
         features = self._features(dataset, description, folder=folder, watch=watch)
         _, rows = before_decisions(photos)
         return features if rows is None else features[rows]
+
+    def augmented(self, photos: Photos, version: int, description: str) -> torch.Tensor:
+        """Compute the features `(N, F)` of an augmented version of photos, as in test-time augmentation."""
+        dataset = PhotoDataset(photos, self.data.augmentation, stable_seed(self.data.seed, "tta", version))
+        return self._features(dataset, description, version)
 
     def _loader(self, views: list[torch.Tensor], dataset: PhotoDataset, shuffle: bool = False) -> DataLoader[Batch]:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)

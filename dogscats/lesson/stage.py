@@ -138,6 +138,11 @@ class Stage:
         return self.fit == "closed_form"
 
     @property
+    def trains_body(self) -> bool:
+        """Whether layers of the body are trained, not the head alone."""
+        return self.freeze_to < GROUPS.index("head")
+
+    @property
     def unused(self) -> list[str]:
         """Keys that were set, but have no effect on a fit in closed form."""
         if not self.is_closed_form:

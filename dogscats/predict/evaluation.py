@@ -37,8 +37,13 @@ MOST_EXPLAINED = 100
 def evaluate_photos(job: Job) -> None:
     """Predict the photos of `split`; write metrics, predictions, plots and pictures."""
     job.log_device()
-    split, predictor = job.cfg.split, job.predictor
-    data = job.data()
+    data, predictor = job.data(), job.predictor
+    split = job.split(data)
+    if split != job.cfg.split and job.cfg.data.root is None:
+        raise UserError(
+            f"split={job.cfg.split}: the run has no validation photos (data.valid_fraction=0). Evaluate other photos, "
+            "data.root=<folder>, or a labelled test/, split=test. By leave-one-out, its metrics.json has loo_acc."
+        )
     photos = job.labelled(data, split)
     if job.cfg.data.root is None and (split == "." or split_of(split) == "train"):
         log.warning("The network was trained on photos of %s, so their metrics are too good", split)

@@ -79,7 +79,7 @@ class Predictor:
             source: run directory, for its `checkpoints/last.ckpt`; a checkpoint; a `model.safetensors`; or `last`, for
                 the newest finished run below `outputs/` and `multirun/`.
             trust: allow a backbone, augmentation or data module from outside dogscats that the file names.
-            keep: share of the validation photos that are classified; `None` for the run's thresholds.
+            keep: share of the photos that are classified; `None` for the run's thresholds.
 
         Raises:
             UserError: if the run or checkpoint does not exist, cannot be read, was not saved by a stage, or names

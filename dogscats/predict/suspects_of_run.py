@@ -34,7 +34,7 @@ def search_run(job: Job) -> None:
     predictor = job.predictor
     data = job.data()
     photos, bad = {}, dict[str, str]()
-    for split in ("train", "valid") if cfg.split is None else (cfg.split,):
+    for split in (cfg.split,) if cfg.split else ("train", "valid") if data.has_valid else ("train",):
         photos[split] = job.labelled(data, split)
         bad |= data.bad
     job.write_bad_images(bad)

@@ -18,6 +18,7 @@ from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, or_none
 from dogscats.base.text import counted, shown
+from dogscats.data.photos.split import split_of
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
 
@@ -187,6 +188,11 @@ class Job:
             of_run = cache_at(root, trained_on)
             settings["cache_dir"] = str(cache_folder(root, self.cfg.activations.dir, trains=False, of_run=of_run))
         return self.predictor.data(**settings | given)
+
+    def split(self, data: DogsCatsDataModule) -> str:
+        """Return the setting `split`; but `train` for validation photos if there are none, and none are held out."""
+        split: str = self.cfg.split
+        return "train" if split_of(split) == "valid" and not data.has_valid else split
 
     def labelled(self, data: DogsCatsDataModule, split: str) -> Photos:
         """Return the photos of a split, and print what they are."""

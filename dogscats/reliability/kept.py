@@ -1,7 +1,8 @@
 """What a run keeps about its reliability: `strangers.npz` and `reliability.json`.
 
-The first file has the training photos in feature space, and the validation photos' results for other thresholds; it is
-read without executing code. The second one has temperatures, thresholds and metrics; thresholds may be edited.
+The first file has the training photos in feature space, and the results of validation photos, or of left-out training
+photos, for other thresholds; it is read without executing code. The second one has temperatures, thresholds and
+metrics; thresholds may be edited.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from dogscats.base.weights import check_stored
 from dogscats.lesson.metrics import loss_text
 from dogscats.reliability.measured import LABELS, Reliability, Version
 from dogscats.reliability.strangers import StrangerDetector
-from dogscats.reliability.thresholds import Thresholds
+from dogscats.reliability.thresholds import Judged, Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +60,16 @@ def write_reliability(run_dir: Path, reliability: Reliability, weights: str) -> 
     (run_dir / RELIABILITY).unlink(missing_ok=True)  # never with another file's features
     arrays: dict[str, Any] = {name: values.cpu().numpy() for name, values in reliability.detector.arrays().items()}
     arrays["paths"] = np.frombuffer(json.dumps(reliability.detector.paths).encode(), np.uint8)
-    arrays["unlike"] = reliability.plain.unlike.float().numpy()
     for name in LABELS:
         if (version := getattr(reliability, name)) is not None:
-            arrays[f"{name}_probable"], arrays[f"{name}_right"] = version.probable.numpy(), version.right.numpy()
+            for photos in version.photos:
+                arrays |= {key: getattr(photos, field).numpy() for field, key in _keys(name, photos.kind).items()}
     with atomic_path(run_dir / STRANGERS) as temporary:
         np.savez(temporary, **arrays)
-    validation = {"photos": len(reliability.plain.right), "keep": reliability.keep}
+    judged = reliability.plain.judged
+    measured = {"photos": len(judged.right), "kind": judged.kind, "keep": reliability.keep}
     digests = {"weights": weights, "strangers": digest(run_dir / STRANGERS)}
-    write_json(run_dir / RELIABILITY, {**digests, **validation, **reliability.summaries()})
+    write_json(run_dir / RELIABILITY, {**digests, **measured, **reliability.summaries()})
 
 
 def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: float | None = None) -> Reliability | None:
@@ -76,7 +78,7 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
     Args:
         run_dir: run directory.
         state: weights of the checkpoint that is loaded.
-        keep: share of the validation photos that are classified; `None` for the saved thresholds.
+        keep: share of the photos that are classified; `None` for the saved thresholds.
 
     Returns:
         What was measured; `None`, with the reason in the log, if the run has no such files, or other weights.
@@ -113,21 +115,61 @@ def read_reliability(run_dir: Path, state: Mapping[str, torch.Tensor], keep: flo
 
 
 def log_reliability(reliability: Reliability) -> None:
-    """Print how many validation photos are classified, how accurate these are, and the calibration."""
-    n = len(reliability.plain.right)
+    """Print how many photos are classified, how accurate these are, and the calibration; then the thresholds."""
+    kind, *_, right = reliability.plain.judged
     rows: list[list[object]] = [
-        ["validation photos", "are classified", "accuracy of these", "ECE", "out of fold", "temperature"]
+        [f"{kind} photos", "are classified", "accuracy of these", "ECE", "out of fold", "temperature"]
     ]
+    n = len(right)
     for name, summary in reliability.summaries().items():
-        shares = [percent(summary[key], n) for key in ("kept", "accuracy_kept")]
+        accuracy = "-" if summary["accuracy_kept"] is None else percent(summary["accuracy_kept"], n)
         errors = ["-" if summary[key] is None else loss_text(summary[key], n) for key in ("ece_before", "ece_after")]
         used = "none, it does not help" if summary["temperature"] == 1 else f"{summary['temperature']:.3g}"
-        rows.append([LABELS[name], *shares, *errors, "none fitted" if "-" in errors else used])
+        temperature = "none fitted" if "-" in errors else used
+        rows.append([LABELS[name], percent(summary["kept"], n), accuracy, *errors, temperature])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
+    log_thresholds(reliability)
+
+
+def log_thresholds(reliability: Reliability) -> None:
+    """Print from how many photos each threshold is, and the share of new photos that should be classified."""
+    for name, summary in reliability.summaries().items():
+        log.info("Thresholds, %s: %s", LABELS[name], thresholds_text(summary))
+
+
+def thresholds_text(summary: Mapping[str, Any]) -> str:
+    """Say from how many photos thresholds are, and which share of new photos should be classified.
+
+    Args:
+        summary: summary of a version, as in `reliability.json`.
+    """
+    parts = []
+    for word, limit in (("unsure", "below"), ("none", "above")):
+        chosen_by, value = summary[f"{word}_from"], summary[f"{word}_{limit}"]
+        few = f"no photo is called {word}, as there are too few to tell by"
+        parts.append(f"{word} {limit} {value:.3g}, from {chosen_by}" if chosen_by else few)
+    if summary["none_from"] or summary["unsure_from"]:
+        share, *limits = (percent(value, 100) for value in (summary["expected_share"], *summary["expected_share_ci95"]))
+        low, high = limits
+        interval = f"95 % interval {low.removesuffix(' %')} to {high}"
+        parts.append(f"of new photos of the same kind, about {share} are classified ({interval})")
+    return "; ".join(parts)
+
+
+def _keys(name: str, kind: str) -> dict[str, str]:
+    """Return the names in `strangers.npz` of the arrays of photos, by the names in `Judged`."""
+    if kind == "validation":
+        return {"probable": f"{name}_probable", "unlike": "unlike", "right": f"{name}_right"}
+    return {key: f"left_out_{name}_{key}" for key in ("probable", "unlike", "right")}
 
 
 def _version(saved: Mapping[str, Any], name: str, arrays: Mapping[str, torch.Tensor]) -> Version:
     check_values(EDITABLE, saved, f"{RELIABILITY}: {name}.")
     temperature, *thresholds = (float(saved[key]) for key in EDITABLE)
-    probable, right = arrays[f"{name}_probable"], arrays[f"{name}_right"]
-    return Version(temperature, Thresholds(*thresholds), probable, arrays["unlike"], right, {})
+    keys = {kind: _keys(name, kind) for kind in ("validation", "left-out training")}
+    photos = [
+        Judged(kind, **{field: arrays[key] for field, key in of_kind.items()})
+        for kind, of_kind in keys.items()
+        if of_kind["right"] in arrays
+    ]
+    return Version(temperature, Thresholds(*thresholds), photos, {})

@@ -1,21 +1,34 @@
 """How far the predictions of a run can be relied on: calibrated probabilities, and photos that are not classified.
 
 Everything is measured on the validation photos: the temperature, the thresholds, and the accuracy of the photos that
-are classified. Plain predictions and those with test-time augmentation have their own.
+are classified. If they are too few for a threshold, it is measured on the training photos, as leave-one-out predicts
+them. Plain predictions and those with test-time augmentation have their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dogscats.base.errors import UserError
+from dogscats.base.text import counted
 from dogscats.lesson.kernel_ridge import best_factor
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.strangers import StrangerDetector, log_not_measured
-from dogscats.reliability.thresholds import KEEP, Thresholds, accuracy_kept, choose_thresholds, words
+from dogscats.reliability.thresholds import (
+    KEEP,
+    Judged,
+    Thresholds,
+    accuracy_kept,
+    are_enough,
+    basis,
+    best_thresholds,
+    expected_share,
+    lost,
+    words,
+)
 
 LABELS = {"plain": "plain", "tta": "test-time augmentation"}
 """Names of the versions of predictions, in files and for people."""
@@ -70,54 +83,84 @@ def _logs(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
+class LeftOutPredictions(NamedTuple):
+    """Predictions of training photos as leave-one-out gives them, and their signs by detectors fitted without them.
+
+    Attributes:
+        plain: predictions of the `N` plain photos.
+        averaged: those with test-time augmentation, of some of them `(M,)`; `None` if there are none.
+        rows: which photos these are `(M,)`.
+        scores: signs of a stranger `(N, S)`; `None` if they could not be computed.
+    """
+
+    plain: Predictions
+    averaged: Predictions | None
+    rows: torch.Tensor
+    scores: torch.Tensor | None
+
+
 @dataclass(frozen=True)
 class Version:
-    """What was measured on the validation photos, in the plain version or with test-time augmentation.
+    """What was measured, in the plain version or with test-time augmentation.
 
     Attributes:
         temperature: temperature of the probabilities; 1 if none helps.
         thresholds: thresholds of the decision.
-        probable: calibrated probability of the most probable class `(N,)`.
-        unlike: how unlike the training photos each validation photo is `(N,)`.
-        right: whether the most probable class is correct `(N,)`.
+        photos: the photos by which thresholds are chosen: validation photos, then left-out training photos if the first
+            are too few.
         calibration: log loss and expected calibration error before, and after by temperatures fitted out of fold.
     """
 
     temperature: float
     thresholds: Thresholds
-    probable: torch.Tensor
-    unlike: torch.Tensor
-    right: torch.Tensor
+    photos: Sequence[Judged]
     calibration: Mapping[str, float | None]
 
-    def keeping(self, share: float) -> "Version":
-        """Choose other thresholds, with which a `share` of the validation photos are classified."""
-        return replace(self, thresholds=choose_thresholds(self.probable, self.unlike, share))
+    @property
+    def judged(self) -> Judged:
+        """The photos that it was measured on: those that there are more of."""
+        return max(self.photos, key=lambda photos: len(photos.right))
 
-    def summary(self) -> dict[str, Any]:
-        """Describe it as plain numbers, for `reliability.json`."""
-        kept = (self.probable >= self.thresholds.unsure_below) & (self.unlike <= self.thresholds.none_above)
+    def keeping(self, share: float) -> "Version":
+        """Choose other thresholds, with which a `share` of the photos are classified."""
+        return replace(self, thresholds=best_thresholds(self.photos, share))
+
+    def summary(self, keep: float = KEEP) -> dict[str, Any]:
+        """Describe it as plain numbers, for `reliability.json`; its thresholds are those for the share `keep`."""
+        _, probable, unlike, right = self.judged
+        kept = (probable >= self.thresholds.unsure_below) & (unlike <= self.thresholds.none_above)
+        chosen_by = basis(self.photos, keep)
+        share, low, high = expected_share(self.thresholds, chosen_by)
         return {
+            "measured_on": _described(self.judged),
             "temperature": self.temperature,
             **self.calibration,
             "unsure_below": self.thresholds.unsure_below,
+            "unsure_from": _described(chosen_by.unsure),
             "none_above": self.thresholds.none_above,
+            "none_from": _described(chosen_by.none),
+            "expected_share": share,
+            "expected_share_ci95": [low, high],
             "kept": kept.double().mean().item(),
-            "accuracy": self.right.double().mean().item(),
-            "accuracy_kept": self.right[kept].double().mean().item(),
-            "accuracy_by_share": accuracy_kept(self.probable, self.unlike, self.right),
+            "accuracy": right.double().mean().item(),
+            "accuracy_kept": right[kept].double().mean().item() if kept.any() else None,
+            "accuracy_by_share": accuracy_kept(probable, unlike, right),
         }
+
+
+def _described(photos: Judged | None) -> str | None:
+    return photos and counted(len(photos.right), f"{photos.kind} photo")
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """The stranger detector of a run, and what was measured on its validation photos.
+    """The stranger detector of a run, and what was measured with it.
 
     Attributes:
         detector: scores how unlike the training photos a photo is.
         plain: for predictions of the plain photo.
         tta: for predictions with test-time augmentation; `None` if the run has none.
-        keep: share of the validation photos that are classified.
+        keep: share of the photos that are classified.
     """
 
     detector: StrangerDetector
@@ -131,7 +174,8 @@ class Reliability:
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """Return the summary of each version, by its name."""
-        return {"plain": self.plain.summary()} | ({"tta": self.tta.summary()} if self.tta else {})
+        versions = {"plain": self.plain} | ({"tta": self.tta} if self.tta else {})
+        return {name: version.summary(self.keep) for name, version in versions.items()}
 
     def calibrated(self, predictions: Predictions, averaged: bool) -> Predictions:
         """Apply the temperature."""
@@ -173,49 +217,82 @@ class Reliability:
         }
 
 
-def measured(tta: TTA, calibrate: bool = True) -> Reliability | None:
-    """Measure on predicted validation photos.
+def measured(
+    tta: TTA, validated: bool = True, left_out: LeftOutPredictions | None = None, calibrate: bool = True
+) -> Reliability | None:
+    """Measure on predicted photos.
 
     Args:
         tta: the predictions.
+        validated: whether they are of validation photos; otherwise they are those of `left_out`.
+        left_out: predictions of left-out training photos; `None` if there are none, or they are not needed.
         calibrate: whether to fit temperatures; a kernel head has one already.
 
     Returns:
         `None`, with the reason in the log, if there is nothing to measure.
     """
-    if not isinstance(tta.scorer, StrangerDetector):
+    detector = tta.scorer
+    if not isinstance(detector, StrangerDetector):
         return None
+    scores = left_out and left_out.scores
     try:
-        if not tta.scores.isfinite().all():
-            raise UserError("features of validation photos give no finite distances")
-        tta.scorer.calibrate(tta.scores)
-        return measure(tta.scorer, tta.plain, tta.averaged, calibrate)
+        if validated and (scores is None or are_enough(len(tta.scores), lost()[1])):
+            scores = tta.scores
+        if scores is None or not scores.isfinite().all():
+            raise UserError("features of the photos give no finite distances")
+        detector.calibrate(scores)
+        plain, averaged = (tta.plain, tta.averaged) if validated else (None, None)
+        return measure(detector, plain, averaged, calibrate, left_out)
     except Exception as error:  # of odd predictions
         log_not_measured(error)
         return None
 
 
 def measure(
-    detector: StrangerDetector, plain: Predictions, averaged: Predictions | None, calibrate: bool = True
+    detector: StrangerDetector,
+    plain: Predictions | None,
+    averaged: Predictions | None,
+    calibrate: bool = True,
+    left_out: LeftOutPredictions | None = None,
 ) -> Reliability:
-    """Fit temperatures and choose thresholds on labelled validation photos, in both versions."""
-    return Reliability(detector, _version(plain, calibrate), _version(averaged, calibrate) if averaged else None)
+    """Fit temperatures and choose thresholds on labelled photos, in both versions.
+
+    Args:
+        detector: the calibrated detector.
+        plain: predictions of plain validation photos; `None` without any.
+        averaged: those with test-time augmentation, if it is used.
+        calibrate: whether to fit temperatures.
+        left_out: predictions of left-out training photos, if they are needed.
+    """
+    plain_out = averaged_out = None
+    if left_out is not None and left_out.scores is not None:
+        unlike = detector.unlike(left_out.scores)
+        plain_out = replace(left_out.plain, unlike=unlike)
+        averaged_out = left_out.averaged and replace(left_out.averaged, unlike=unlike[left_out.rows])
+    tta = _version(averaged, averaged_out, calibrate) if averaged or averaged_out else None
+    return Reliability(detector, _version(plain, plain_out, calibrate), tta)
 
 
-def _version(predictions: Predictions, calibrate: bool) -> Version:
-    probabilities, labels = predictions.probabilities, predictions.labels
-    right, temperature = predictions.predicted == labels, 1.0
-    before = {"log_loss": predictions.log_loss, "ece": predictions.ece}
+def _version(validation: Predictions | None, left_out: Predictions | None, calibrate: bool) -> Version:
+    given = [("validation", validation), ("left-out training", left_out)]
+    kinds = {kind: predictions for kind, predictions in given if predictions is not None}
+    judged = max(kinds.values(), key=lambda predictions: len(predictions.paths))
+    probabilities, labels = judged.probabilities, judged.labels
+    temperature, before = 1.0, {"log_loss": judged.log_loss, "ece": judged.ece}
     after: Mapping[str, float | None] = dict.fromkeys(before)
-    if (
-        calibrate and len(labels) >= MIN_PHOTOS_FITTED and not right.all()
-    ):  # without a mistake, the best temperature would be 0
-        honest = replace(predictions, probabilities=out_of_fold(probabilities, labels))
+    right = judged.predicted == labels
+    # Without a mistake, the best temperature would be 0.
+    if calibrate and len(labels) >= MIN_PHOTOS_FITTED and not right.all():
+        honest = replace(judged, probabilities=out_of_fold(probabilities, labels))
         after = {"log_loss": honest.log_loss, "ece": honest.ece}
         if honest.log_loss < before["log_loss"] and honest.ece < before["ece"]:  # or it does not help
             temperature = fit_temperature(probabilities, labels)
     calibration = {f"{name}_before": before[name] for name in before} | {f"{name}_after": after[name] for name in after}
-    probable = with_temperature(probabilities, temperature).max(dim=1).values
+    photos = [_judged(kind, predictions, temperature) for kind, predictions in kinds.items()]
+    return Version(temperature, best_thresholds(photos), photos, calibration)
+
+
+def _judged(kind: str, predictions: Predictions, temperature: float) -> Judged:
     assert predictions.unlike is not None
-    thresholds = choose_thresholds(probable, predictions.unlike)
-    return Version(temperature, thresholds, probable, predictions.unlike, right, calibration)
+    probable = with_temperature(predictions.probabilities, temperature).max(dim=1).values
+    return Judged(kind, probable, predictions.unlike, predictions.predicted == predictions.labels)

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, user_message
 from dogscats.base.text import shown
 from dogscats.data.loading.dataset import PhotoDataset
@@ -22,9 +23,9 @@ from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.kernel_head import KernelHead
-from dogscats.lesson.stage import GROUPS, Stage
+from dogscats.lesson.stage import Stage
 from dogscats.reliability.agreement import Disagreement
-from dogscats.reliability.neighbors import nearest
+from dogscats.reliability.neighbors import ROWS, nearest
 from dogscats.reliability.signs import (
     MAX_PHOTOS_KEPT,
     Distance,
@@ -37,6 +38,9 @@ from dogscats.reliability.signs import (
 )
 
 log = logging.getLogger(__name__)
+
+FOLDS = 10
+"""Parts of the training photos without which the signs are fitted anew."""
 
 MAX_PHOTOS_PASSED = 4000
 """Largest number of training photos, evenly spaced, that pass a body whose activations are not cached."""
@@ -81,8 +85,7 @@ class StrangerDetector(nn.Module):
             paths: path of each photo, below the root of the data.
         """
         kept = evenly_spaced(len(paths), MAX_PHOTOS_KEPT).tolist()
-        signs = [next(filter(None, (sign.fit(photos) for sign in row))) for row in SIGNS]
-        return cls(signs, [paths[row] for row in kept])
+        return cls(_fit_signs(photos), [paths[row] for row in kept])
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """Return the arrays of all signs, `median` and `spread`, as saved in `strangers.npz`."""
@@ -162,9 +165,44 @@ class StrangerDetector(nn.Module):
         ]
 
 
+def _fit_signs(photos: TrainingPhotos) -> list[Sign]:
+    return [next(filter(None, (sign.fit(photos) for sign in row))) for row in SIGNS]
+
+
+def out_of_fold_scores(photos: TrainingPhotos, groups: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
+    """Compute the signs of training photos, each by what was learned without its fold: otherwise they are too small.
+
+    Args:
+        photos: what the signs learn from.
+        groups: number of the group of each photo `(N,)`; a group is in one fold.
+        logits: logits of each photo, left out, `(N, C)`.
+
+    Returns:
+        Signs `(N, S)`; `None` if all photos are of one group.
+    """
+    _, places = torch.unique(groups, return_inverse=True)
+    folds, labels = places % FOLDS, torch.tensor(photos.labels)  # photos are in the order of the classes
+    if places.max() == 0:
+        return None
+    scores = torch.empty(len(labels), len(SIGNS))
+    chosen = torch.unique(folds).tolist()
+    for fold in progress_bar(chosen, "Leaving out folds", len(chosen), "fold"):
+        (others,), (rows,) = (which.nonzero(as_tuple=True) for which in (folds != fold, folds == fold))
+        known = photos._replace(features=photos.features[others], labels=labels[others].tolist())
+        signs = _fit_signs(known)
+        for some in torch.split(rows, ROWS):
+            computed = ForwardPass(photos.features[some], logits[None, some])
+            scores[some] = torch.stack([sign.score(computed) for sign in signs], dim=1)
+    return scores
+
+
 def fit_detector(
-    activations: Activations, stages: Sequence[Stage], fabric: Fabric, run_dir: Path
-) -> StrangerDetector | None:
+    activations: Activations,
+    stages: Sequence[Stage],
+    fabric: Fabric,
+    run_dir: Path,
+    left_out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[StrangerDetector, torch.Tensor | None] | None:
     """Fit the signs to the training photos in the feature space of the final body.
 
     The activations of a frozen body are cached; photos pass a trained one once.
@@ -174,13 +212,15 @@ def fit_detector(
         stages: stages of the recipe.
         fabric: Fabric of all ranks; all call this.
         run_dir: run directory, for a temporary folder.
+        left_out: groups and logits of the training photos, as for `out_of_fold_scores`, if their signs are needed.
 
     Returns:
-        The same in all ranks; `None`, with the reason in the log, if it cannot be computed: nothing else needs it.
+        The detector, and those signs; the same in all ranks. `None`, with the reason in the log, if they cannot be
+        computed: nothing else needs them.
     """
-    trained = any(stage.freeze_to < GROUPS.index("head") for stage in stages)
-    cached = not trained and activations.views == 0 and any(stage.precompute for stage in stages)
-    folder, detector = run_dir / ".features", None
+    trained = any(stage.trains_body for stage in stages)
+    plain = any(stage.is_closed_form or (stage.precompute and activations.views == 0) for stage in stages)
+    cached, folder, found = not trained and plain, run_dir / ".features", None
     body, data, photos = activations.body, activations.data, activations.data.train
     try:
         if not cached:
@@ -199,14 +239,15 @@ def fit_detector(
                 len(data.classes),
                 lambda: body.widths(data.size),
             )
-            detector = StrangerDetector.fit(training, photos.paths)
+            scores = out_of_fold_scores(training, *left_out) if left_out else None
+            found = StrangerDetector.fit(training, photos.paths), scores
     except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
         if fabric.world_size > 1 and not isinstance(error, UserError):
             raise
         log_not_measured(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return fabric.broadcast(detector)
+    return fabric.broadcast(found)
 
 
 class WithEarly(Backbone):

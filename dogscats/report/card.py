@@ -10,7 +10,9 @@ from dogscats.base.files import write_text
 from dogscats.base.text import shown
 from dogscats.base.trust import needs_trust
 from dogscats.lesson.metrics import METRICS
-from dogscats.report.facts import SPLITS, Facts, Result, capitalised, template
+from dogscats.reliability.kept import thresholds_text
+from dogscats.report.facts import SPLITS, Facts, Result
+from dogscats.report.templates import capitalised, template
 from dogscats.report.verdict import verdict
 
 FILE = "MODEL_CARD.md"
@@ -40,6 +42,7 @@ def write_card(run_dir: Path) -> Path:
         most=MOST_CLASSES,
         trust=bool(needs_trust([facts.config["model"], facts.config["augment"]])),
         base=base_model(facts.config["model"]),
+        thresholds_text=thresholds_text,
     )
     write_text(run_dir / FILE, f"---\n{metadata}---\n\n{body}\n")
     return run_dir / FILE

@@ -1,7 +1,7 @@
-"""What the files of a run directory say about the run, and the templates that its page and model card are made from."""
+"""What the files of a run directory say about the run."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dogscats.base import environment
 from dogscats.base.files import cell, csv_rows, digest, read_json
@@ -17,24 +16,15 @@ from dogscats.base.text import counted, percent
 from dogscats.base.trust import current_names
 from dogscats.data.photos.decisions import read_decisions
 from dogscats.data.photos.run_photos import DECISIONS_FILE, PHOTOS_FILE
-from dogscats.lesson.metrics import final_metrics, loss_text, per_class, wilson_interval
+from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS
 from dogscats.lesson.stage import Stage, final_stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
 
-SPLITS = {"train": "training", "valid": "validation", "test": "test"}
-"""Names of the splits in `photos.csv`, as they are written in a sentence."""
-
-
-def number(value: float | None) -> str:
-    """Return a temperature or threshold as text; a hyphen for one that is undefined or unknown."""
-    return "-" if value is None else f"{value:.6g}"
-
-
-def capitalised(text: str) -> str:
-    """Return a text with a capital letter at its beginning, the others as they are."""
-    return text[:1].upper() + text[1:]
+SPLITS = {"train": "training", "loo": "left-out training", "valid": "validation", "test": "test"}
+"""Names of the splits in `photos.csv`, and of the training photos by leave-one-out, as they are written in a
+sentence."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Result:
     """Metrics of one split, with or without test-time augmentation; `None` where an older run has none.
 
     Attributes:
-        split: `valid` or `test`.
+        split: `loo`, `valid` or `test`.
         tta: whether test-time augmentation was used.
         n: number of photos.
         interval: 95 % Wilson interval of the accuracy.
@@ -136,9 +126,10 @@ class Facts:
 
     @cached_property
     def results(self) -> list[Result]:
-        """Final metrics: validation, then those of a labelled test/; plain, then with test-time augmentation."""
+        """Final metrics: leave-one-out, validation, a labelled test/; plain, then with test-time augmentation."""
         found, final = [], self.final
         for split, n, counts in (
+            ("loo", final.get("n_loo"), final.get("loo_confusion_matrix")),
             ("valid", final.get("n"), final.get("confusion_matrix")),
             ("test", final.get("n_test"), final.get("test_confusion_matrix")),
         ):
@@ -153,19 +144,26 @@ class Facts:
 
     @property
     def judged(self) -> Result:
-        """What the run is judged by: the metrics of a labelled test/, or else of the validation photos."""
+        """What the run is judged by: a labelled test/, or else the validation photos, or else leave-one-out."""
         return self.results[-1]
 
     @property
     def best(self) -> Result:
-        """Validation metrics of the predictions in `predictions_valid.csv`: with test-time augmentation if it ran."""
-        return [result for result in self.results if result.split == "valid"][-1]
+        """Metrics of validation, with test-time augmentation if it ran; of leave-one-out without validation photos."""
+        return [result for result in self.results if result.split != "test"][-1]
+
+    @property
+    def left_out(self) -> Result | None:
+        """Metrics of the training photos by leave-one-out, if they stand beside those of validation photos."""
+        first = self.results[0]
+        return first if first.split == "loo" and self.judged is not first else None
 
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
-        """How each class was predicted, lowest recall first; classes without validation photos last."""
+        """How each class was predicted, lowest recall first; classes without photos last. With `loo_recall`."""
         found = per_class(self.classes, np.array(self.final["confusion_matrix"], dtype=np.int64))
-        rows = ({"name": name, **row} for name, row in found.items())
+        left_out = self.final.get("loo_recall") or {}
+        rows = ({"name": name, **row, "loo_recall": left_out.get(name)} for name, row in found.items())
         return sorted(rows, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
 
     @cached_property
@@ -261,37 +259,6 @@ class Facts:
         if (worst := self.per_class[0])["recall"] is not None:
             found.append(
                 f"The class with the lowest recall is {worst['name']}: {percent(worst['recall'], worst['photos'])} of "
-                f"{counted(worst['photos'], 'validation photo')}."
+                f"{counted(worst['photos'], f'{SPLITS[self.best.split]} photo')}."
             )
         return found
-
-
-def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False) -> Any:
-    """Load a template of this package.
-
-    Its filters write counts (`count`, `counted`), shares (`percent`), losses (`loss`), other numbers and headings. Its
-    global `metrics` has the rows of `METRICS` that a run computes.
-
-    Args:
-        name: file of the template.
-        finalize: function of each value before it is written.
-        autoescape: whether values are escaped for HTML.
-    """
-    environment = Environment(
-        loader=PackageLoader("dogscats.report", ""),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=finalize,
-    )
-    environment.filters.update(
-        number=number,
-        percent=lambda share, n: "-" if share is None else percent(share, n),
-        loss=lambda value, n: "-" if value is None else loss_text(value, n),
-        count=lambda value: f"{value:,}",
-        counted=counted,
-        capitalised=capitalised,
-    )
-    environment.globals["metrics"] = final_metrics()
-    return environment.get_template(name)

@@ -16,10 +16,12 @@ from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, write_text
 from dogscats.base.pages.static_page import STYLE
 from dogscats.base.text import setting, shown, shown_lines
-from dogscats.report.facts import SPLITS, Facts, template
+from dogscats.reliability.kept import thresholds_text
+from dogscats.report.facts import SPLITS, Facts
 from dogscats.report.figure_table import FIGURES, RunFigure
 from dogscats.report.figures.drawing import by_name
 from dogscats.report.figures.prediction_figures import MOST_NUMBERS
+from dogscats.report.templates import template
 from dogscats.report.verdict import verdict
 from dogscats.suspects.search import KINDS, LIKELY_SCORE
 
@@ -65,6 +67,7 @@ def write_page(run_dir: Path, suspects: Path | None = None) -> Path:
         suspects_page=suspects and suspects.absolute() / "suspects.html",
         commands=_commands(run_dir),
         headings={kind: row.heading for kind, row in KINDS.items()},
+        thresholds_text=thresholds_text,
         config_text=escape(shown_lines((run_dir / "config.yaml").read_text(encoding="utf-8"))),
     )
     before, _, after = page.rpartition("{size}")

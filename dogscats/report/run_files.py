@@ -23,6 +23,7 @@ FILES = {
     "most_wrong.png": "the photos it got most wrong",
     "predictions_test.csv": "each test photo with its label and probabilities",
     "predictions_valid.csv": "each validation photo with its label and probabilities",
+    "predictions_loo.csv": "each training photo with its label and probabilities by leave-one-out",
     "predictions.csv": "each photo with its prediction and probabilities",
     "suspects.csv": "the photos to look at, worst first",
     "submission.csv": "id and probability of the second class, as Kaggle wants it",
@@ -54,6 +55,7 @@ FILES = {
     "strangers.npz": "the training photos' features, to notice photos unlike them",
     "checkpoints/last.ckpt": "the final weights, for evaluate.py and resume=",
     "*.sha256": "its checksum",
+    "checkpoints/left_out.npz": "predictions of the training photos by leave-one-out",
     "checkpoints/*": "the weights after a stage",
 }
 """What each file of a run is for, by its path or a pattern of it. Those to open first are at the top; figures that are

@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dogscats.base.console import peak_rss_mb
 from dogscats.base.environment import command
-from dogscats.base.errors import UserError
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.text import counted, shown, text_table
-from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, epoch_text, final_metrics
+from dogscats.lesson.metrics import epoch_text, final_metrics, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
-from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import AUGMENTED
 from dogscats.report import page
 from dogscats.report.history import epoch_headings
@@ -62,29 +62,35 @@ class RunReport:
 
     def finish(
         self,
-        plain: Predictions,
+        plain: Predictions | None,
         averaged: Predictions | None,
         stage: str | None = None,
         augmented: tuple[float, float] | None = None,
+        left_out: Predictions | None = None,
     ) -> None:
-        """Record the final validation metrics, and write the predictions.
+        """Record the final metrics of validation and leave-one-out, and write the predictions.
 
         Args:
-            plain: predictions without test-time augmentation.
+            plain: predictions without test-time augmentation; `None` without validation photos.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
             stage: name of the stage whose weights predicted them.
             augmented: as of `TTA.augmented_accuracy`.
+            left_out: predictions of the training photos by leave-one-out, if it is valid; without validation photos
+                they take their place.
         """
-        self.predictions = predictions = averaged or plain
+        predictions = averaged or plain or left_out
+        assert predictions is not None
+        self.predictions = predictions
         self.metrics["final"] = {
             "stage": stage,
-            "n": len(plain.labels),
+            "n": len(predictions.labels),
             **_final("valid", plain, averaged),
             **(dict(zip(AUGMENTED, augmented, strict=True)) if augmented else {}),
             "confusion_matrix": predictions.confusion_matrix,
+            **(_left_out(left_out) if left_out else {}),
         }
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
-        predictions.write(self.run_dir / "predictions_valid.csv")
+        predictions.write(self.run_dir / f"predictions_{'valid' if plain else 'loo'}.csv")
         write_confused_pairs(self.run_dir, predictions)
         self.write()
 
@@ -104,7 +110,7 @@ class RunReport:
     @property
     def final_numbers(self) -> dict[str, float]:
         """Final metrics by dotted path; those that are undefined are left out."""
-        final, counts = self.metrics["final"], ("n", "n_test")
+        final, counts = self.metrics["final"], ("n", "n_loo", "n_test")
         return {f"final.{k}": v for k, v in final.items() if isinstance(v, int | float) and k not in counts}
 
     def summarise(self) -> None:
@@ -118,7 +124,10 @@ class RunReport:
             rows.append([name, row["epochs"], *(row.get(key, "last") for key in kept), *cells, f"{row['seconds']:.1f}"])
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
         final = self.metrics["final"]
-        self._log_final("valid", "n", "validation photo")
+        if "n_loo" in final:
+            self._log_final("loo", "n_loo", "left-out training photo")
+        if "valid_acc" in final:
+            self._log_final("valid", "n", "validation photo")
         log_confusion_matrix(self.predictions)
         if "n_test" in final:
             self._log_final("test", "n_test", "test photo")
@@ -145,13 +154,25 @@ class RunReport:
         log.info("\n%s", "\n".join(text_table(rows, left=1)))
 
 
-def _final(split: str, plain: Predictions, averaged: Predictions | None) -> dict[str, float | None]:
+def _final(split: str, plain: Predictions | None, averaged: Predictions | None) -> dict[str, float | None]:
     """Compute the metrics of a split, without and with test-time augmentation: `<split>_<metric>` and `..._tta`."""
     return {
         f"{split}_{metric.key}{suffix}": metric.compute(version)
         for suffix, version in (("", plain), ("_tta", averaged))
         if version
         for metric in final_metrics()
+    }
+
+
+def _left_out(predictions: Predictions) -> dict[str, Any]:
+    """Compute the metrics of leave-one-out: those of a split, and the interval of the accuracy, counts and recalls."""
+    counts, n = np.array(predictions.confusion_matrix), len(predictions.labels)
+    return {
+        "n_loo": n,
+        **_final("loo", predictions, None),
+        "loo_ci95": wilson_interval(int(counts.trace()), n),
+        "loo_confusion_matrix": counts.tolist(),
+        "loo_recall": {name: row["recall"] for name, row in per_class(predictions.classes, counts).items()},
     }
 
 
@@ -168,37 +189,3 @@ def log_confusion_matrix(predictions: Predictions) -> None:
         log.info("\n%s", "\n".join(text_table([["actual \\ predicted", *classes], *([n, *row] for n, row in counted)])))
     elif pairs := confused_pairs(predictions)[:MOST_CLASSES]:
         log.info("\n%s", "\n".join(text_table([["most confused: actual", "predicted", "photos"], *pairs], left=2)))
-
-
-def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:
-    """Refuse an `optimized_metric` that `metrics.json` will not have, or that is a test metric.
-
-    Args:
-        metric: dotted path.
-        stages: stages of the recipe.
-        n_aug: number of augmented versions in test-time augmentation.
-        own_callbacks: whether there are callbacks that may log further metrics.
-
-    Raises:
-        UserError: with examples of metrics.
-    """
-    if str(metric).startswith("final.test_"):
-        raise UserError(
-            f"optimized_metric={metric}: what is chosen by its test metrics has no unbiased metric left. Choose by "
-            f"{str(metric).replace('.test_', '.valid_')}; the test metrics are in metrics.json."
-        )
-    suffixes = ("", "_tta") if n_aug else ("",)
-    final = [f"final.valid_{metric.key}{suffix}" for suffix in suffixes for metric in final_metrics()]
-    known = [
-        f"stages.{stage.name}.{name}"
-        for stage in stages
-        for name in (*epoch_columns(TRAINING_LOSSES[stage.is_closed_form :][:1]), "epochs", "seconds")
-    ]
-    known = [*final, *known, "final.n", "seconds", "peak_rss_mb", *(f"lr_finder.{stage.name}" for stage in stages)]
-    logged = tuple(f"stages.{stage.name}.{split}_" for stage in stages for split in ("train", "valid"))
-    if metric not in known and not (own_callbacks and str(metric).startswith(logged)):
-        tta = " It needs callbacks.tta.n_aug=1 or more." if str(metric).endswith("_tta") and not n_aug else ""
-        raise UserError(
-            f"optimized_metric={metric}: metrics.json will have no such number.{tta} Examples: "
-            f"{', '.join(known[: len(final) + 1])}."
-        )

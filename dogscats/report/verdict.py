@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 
@@ -40,14 +41,17 @@ class Verdict:
 
 
 def verdict(facts: Facts) -> Verdict:
-    """Judge a finished run by its files: by its labelled test photos, or by its validation photos if there are none."""
+    """Judge a finished run by its files: by its labelled test photos, else validation photos, else leave-one-out."""
     obstacles = []
     for obstacle in OBSTACLES:
         with optional(f"verdict ({obstacle.__name__})", "completed"):  # a file of the run may be damaged
             obstacles.append(obstacle(facts))
     result = facts.judged
     photos = plural(result.n, f"{SPLITS[result.split]} photo")
-    return Verdict(headline(facts.classes, result, photos), [obstacle for obstacle in obstacles if obstacle])
+    text = headline(facts.classes, result, photos)
+    if facts.left_out:
+        text += f" By leave-one-out: {_right(facts.left_out, 'training photos').lower()}."
+    return Verdict(text, [obstacle for obstacle in obstacles if obstacle])
 
 
 def log_verdict(found: Verdict) -> None:
@@ -63,10 +67,14 @@ def headline(classes: Sequence[str], result: Result, photos: str) -> str:
         result: metrics of the photos.
         photos: what they are called, such as `test photos`.
     """
+    return f"{_right(result, photos)}.{_most_confused(classes, result)}"
+
+
+def _right(result: Result, photos: str) -> str:
     right, n, (low, high) = result.right, result.n, (percent(bound, result.n) for bound in result.interval)
     of = f"all {n:,}" if right == n > 1 else f"{right:,} of {n:,}"
     interval = f"{percent(right / n, n)}; 95 % interval {low.removesuffix(' %')} to {high}"
-    return f"Right on {of} {photos} ({interval}).{_most_confused(classes, result)}"
+    return f"Right on {of} {photos} ({interval})"
 
 
 def _most_confused(classes: Sequence[str], result: Result) -> str:
@@ -192,12 +200,26 @@ def augmentation_hurts(facts: Facts) -> str | None:
 
 def few_photos(facts: Facts) -> str | None:
     """Too few validation photos to compare settings."""
-    n = facts.best.n
+    split, n = facts.best.split, facts.best.n
     if n >= FEW_PHOTOS:
         return None
+    advice = "Add photos" if split == "loo" else "Add photos, or hold out more of them with data.valid_fraction"
+    if facts.left_out and facts.left_out.n >= FEW_PHOTOS:
+        advice = "Leave-one-out is better for that: optimized_metric=final.loo_acc"
     return (
-        f"Only {counted(n, 'validation photo')}, each of which counts {percent(1 / n, n)}: do not compare settings on "
-        "them. Add photos, or hold out more of them with data.valid_fraction."
+        f"Only {counted(n, f'{SPLITS[split]} photo')}, each of which counts {percent(1 / n, n)}: do not compare "
+        f"settings on them. {advice}."
+    )
+
+
+def unknown_weights(facts: Facts) -> str | None:
+    """Leave-one-out with a network that may have been trained on these photos."""
+    weights = str(facts.config["model"].get("weights", "none"))
+    if "n_loo" not in facts.final or weights in ("imagenet", "none"):
+        return None
+    return (
+        f"Leave-one-out is only honest if the network in model.weights={shown(PurePath(weights).name)} was not trained "
+        "on these photos; a run cannot know."
     )
 
 
@@ -219,7 +241,7 @@ def limited(facts: Facts) -> str | None:
 
 OBSTACLES: list[Callable[[Facts], str | None]] = [
     *(trial, repeated_photos, no_better_than_one_class, weak_classes, overfitting, augmentation_hurts),
-    *(cut_off, few_photos, chosen_epoch, limited),
+    *(cut_off, few_photos, unknown_weights, chosen_epoch, limited),
 ]
 """What can stand in the way, worst first: functions that say so, and what to do, or return `None`. A new one is a
 function and its place here: console, page and card follow."""

@@ -6,23 +6,26 @@ programs find `classes`, `size`, `mean` and `std` there.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import pytorch_lightning
 import torch
+import yaml  # type: ignore[import-untyped]
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import safe_open
 from safetensors.torch import save
 
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
-from dogscats.base.trust import checked, targets
+from dogscats.base.trust import checked, current_names, targets
 from dogscats.base.weights import check_content, load_plain
 from dogscats.data.photos.arguments import MOST_PIXELS
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.kernel_head import KernelHead
+from dogscats.lesson.stage import Stage, make_stages
+from dogscats.runs.directory import run_of
 
 SAFETENSORS = ".safetensors"
 
@@ -223,6 +226,29 @@ def load_classifier(
             state = {name: value for name, value in state.items() if name.startswith("body.")}
             state |= {f"heads.{name}": value for name, value in classifier.heads.state_dict().items()}
         classifier.load_state_dict(state)
+
+
+def body_trained_by(stages: Sequence[Stage], load: str | None) -> str | None:
+    """Say what has trained the body, perhaps on the photos that a head is fitted to; `None` if nothing has.
+
+    Args:
+        stages: stages of the recipe.
+        load: checkpoint that the run starts from, if any.
+    """
+    trained = next((stage.name for stage in stages if stage.trains_body), None)
+    if trained:
+        return f"stage {trained}"
+    if load is None:
+        return None
+    file = Path(load).expanduser()
+    try:
+        text = (run_of(file) / "config.yaml").read_text(encoding="utf-8")
+        config: dict[str, Any] = current_names(yaml.safe_load(text))
+        before, last = make_stages(config["recipe"]), read_checkpoint(file)["stage"]
+        names = [stage.name for stage in before]
+        return body_trained_by(before[: names.index(last) + 1], config.get("load")) and f"the run of load={load}"
+    except Exception:  # of a checkpoint that is not in its run directory any more, for one
+        return f"load={load}, as far as is known"
 
 
 def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) -> None:

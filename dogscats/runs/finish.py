@@ -6,17 +6,21 @@ from dataclasses import replace
 
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.utils.data import DataLoader
 
-from dogscats.base.errors import optional
+from dogscats.base.errors import UserError, optional
 from dogscats.base.files import WEIGHTS
+from dogscats.base.text import counted
 from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import final_stage
-from dogscats.lesson.tta import TTA
+from dogscats.lesson.tta import TTA, tta_loaders
 from dogscats.reliability import strangers
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
+from dogscats.reliability.left_out import LeftOut, LeftOutClassifier, left_out_loader, needs_training_photos
 from dogscats.reliability.measured import measured
 from dogscats.report import card, page
 from dogscats.report.facts import Facts, final_weights
@@ -61,11 +65,23 @@ CURVES_FIRST = {
 
 
 def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
-    """Fit the detector of strangers: predictions then say how unlike the training photos a photo is."""
+    """Fit the detector of strangers: predictions then say how unlike the training photos a photo is.
+
+    What leave-one-out says of the training photos is read, too.
+    """
+    data, scores = activations.data, None
+    valid = "loo_loss" in run.report.metrics["stages"][run.final_stage.name]
+    left_out = LeftOut.read(run.dir) if valid else None
     if not run.is_trial:
         trained = run.stages[: run.stages.index(run.final_stage) + 1]
-        model.scorer = strangers.fit_detector(activations, trained, run.fabric, run.dir)
+        needed = (left_out.groups, left_out.logits) if left_out and needs_training_photos(data) else None
+        found = strangers.fit_detector(activations, trained, run.fabric, run.dir, needed)
+        model.scorer, scores = found or (None, None)
+        if model.scorer and scores is None and not data.valid.paths:
+            strangers.log_not_measured(UserError("there are too few photos"))
+            model.scorer = None
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
+    run.left_out = left_out.predictions(data, scores) if left_out else None
 
 
 def final_callbacks(run: Run, model: Classifier, data: DogsCatsDataModule) -> list[Callback]:
@@ -73,18 +89,46 @@ def final_callbacks(run: Run, model: Classifier, data: DogsCatsDataModule) -> li
     callbacks = list(build_callbacks(run.cfg.callbacks).values())
     for callback in callbacks:
         if isinstance(callback, Pictures):
-            callback.source = model, data.valid_dataset()
+            callback.source = model, data.valid_dataset() if data.valid.paths else data.train_dataset("", augment=False)
     return callbacks
 
 
-def keep_predictions(run: Run, tta: TTA) -> None:
-    """Write the predictions and metrics of the validation photos, before anything is drawn."""
+def final_prediction(
+    run: Run, model: Classifier, activations: Activations, n_aug: int
+) -> tuple[Classifier, list[DataLoader[Batch]]]:
+    """Choose what predicts the validation photos, and from what: the photos, or cached activations.
+
+    Without validation photos, leave-one-out has predicted the training photos.
+
+    Args:
+        run: the run.
+        model: its classifier.
+        activations: its activations.
+        n_aug: number of augmented versions per photo.
+    """
+    data = activations.data
+    if run.left_out and not data.valid.paths:
+        return LeftOutClassifier(model), [left_out_loader(data, run.left_out)]
+    if n_aug == 0 and run.final_stage.precompute:
+        return model.for_stage(run.final_stage, seed=0), [activations.valid_loader()]
+    log.info("\nPredicting %s, %s of each", counted(len(data.valid.paths), "photo"), counted(1 + n_aug, "version"))
+    return model, tta_loaders(data, data.valid, n_aug)
+
+
+def keep_predictions(run: Run, data: DogsCatsDataModule, tta: TTA) -> None:
+    """Write the predictions and metrics of the validation photos, and by leave-one-out, before anything is drawn."""
     run.unreported.touch()
-    run.reliability = measured(tta, calibrate=not run.stages[-1].is_closed_form)
+    validated = bool(data.valid.paths)
+    needed = run.left_out if needs_training_photos(data) else None
+    run.reliability = measured(tta, validated, needed, calibrate=not run.stages[-1].is_closed_form)
     if run.reliability:
         write_reliability(run.out, run.reliability, run.weights)
+    left_out = run.left_out and run.left_out.plain
+    if left_out and not validated:
+        left_out = _decided(run, replace(left_out, unlike=tta.plain.unlike))
+    plain = _decided(run, tta.plain) if validated else None
     averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
-    run.report.finish(_decided(run, tta.plain), averaged, run.final_stage.name, tta.augmented_accuracy)
+    run.report.finish(plain, averaged, run.final_stage.name, tta.augmented_accuracy, left_out)
 
 
 def keep_test_predictions(run: Run, tta: TTA) -> None:

@@ -25,7 +25,7 @@ from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with
 from dogscats.lesson.classifier import Classifier
 from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
-from dogscats.runs.checkpoint import load_classifier
+from dogscats.runs.checkpoint import body_trained_by, load_classifier
 from dogscats.runs.compose import accepted, use_own_modules
 from dogscats.runs.directory import plain_config, save_config, save_hydra_config
 from dogscats.runs.ranks import distributed
@@ -121,8 +121,9 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     """Write the list of photos of a new run, and decisions about them, and log what was found.
 
     Raises:
-        UserError: if a run is resumed with other photos.
+        UserError: if a run is resumed with other photos, or needs leave-one-out where it is not valid.
     """
+    check_left_out(run, data)
     accept = data.changed == "accept"
     run_photos.keep_photos(run.out, data.root, data.classes, data.splits, run.resumed, accept)
     given = run.cfg.data.get("decisions")
@@ -136,6 +137,30 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
         log.warning("Warning   %s", data.left_out)
     if run.has_default_recipe and len(data.train.paths) < FEW_PHOTOS:
         log.info("For so few photos recipe=small and recipe=adapt are often better: docs/explanation/which-recipe.md")
+
+
+def check_left_out(run: Run, data: DogsCatsDataModule) -> None:
+    """Refuse to train without validation photos, or to choose by leave-one-out, where that is not valid.
+
+    Raises:
+        UserError: with what to do.
+    """
+    metric, first = str(run.cfg.optimized_metric), run.stages[0]
+    if run.resumed or (data.valid.paths and not metric.startswith("final.loo_")):
+        return
+    key = f"optimized_metric={metric}" if data.valid.paths else "data.valid_fraction=0"
+    if not data.valid.paths and not first.is_closed_form:
+        raise UserError(
+            f"{key}: stage {first.name} needs validation photos. Hold some out, data.valid_fraction=0.2, or choose "
+            "recipe=small, whose kernel head is judged by leave-one-out."
+        )
+    if metric.startswith("stages.") and ".valid_" in metric:
+        raise UserError(f"optimized_metric={metric}: there are no validation photos. Choose by final.loo_acc.")
+    if trained_by := body_trained_by(run.stages, run.cfg.load):
+        raise UserError(
+            f"{key}: leave-one-out is not valid, as the body was trained by {trained_by}, perhaps on these photos. "
+            "Hold some out, data.valid_fraction=0.2, and choose by final.valid_acc."
+        )
 
 
 def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:

@@ -19,8 +19,10 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import read_json
 from dogscats.lesson.stage import Stage, final_stage
 from dogscats.lesson.tta import TTA
-from dogscats.reliability.measured import Reliability
-from dogscats.report.summary import RunReport, check_metric
+from dogscats.reliability.left_out import LeftOut
+from dogscats.reliability.measured import LeftOutPredictions, Reliability
+from dogscats.report.optimized_metric import check_metric
+from dogscats.report.summary import RunReport
 from dogscats.runs.checkpoint import VerifiedCheckpointIO, read_checkpoint
 from dogscats.runs.compose import build_callbacks, build_lr_finder
 from dogscats.runs.loggers import build_loggers
@@ -73,6 +75,7 @@ class Run:
         weights: digest of the final weights; set before the final prediction.
         figures: figures that the loggers get at the end, by name.
         reliability: calibration and thresholds; `None` before the final prediction, or if they cannot be measured.
+        left_out: predictions of the training photos by leave-one-out; `None` before the end, or where it is not valid.
 
     Raises:
         UserError: for callbacks, loggers or Trainer arguments that cannot be used.
@@ -99,6 +102,7 @@ class Run:
         self.wrote_decisions = self.wrote_hydra_config = self.has_logged = False
         self.figures: dict[str, Figure] = {}
         self.reliability: Reliability | None = None
+        self.left_out: LeftOutPredictions | None = None
         self.lr_finder = build_lr_finder(cfg.callbacks)
         # Built here only to report config errors before any computation.
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
@@ -195,7 +199,9 @@ def read_progress(run_dir: Path, stages: Sequence[Stage], final: str) -> RunProg
         checkpoint = next((file for file in files if saved_stage(file) == stage.name), None)
         # The next stage overwrites last.ckpt.
         kept = final == "last" or complete or saved_stage(stage_checkpoint(run_dir, best)) == best.name
-        if checkpoint and kept:
+        # Damaged or removed, it costs the fit again.
+        judged = "loo_loss" not in metrics["stages"][done[-1].name] or LeftOut.read(run_dir) is not None
+        if checkpoint and kept and judged:
             return RunProgress(metrics, [stage.name for stage in done], checkpoint)
     return RunProgress(metrics)
 

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from dogscats.base.errors import optional
+from dogscats.base.errors import UserError, optional
 from dogscats.base.rules import values_by_key
 from dogscats.base.text import counted, listed, percent
 from dogscats.data.loading.datamodule import DogsCatsDataModule
@@ -25,10 +25,12 @@ from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.lesson.metrics import METRICS
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
+from dogscats.lesson.tta import TTA
+from dogscats.reliability.left_out import keep_left_out
 from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish
 from dogscats.report.history import History
-from dogscats.runs.checkpoint import remove_checkpoint, save_classifier
+from dogscats.runs.checkpoint import body_trained_by, remove_checkpoint, save_classifier
 from dogscats.runs.compose import build_callbacks
 from dogscats.runs.loggers import build_loggers, close, hyperparameters, start_loggers
 from dogscats.runs.run import Run, read_intact, stage_checkpoint
@@ -154,18 +156,29 @@ def fit_closed_form(run: Run, stage: Stage, model: Classifier, activations: Acti
         log.info("Not used by a fit in closed form: %s", ", ".join(unused))
     loggers = make_loggers(run, stage.name)
     features, groups = features_and_groups(activations, run.settings["data"].get("group"))
+    fit: KernelFit | None = None
     fitted: Any = None
+    if trained_by := body_trained_by(run.stages, run.cfg.load):
+        log.info("No leave-one-out: the body was trained by %s, perhaps on these photos", trained_by)
     if fabric.is_global_zero:
         widths, began = activations.body.widths(data.size), time.perf_counter()
         fit = KernelHead.fit(features, data.train.labels, len(data.classes), widths, groups, model.class_weights)
-        log.info(
-            "Fitted to %s in %.1f s. Each left out: right on %s, log loss %.3g",
-            *(counted(len(groups), "photo"), time.perf_counter() - began),
-            *(percent(fit.accuracy, len(groups)), fit.log_loss),
-        )
-        _log_not_scored(fit, data)
-        fitted = fit.head, {"loo_loss": fit.log_loss} if fit.scored.any() else {}
+        log.info("Fitted to %s in %.1f s", counted(len(groups), "photo"), time.perf_counter() - began)
+        valid = not trained_by and fit.scored.any()
+        if valid:
+            log.info("Each left out: right on %s, log loss %.3g", percent(fit.accuracy, len(groups)), fit.log_loss)
+        if not trained_by:
+            _log_not_scored(fit, data)
+        fitted = fit.head, {"loo_loss": fit.log_loss} if valid else {}
     model.heads, metrics = fabric.broadcast(fitted)
+    if "loo_loss" in metrics:
+        tta = (callback for callback in build_callbacks(run.cfg.callbacks).values() if isinstance(callback, TTA))
+        keep_left_out(run.dir, fit, activations, max((callback.n_aug for callback in tta), default=0))
+    elif not data.valid.paths:
+        raise UserError(
+            "data.valid_fraction=0: leave-one-out can judge no photo, as all photos of each class belong together. "
+            "Hold some out for validation."
+        )
     metrics |= _validated(model, activations)
     seconds = round(time.perf_counter() - started, 3)
     for callback in build_callbacks(run.cfg.callbacks, stage).values():

@@ -170,12 +170,15 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float:
     Raises:
         UserError: if there is no such number.
     """
+    final = metrics.get("final", {})
+    if "n_loo" in final and "valid_acc" not in final:  # without validation photos, leave-one-out takes their place
+        path = path.replace("final.valid_", "final.loo_").removesuffix("_tta")
     value: Any = metrics
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float):
-        final = [f"final.{k}" for k, v in metrics.get("final", {}).items() if k.startswith("valid_")]
-        raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(final)}.")
+        examples = [f"final.{key}" for key in final if key.startswith(("valid_", "loo_"))]
+        raise UserError(f"optimized_metric={path}: metrics.json has no such number. Examples: {', '.join(examples)}.")
     return value
 
 

@@ -13,9 +13,9 @@ from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import digest
 from dogscats.base.text import shown, text_table
-from dogscats.data.loading.photo_check import check_images
+from dogscats.data.loading.photo_check import check_images, leave_out
 from dogscats.data.photos.arguments import check_root
-from dogscats.data.photos.layouts import DatasetFinder, Photos, leave_out
+from dogscats.data.photos.layouts import DatasetFinder, Photos
 from dogscats.data.photos.listing import left_out, left_out_summary
 from dogscats.suspects.search import LIKELY_SCORE, MOST_COMPARED, find_by_appearance, joined
 

@@ -26,7 +26,7 @@ def draw(tmp_path: Path) -> Any:
 
     def drawn(
         valid: Any = ((60, 10), (5, 65)), test: Any = None, losses: Any = FALLING, cut_off: float = 0.1,
-        repeated: int = 0, augmented: Any = (), **config: Any,
+        repeated: int = 0, augmented: Any = (), loo: Any = None, **config: Any,
     ) -> Path:  # fmt: skip
         folder = draw_run(tmp_path / "run", ["bees", "ants"])
         metrics = json.loads((folder / "metrics.json").read_text()) | {"cut_off": cut_off}
@@ -36,6 +36,9 @@ def draw(tmp_path: Path) -> Any:
                 n, right = sum(map(sum, counts)), sum(row[label] for label, row in enumerate(counts))
                 final |= {f"{split}_acc": right / n, f"{split}_loss": 0.5, "n" if split == "valid" else "n_test": n}
                 final["confusion_matrix" if split == "valid" else "test_confusion_matrix"] = counts
+        if loo:
+            n, right = sum(map(sum, loo)), sum(row[label] for label, row in enumerate(loo))
+            final |= {"loo_acc": right / n, "loo_loss": 0.5, "n_loo": n, "loo_confusion_matrix": loo}
         (folder / "metrics.json").write_text(json.dumps(metrics | {"final": final}))
         rows = [("second", epoch, *both, 0.9) for epoch, both in enumerate(losses)]
         write_csv(folder / "history.csv", ["stage", "epoch", "train_loss", "valid_loss", "valid_acc"], rows)
@@ -69,6 +72,23 @@ def test_with_a_labelled_test_set_the_headline_is_the_tests(draw: Any) -> None:
     assert verdict(Facts(run)).headline == expected
     assert expected in Page(write_page(run)).text
     assert expected in write_card(run).read_text()
+
+
+def test_leave_one_out_stands_beside_validation(draw: Any) -> None:
+    weights = {"_target_": "dogscats.resnet34", "weights": "/home/me/own.pth"}
+    found = verdict(Facts(draw(valid=((2, 0), (1, 1)), loo=((50, 10), (5, 35)), model=weights)))
+    assert found.headline.startswith("Right on 3 of 4 validation photos")
+    loo = "By leave-one-out: right on 85 of 100 training photos (85 %; 95 % interval 77 to 91 %)."
+    assert found.headline.endswith(loo)
+    few, unknown = found.obstacles
+    assert few.endswith("Leave-one-out is better for that: optimized_metric=final.loo_acc.")
+    assert "if the network in model.weights=own.pth was not trained on these photos" in unknown
+
+
+def test_leave_one_out_takes_the_place_of_validation(draw: Any) -> None:
+    alone = verdict(Facts(draw(valid=None, loo=((50, 10), (5, 35)))))
+    assert alone.headline.startswith("Right on 85 of 100 left-out training photos (85 %")
+    assert "By leave-one-out" not in alone.headline
 
 
 def test_all_right(draw: Any) -> None:

@@ -253,14 +253,20 @@ def test_the_learning_rate_finder_sees_the_same_losses_in_both_ranks(classifier:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True])
 def test_a_kernel_head_has_the_same_bits_with_any_number_of_ranks(
-    run_process: Run, shared_root: Path, tmp_path: Path
+    alone: bool, run_process: Run, shared_root: Path, tmp_path: Path
 ) -> None:
-    states = []
+    data = [f"data.root={shared_root / 'train'}", "data.valid_fraction=0"] if alone else [f"data.root={shared_root}"]
+    states, final = [], []
     for name, ranks in (("one", TWO[2:]), ("two", TWO)):
-        arguments = [f"data.root={shared_root}", *TINY, *ranks, "recipe=small", "callbacks.tta.n_aug=1", NO_PICTURES]
+        arguments = [*data, *TINY, *ranks, "recipe=small", "callbacks.tta.n_aug=1", NO_PICTURES]
         result = run_process("train.py", *arguments, f"activations.dir={tmp_path / name}", f"hydra.run.dir={name}")
         assert result.returncode == 0, result.stderr
+        final.append(json.loads((tmp_path / name / "metrics.json").read_text())["final"])
+        assert final[-1]["n_loo"] == 24
+        assert ("valid_acc" in final[-1]) != alone
         states.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
         assert (tmp_path / name / "history.csv").read_text().count("\n") == 2
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert final[0]["loo_confusion_matrix"] == final[1]["loo_confusion_matrix"]

@@ -55,7 +55,7 @@ class DogsCatsDataModule(LightningDataModule):
         augment: function that makes the training transform from `size`, for example `transforms.side_on`.
         seed: seeds batch order and augmentation.
         cache_dir: folder for data derived from the photos; `None` for the default of `cache_folder`.
-        valid_fraction: share of each class to hold out if there are no validation photos.
+        valid_fraction: share of each class to hold out if there are no validation photos; with 0, `valid` is empty.
         on_bad_image: `error` to stop at unreadable photos, `skip` to leave them out.
         download: whether to download the dataset from `url` if `root` has none.
         url: address of a zip archive with `train/`, at the top level or in one folder.
@@ -170,9 +170,7 @@ class DogsCatsDataModule(LightningDataModule):
         return self._found.classes
 
     def setup(self, stage: str | None = None) -> None:
-        """List the photos and check that they can be decoded.
-
-        Sets `train`, `valid`, `test` and `bad`.
+        """List the photos and check that they can be decoded; set `train`, `valid`, `test` and `bad`.
 
         Raises:
             UserError: if classes are missing, empty or differ between splits, there are too few photos, photos are
@@ -185,7 +183,7 @@ class DogsCatsDataModule(LightningDataModule):
         for split, photos in splits.items():
             labels = set(photos.labels)
             missing = [name for number, name in enumerate(found.classes) if number not in labels]
-            if not labels or (missing and split != "test"):
+            if found.splits[split].paths and (not labels or (missing and split != "test")):
                 of_class = "" if split == "test" else f"of class {missing[0]!r} "
                 raise UserError(
                     f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
@@ -224,6 +222,11 @@ class DogsCatsDataModule(LightningDataModule):
         readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
         self.bad, self.elongated = found.bad, found.elongated
         return [decided(photos, changes) for photos in readable] if changes else readable
+
+    @property
+    def has_valid(self) -> bool:
+        """Whether there are validation photos, or some are held out; available before `setup`."""
+        return self._finder.has_valid
 
     @property
     def summary(self) -> str:

@@ -16,7 +16,7 @@ from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.text import counted, listed, shown
-from dogscats.data.photos.layouts import Photos, leave_out
+from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.listing import natural_key
 from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
 from dogscats.data.pixels.shrink import Shrink, completed, planned
@@ -230,3 +230,8 @@ def usable_photos(
         shrink = completed(shrink, root, found.sizes)
     usable = [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits]
     return usable, replace(found, bad=bad)
+
+
+def leave_out(photos: Photos, bad: Container[str]) -> Photos:
+    """Remove the labelled photos whose paths are in `bad`."""
+    return photos.select([row for row, path in enumerate(photos.paths) if path not in bad])

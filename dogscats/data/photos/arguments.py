@@ -42,7 +42,7 @@ RULES: dict[str, Rule] = {
     "num_workers": or_none(whole(0, 512)),
     "limit": or_none(whole(1)),
     "seed": (whole(0)[0], "a whole number, 0 or more"),
-    "valid_fraction": (lambda value: is_number(value) and 0 < value < 1, "a number between 0 and 1"),
+    "valid_fraction": (lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1"),
     "fit": one_of(*FITS),
     "root": _path("a folder"),
     "download": SWITCH,

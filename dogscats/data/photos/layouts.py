@@ -5,7 +5,7 @@ class whose `found_in` returns a source is used.
 """
 
 import logging
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -155,7 +155,7 @@ class DatasetFinder:
 
     Attributes:
         root: folder of the dataset.
-        valid_fraction: share of each class of the training photos to hold out if there are no validation photos.
+        valid_fraction: share of each class of the training photos to hold out if there are no validation photos; or 0.
         seed: seeds the choice of held-out photos.
         limit: maximum number of photos per class and split, taken from the start; `None` for all.
         labels: table of paths and labels, relative to `root`; `None` for folders.
@@ -214,6 +214,11 @@ class DatasetFinder:
             log.warning("%s", note)
         return result
 
+    @property
+    def has_valid(self) -> bool:
+        """Whether there are validation photos, or some are held out."""
+        return self.valid_fraction > 0 or "valid" in self._source().splits
+
     def _source(self) -> Source:
         check_root(self.root)
         columns = {kind: str(name) for kind, name in (self.columns or {}).items()}
@@ -255,12 +260,12 @@ class DatasetFinder:
                     f"{source.name}: the classes of train and valid differ. Only in {place('train')}: {only[0]}. Only "
                     f"in {place('valid')}: {only[1]}."
                 )
-        else:
+        elif self.valid_fraction:
             where = place("train")
             train, valid = hold_out(train, source.base, pattern, self.valid_fraction, self.seed, source.name, *hint)
         if pattern:
             notes += in_both(train, valid, pattern, "valid") + in_both(train, test, pattern, "test")
-        splits = ["train", *([] if where else ["valid"]), *(["test"] if test else [])]
+        splits = ["train", *(["valid"] if "valid" in source.splits else []), *(["test"] if test else [])]
         by = " by data.group" if pattern else ""
         share = f", {100 * self.valid_fraction:g} % held out{by}" if where else ""
         return Found(
@@ -276,11 +281,6 @@ class DatasetFinder:
             empty_folders=source.empty_folders,
             notes=notes,
         )
-
-
-def leave_out(photos: Photos, bad: Container[str]) -> Photos:
-    """Remove the labelled photos whose paths are in `bad`."""
-    return photos.select([row for row, path in enumerate(photos.paths) if path not in bad])
 
 
 def _check_distinct(name: str, classes: Sequence[str]) -> None:

@@ -63,9 +63,9 @@ def export_run(job: Job) -> None:
     what = f"random photos, as there is no folder data.root={root}"
     if root is not None and Path(root).expanduser().is_dir():
         data = job.data()
-        photos = data.labelled(job.cfg.split, job.predictor.classes)
+        photos = data.labelled(job.split(data), job.predictor.classes)
         dataset = PhotoDataset(photos, data.evaluation, data.seed)
-        what = f"photos of {job.cfg.split}"
+        what = f"photos of {job.split(data)}"
     file = checkpoint_of(job.cfg.run or job.cfg.ckpt)
     final = file.name in ("last.ckpt", WEIGHTS)  # the metrics of a run are not those of an earlier stage
     page = {"run_dir": run_of(file) if final else None, "runtime": job.cfg.web.runtime}

@@ -85,9 +85,7 @@ def accuracy_kept(run: Facts) -> Figure | None:
         shares, accuracies = zip(*summary["accuracy_by_share"], strict=True)
         (line,) = axes.plot(shares, accuracies, label=name, clip_on=False)
         axes.plot(summary["kept"], summary["accuracy_kept"], "o", color=line.get_color(), clip_on=False)
-    axes.set(
-        xlim=(0, 1), xlabel="Share of the validation photos that are classified", ylabel="Accuracy of these photos"
-    )
+    axes.set(xlim=(0, 1), xlabel="Share of the photos that are classified", ylabel="Accuracy of these photos")
     axes.set_title("Accuracy against share kept; points: the run's thresholds")
     axes.legend(loc="lower left")
     return figure

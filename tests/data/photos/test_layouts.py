@@ -7,9 +7,10 @@ from conftest import draw_photo
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
+from dogscats.data.loading.photo_check import leave_out
 from dogscats.data.photos.columns import LabelTable
 from dogscats.data.photos.folders import Folders
-from dogscats.data.photos.layouts import SOURCES, DatasetFinder, Photos, leave_out
+from dogscats.data.photos.layouts import SOURCES, DatasetFinder, Photos
 from dogscats.data.photos.listing import image_names, left_out, left_out_summary
 from dogscats.data.photos.split import held_out
 
@@ -312,7 +313,7 @@ def test_a_data_module_reads_the_flat_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("valid_fraction", 0),
+        ("valid_fraction", -0.1),
         ("valid_fraction", 1),
         ("valid_fraction", "some"),
         ("on_bad_image", "ignore"),
