@@ -33,17 +33,14 @@ log = logging.getLogger(__name__)
 class DogsCatsDataModule(LightningDataModule):
     """Labelled photos in the lesson's layout, `train/<class>/`, `valid/<class>/`, or another that is found by looking.
 
-    Class folders alone, Kaggle's `<class>.<number>.jpg` and tables are also supported; validation photos and a
-    labelled `test/` are optional. docs/how-to/photos.md has all layouts.
-    `trainer.test` uses the labelled `test/`, and `trainer.predict` the unlabelled `test1/`; without them, both use the
-    validation photos.
+    Other layouts and tables are also supported: docs/how-to/photos.md. Validation photos are optional. `trainer.test` uses
+    a labelled `test/`, and `trainer.predict` the unlabelled `test1/`; without them, both use the validation photos.
 
     Example:
         >>> data = DogsCatsDataModule("photos", size=224)
         >>> data.classes  # ["cats", "dogs"]
         >>> data.setup()
-        >>> data.train.paths[0]  # relative to data.train.root
-        >>> batch = next(iter(data.train_dataloader()))  # batch.inputs: (64, 3, 224, 224), uint8; batch.labels: (64,)
+        >>> batch = next(iter(data.train_dataloader()))  # inputs: (64, 3, 224, 224), uint8; labels: (64,)
 
     Args:
         root: folder of the dataset.
