@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 class DogsCatsDataModule(LightningDataModule):
     """Labelled photos in the lesson's layout, `train/<class>/`, `valid/<class>/`, or another that is found by looking.
 
-    Other layouts and tables are also supported: docs/how-to/photos.md. Validation photos are optional. `trainer.test` uses
-    a labelled `test/`, and `trainer.predict` the unlabelled `test1/`; without them, both use the validation photos.
+    Other layouts and tables are also supported: docs/how-to/photos.md. Validation photos are optional. `trainer.test`
+    uses a labelled `test/`, `trainer.predict` the unlabelled `test1/`; without them, both use the validation photos.
 
     Example:
         >>> data = DogsCatsDataModule("photos", size=224)
