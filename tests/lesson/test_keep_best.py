@@ -55,6 +55,7 @@ def test_the_stage_ends_with_the_weights_of_its_best_epoch(
     assert f"Kept the weights of {f'epoch {kept}' if kept != 'start' else 'the start'}" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm", [pytest.param(HARMFUL, id="harmful"), pytest.param(DIVERGING, id="diverging", marks=pytest.mark.slow)]
 )

@@ -280,6 +280,7 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
         export_files("onnx-int8", predictor, tmp_path / "none", None)
 
 
+@pytest.mark.slow
 def test_int8_leaves_a_kernel_head_alone(odd_photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")

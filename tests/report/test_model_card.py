@@ -76,6 +76,7 @@ def test_names_are_text_and_folders_are_not_told(card: Path) -> None:
         assert markdown(name) in text
 
 
+@pytest.mark.slow
 def test_the_card_of_thousands_of_classes_is_bounded(tmp_path: Path) -> None:
     text = write_card(draw_run(tmp_path / "run", [f"breed {number}" for number in range(3000)])).read_text()
     assert len(text.splitlines()) < MOST_CLASSES + 100

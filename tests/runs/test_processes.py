@@ -277,10 +277,11 @@ def test_workers_that_cannot_send_say_so(photos: Path, long_tmpdir: None, monkey
         list(loader(photos))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "message"),
     [
-        pytest.param(signal.SIGSTOP, "photos hang: they", marks=pytest.mark.slow),
+        (signal.SIGSTOP, "photos hang: they"),
         (signal.SIGKILL, r"DataLoader worker"),
     ],
 )

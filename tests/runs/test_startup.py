@@ -94,7 +94,7 @@ def test_a_signal_during_the_imports(shared_root: Path, tmp_path: Path) -> None:
     while not (tmp_path / "run" / "train.log").exists():  # Hydra makes it just before it calls `main`
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=15)
     assert process.returncode == 130

@@ -196,6 +196,7 @@ def test_a_run_on_a_table_is_evaluated_on_the_same_photos(run_command: Run, tmp_
     assert "Traceback" not in missing.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.fault("labels in a table changed before `resume=`: refused")
 def test_a_run_is_not_resumed_with_other_labels(run_command: Run, tmp_path: Path) -> None:
     """Also with class folders in the root whose names a spreadsheet would take for formulas."""
