@@ -153,8 +153,9 @@ def find_photos(pattern: str) -> list[Path]:
         elif is_image_name(match.parent, match.name):
             photos.add(match)
     if not photos:
+        missing = "there is no such file or folder" if not glob.has_magic(pattern) and not path.exists() else ""
         raise UserError(
-            f"predict={pattern}: no photos found. Give a file, a folder, or a quoted glob, for example "
+            f"predict={pattern}: {missing or 'no photos found'}. Give a file, a folder, or a quoted glob, for example "
             "'predict=photos/*.jpg'."
         )
     return sorted(photos, key=natural_key)

@@ -127,12 +127,13 @@ class Version:
 
     def summary(self, keep: float = KEEP) -> dict[str, Any]:
         """Describe it as plain numbers, for `reliability.json`; its thresholds are those for the share `keep`."""
-        _, probable, unlike, right = self.judged
-        kept = (probable >= self.thresholds.unsure_below) & (unlike <= self.thresholds.none_above)
         chosen_by = basis(self.photos, keep)
+        judged = chosen_by.none or self.judged  # signs of left-out photos and of validation photos differ a little
+        _, probable, unlike, right = judged
+        kept = (probable >= self.thresholds.unsure_below) & (unlike <= self.thresholds.none_above)
         share, low, high = expected_share(self.thresholds, chosen_by)
         return {
-            "measured_on": _described(self.judged),
+            "measured_on": _described(judged),
             "temperature": self.temperature,
             **self.calibration,
             "unsure_below": self.thresholds.unsure_below,

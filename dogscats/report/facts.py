@@ -244,9 +244,9 @@ class Facts:
         if self.reliability:
             *_, row = self.reliability.values()
             kept, right = (percent(row[key], n) for key in ("kept", "accuracy_kept"))
+            photos = row.get("measured_on") or "validation photos"
             found.append(
-                f"{kept} of the validation photos get a class, {right} of these the right one; the others are unsure "
-                "or none."
+                f"{kept} of the {photos} get a class, {right} of these the right one; the others are unsure or none."
             )
         return found
 

@@ -82,6 +82,8 @@ def _most_confused(classes: Sequence[str], result: Result) -> str:
     if result.counts is None or result.right == result.n:
         return ""
     counts = np.array(result.counts)
+    if counts[~np.eye(len(classes), dtype=bool)].max() < 2:  # each mistake is another one
+        return ""
     photos = counts.sum(axis=1, keepdims=True)
     np.fill_diagonal(counts, 0)
     shares = np.where(counts == counts.max(), counts / np.maximum(photos, 1), 0)

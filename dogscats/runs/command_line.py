@@ -98,7 +98,8 @@ def _abbreviates(name: str, option: str) -> bool:
 
 def _stray(words: Sequence[str], place: int) -> str:
     """Say what is wrong with a word that is no setting: most often it belongs to the one before."""
-    first = place - 1 if place and SETTING.match(words[place - 1]) else place
+    follows = place and SETTING.match(words[place - 1]) and words[place + 1 : place + 2] != ["="]
+    first = place - 1 if follows else place
     end = next((n for n in range(place + 1, len(words)) if SETTING.match(words[n])), len(words))
     key, equals, value = " ".join(words[first:end]).partition("=")
     if not equals or not key.strip():

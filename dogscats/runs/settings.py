@@ -121,7 +121,8 @@ def set_epochs(cfg: DictConfig) -> None:
         if stage.get(key) is not None
     }
     if [key.rpartition(".")[2] for key in lengths] != ["epochs"]:
-        instead = f"; set {', '.join(lengths)} (cycle_len: epochs of the first cycle)" if lengths else ""
+        named = f"set {', '.join(lengths)} (cycle_len: epochs of the first cycle)"
+        instead = f"; {named}" if lengths else f". {', '.join(map(str, stages))} is fitted without epochs"
         raise UserError(f"epochs={epochs}: it is for recipes of one stage that is trained by epochs{instead}.")
     ((key, stage),) = lengths.items()
     if any(typed.lstrip("+") == key for typed in values_by_key(HydraConfig.get().overrides.task)):
