@@ -106,9 +106,10 @@ def repeated_photos(facts: Facts) -> str | None:
     ]
     if not found:
         return None
+    verb = "is" if sum(facts.repeated.values()) == 1 else "are"
     return (
-        f"{' and '.join(found)} are among the training photos, too: the metrics are too good. Remove one of each pair, "
-        "and train again; python -m dogscats.check <photos> lists them."
+        f"{' and '.join(found)} {verb} among the training photos, too: the metrics are too good. Remove one of each "
+        "pair, and train again; python -m dogscats.check <photos> lists them."
     )
 
 
@@ -119,11 +120,14 @@ def no_better_than_one_class(facts: Facts) -> str | None:
         return None
     photos = [sum(row) for row in result.counts]
     largest = max(photos)
-    if result.right > largest:
+    if result.right > largest or result.right == result.n:
         return None
+    advice = "Look at the labels, the learning rate and the curve of the loss; more epochs may help"
+    if facts.trained[-1].is_closed_form:
+        advice = "Look at the labels; more photos, or recipe=adapt, may help"
     return (
         f"No better than always saying {shown(facts.classes[photos.index(largest)])}, which is right on {largest:,} "
-        f"of {result.n:,}. Look at the labels, the learning rate and the curve of the loss; more epochs may help."
+        f"of {result.n:,}. {advice}."
     )
 
 
@@ -143,9 +147,11 @@ def weak_classes(facts: Facts) -> str | None:
     ]
     if not weak:
         return None
+    weighted = facts.config.get("class_weights", "none") != "none"
     return (
         f"Recall of less than half the mean of the classes, {percent(mean, result.n)}: {listed(weak, MOST_NAMED)}. "
-        "Add photos of these, look for wrong labels with suspects=true, or train with class_weights=balanced."
+        "Add photos of these, or look for wrong labels with suspects=true"
+        f"{'' if weighted else ', or train with class_weights=balanced'}."
     )
 
 
@@ -191,12 +197,13 @@ def augmentation_hurts(facts: Facts) -> str | None:
     if not {*AUGMENTED} <= final.keys():  # no augmented versions were predicted, or the run is older
         return None
     plain, augmented, error = (final[key] for key in ("valid_acc", *AUGMENTED))
+    crops = str((facts.config.get("augment") or {}).get("_target_")).endswith(".crops")
     if plain - augmented <= 2 * error:
         return None
     return (
         f"Right on {percent(augmented, facts.best.n)} of augmented validation photos, but on "
         f"{percent(plain, facts.best.n)} of plain ones: augmentation hides what tells the classes apart, as mirroring "
-        "does with left and right. Without mirroring: augment=crops."
+        f"does with left and right.{'' if crops else ' Without mirroring: augment=crops.'}"
     )
 
 
@@ -205,7 +212,7 @@ def few_photos(facts: Facts) -> str | None:
     split, n = facts.best.split, facts.best.n
     if n >= FEW_PHOTOS:
         return None
-    advice = "Add photos" if split == "loo" else "Add photos, or hold out more of them with data.valid_fraction"
+    advice = "Add photos" if split == "loo" else "Add photos; without a valid/, hold out more with data.valid_fraction"
     if facts.left_out and facts.left_out.n >= FEW_PHOTOS:
         advice = "Leave-one-out is better for that: optimized_metric=final.loo_acc"
     return (
@@ -238,7 +245,7 @@ def chosen_epoch(facts: Facts) -> str | None:
 def limited(facts: Facts) -> str | None:
     """Photos that were left out for a quick look."""
     limit = facts.config["data"].get("limit")
-    return None if limit is None else f"At most {counted(limit, 'photo')} of each class were used (data.limit)."
+    return None if limit is None else f"data.limit leaves at most {counted(limit, 'photo')} of each class."
 
 
 OBSTACLES: list[Callable[[Facts], str | None]] = [

@@ -51,7 +51,8 @@ def helpful_command_line() -> Iterator[None]:
     """
     actions = get_args_parser()._actions
     check_words(sys.argv[1:], {name: action.nargs != 0 for action in actions for name in action.option_strings})
-    sys.argv[1:] = [_with_newest_run(word) for word in sys.argv[1:]]
+    words = [_with_newest_run(word) for word in sys.argv[1:]]
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # Hydra takes it only in front
     try:
         yield
     except HydraException as error:

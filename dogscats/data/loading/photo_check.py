@@ -157,7 +157,7 @@ def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shri
             # One of all ranks and runs that need the same photos decodes them; the others wait.
             stack.enter_context(locked(remembered.with_suffix(".lock"), f"{remembered}"))
             before = _remembered(remembered)
-        if before is None:
+        if before is None or not before.bad.keys() <= set(paths):  # written where names were decoded otherwise
             found = examine(root, paths, shrink and planned(shrink, root, paths))
             for path, text in found.odd.items():
                 log.warning("%s: %s (the photo is still used)", shown(root / path), text)

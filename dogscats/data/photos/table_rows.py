@@ -13,6 +13,7 @@ from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.columns import COLUMNS, LIKELY, PATHS, find_columns, plain
+from dogscats.data.pixels.picture import LFS, LFS_POINTER
 
 SEPARATORS = ",;\t"
 
@@ -36,13 +37,16 @@ def table_rows(file: Path, name: str, chosen: Mapping[str, str] | None = None) -
     if file.suffix.lower() == ".parquet":
         yield from _parquet_rows(file, name, chosen)
         return
+    with file.open("rb") as content:
+        if content.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{name}: {LFS}.")
     with file.open(newline="", encoding=ENCODING) as lines:
         yield from text_rows(lines, name, {*chain.from_iterable(COLUMNS.values()), *(chosen or {}).values()})
 
 
 def is_empty(cell: str) -> bool:
     """Return whether a cell has nothing in it: also as pandas and spreadsheets write it."""
-    return cell.strip().lower() in ("", "nan", "<na>", "#n/a", "#ref!", "#value!")
+    return cell.strip().lower() in ("", "nan", "na", "n/a", "null", "<na>", "#n/a", "#ref!", "#value!")
 
 
 def text_rows(

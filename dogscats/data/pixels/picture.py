@@ -201,9 +201,11 @@ def _to_rgb(picture: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """Leave out what the pixels of a PNG or TIFF do not need; other files are returned as they are."""
+    """Leave out what the pixels of a PNG, JPEG or TIFF do not need; other files are returned as they are."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png_without_metadata(data)
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_without_metadata(data)
     return _tiff_without_metadata(data) if data[:4] in (b"II*\0", b"MM\0*") else data
 
 
@@ -218,6 +220,18 @@ def _png_without_metadata(data: bytes) -> bytes:
             parts.append(data[start:end])
         start = end
     return b"".join(parts)
+
+
+def _jpeg_without_metadata(data: bytes) -> bytes:
+    """Leave out the segments of applications before the pixels, but for EXIF data and a whole one about colors."""
+    parts, start = [data[:2]], 2
+    while data[start : start + 1] == b"\xff" and data[start + 1] != 0xDA:  # start of the pixels
+        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        of_colors = data[start + 1] == 0xEE and end - start >= 16
+        if not 0xE0 <= data[start + 1] <= 0xEF or of_colors or data[start + 4 : start + 8] == b"Exif":
+            parts.append(data[start:end])
+        start = end
+    return b"".join(parts) + data[start:]
 
 
 def _tiff_without_metadata(data: bytes) -> bytes:
