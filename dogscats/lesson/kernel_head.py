@@ -1,7 +1,4 @@
-"""A head in closed form: kernel ridge regression on the features of a frozen body. Not in the lesson.
-
-Its settings are chosen by leave-one-out, which has a closed form, too: no validation photos take part.
-"""
+"""A head in closed form, with settings chosen by leave-one-out: kernel ridge regression. Not in the lesson."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -31,11 +28,8 @@ FLOOR = 0.03
 """Added, squared, to the variance of a feature, relative to that of its depth: otherwise features that hardly vary
 would ruin small sets."""
 
-MAX_EXACT = 6000
-"""Number of photos up to which the regression is exact."""
-
-CENTERS = 3000
-"""Number of photos that the kernel is approximated by, if there are more."""
+MAX_EXACT, CENTERS = 6000, 3000
+"""Number of photos up to which the regression is exact; and of those it is approximated by, if there are more."""
 
 CONSTANT = 1e-14
 """Mean variance up to which the features of a depth count as constant, and as nothing."""
@@ -124,9 +118,13 @@ class KernelHead(nn.Module):
     def each(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits `(1, B, C)` from features `(B, F)`."""
         device = features.device.type
-        # Entered only where needed: exported programs would keep it.
-        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            return (self.temperature * (self.kernel(*self.project(features)) @ self.coefficients))[None]
+        off = (
+            torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        )  # not exported
+        exact = torch.float if device == "mps" else torch.double  # large coefficients nearly cancel; MPS lacks double
+        with off:
+            scores = self.kernel(*self.project(features)).to(exact) @ self.coefficients.to(exact)
+            return (self.temperature * scores.float())[None]
 
     def mean(self, logits: torch.Tensor) -> torch.Tensor:
         """Compute log-probabilities `(B, C)` from logits `(1, B, C)`."""
