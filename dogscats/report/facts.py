@@ -246,7 +246,7 @@ class Facts:
             kept, right = (percent(row[key], n) for key in ("kept", "accuracy_kept"))
             photos = row.get("measured_on") or "validation photos"
             found.append(
-                f"{kept} of the {photos} get a class, {right} of these the right one; the others are unsure or none."
+                f"{kept} of the {photos} are classified, {right} of these correctly; the others are unsure or none."
             )
         return found
 

@@ -156,7 +156,7 @@ def test_a_run_is_calibrated_only_by_a_temperature(run_dir: Path, tmp_path: Path
     (copy / "reliability.json").write_text(json.dumps({"plain": row}))
     text = Page(write_page(copy)).text
     assert ("a temperature corrects those of new photos" in text) == (temperature != 1)
-    assert "95 % of the validation photos get a class, 97 % of these the right one" in text
+    assert "95 % of the validation photos are classified, 97 % of these correctly" in text
     assert ("calibrated" in write_card(copy).read_text()) == (temperature != 1)
 
 
