@@ -107,6 +107,9 @@ def test_only_bad_photos_are_decoded_again(root: Path, monkeypatch: pytest.Monke
     assert set(check_images(root, paths[::-1], root / "tmp").bad) == set(bad)
     assert len(decoded) == len(bad) - 1
     (remembered,) = (root / "tmp").glob("checked-*.json")
+    renamed = json.loads(remembered.read_text()) | {"bad": {"k\udcc3\udca4se.jpg": "its name is not valid UTF-8"}}
+    remembered.write_text(json.dumps(renamed))  # as where names were decoded otherwise
+    assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     remembered.write_text('{"bad": ')
     assert set(check_images(root, paths, root / "tmp").bad) == set(bad)
     assert set(json.loads(remembered.read_text())["bad"]) == set(bad)

@@ -17,7 +17,17 @@ from torchvision.io import ImageReadMode
 
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import Failure
-from dogscats.data.pixels.picture import HEIC, MAX_PIXELS, check_size, decoded, formats, header_remarks, upright_rgb
+from dogscats.data.pixels.picture import (
+    DAMAGED_METADATA,
+    HEIC,
+    MAX_PIXELS,
+    check_size,
+    decoded,
+    formats,
+    header_remarks,
+    upright_rgb,
+    without_metadata,
+)
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -126,7 +136,14 @@ def decode(path: Path, quietly: bool = False, least: int | None = None, inspect:
     remarks = header_remarks(data) if inspect else []
     try:
         if data.startswith(JPEG_MAGIC):
-            size = JpegImageFile(io.BytesIO(data)).size
+            try:
+                size = JpegImageFile(io.BytesIO(data)).size
+            except Exception as error:
+                data, remarks = without_metadata(data), [*remarks, DAMAGED_METADATA]
+                try:
+                    size = JpegImageFile(io.BytesIO(data)).size
+                except Exception:
+                    raise error from None
             check_size(size)
             _check_scans(data, size)
             if least is not None and is_large(size, least):

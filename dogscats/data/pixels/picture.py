@@ -90,7 +90,7 @@ def decoded(data: bytes) -> tuple[Image.Image, tuple[int, int], list[str]]:
         picture, deep = _loaded(data)
     except Exception as error:
         try:
-            picture, deep = _loaded(_without_metadata(data))
+            picture, deep = _loaded(without_metadata(data))
         except Exception:
             raise error from None
         more = [DAMAGED_METADATA]
@@ -200,7 +200,7 @@ def _to_rgb(picture: Image.Image) -> tuple[Image.Image, bool]:
     return (picture if picture.mode == "RGB" else picture.convert("RGB")), False  # convert() would copy it
 
 
-def _without_metadata(data: bytes) -> bytes:
+def without_metadata(data: bytes) -> bytes:
     """Leave out what the pixels of a PNG, JPEG or TIFF do not need; other files are returned as they are."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png_without_metadata(data)

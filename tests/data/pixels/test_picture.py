@@ -133,6 +133,13 @@ def odd_metadata() -> dict[str, bytes]:
         Image.fromarray(GREY).convert("RGB").save(file, Image.registered_extensions()[f".{ending}"], **options,
             exif=b"Exif\0\0MM\0\x13" + bytes(9), icc_profile=b"no profile", xmp=b"<x:xmpmeta>\xff\xff")  # fmt: skip
         files[f"exif.{ending}"] = file.getvalue()
+    start, rest = files["exif.jpg"][:2], files["exif.jpg"][2:]
+    for name, segment in {
+        "icc": b"\xe2\0\x10ICC_PROFILE\0\1",
+        "adobe": b"\xee\0\7Adobe",
+        "jfif": b"\xe0\0\7JFIF\0",
+    }.items():
+        files[f"short_{name}.jpg"] = start + b"\xff" + segment + rest
     file = io.BytesIO()
     Image.fromarray(GREY).save(file, "TIFF", tiffinfo={270: "a description " * 9}, icc_profile=b"no profile")
     entry = file.getvalue().index(struct.pack("<HH", 270, 2))
