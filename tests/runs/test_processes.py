@@ -145,12 +145,15 @@ fsync = os.fsync
 
 def slow_fsync(file):
     until = time.monotonic() + 20 * (".ckpt" in os.readlink(f"/proc/self/fd/{file}"))
+    raised = []
     while time.monotonic() < until:  # as the kernel does, it goes on waiting after a signal
         try:
             time.sleep(until - time.monotonic())
         except BaseException as error:
-            lost = error
+            raised.append(error)
     fsync(file)
+    if raised:
+        raise raised[0]
 
 os.fsync = slow_fsync
 """
