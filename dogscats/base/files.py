@@ -135,13 +135,26 @@ def write_stage_rows(path: Path, stage: str, rows: Iterable[Mapping[str, Any]]) 
 
 def write_rows(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file like `write_csv`, of values that `cell` has returned."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    with atomic_path(path) as temporary:
+        _append(temporary, [header])
+        _append(temporary, rows)
+
+
+def append_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Append rows to a CSV file like that of `write_csv`, which begins with the header.
+
+    A process that is killed meanwhile may leave half a row.
+    """
+    if not path.exists():
+        write_csv(path, header, [])
+    _append(path, (map(cell, row) for row in rows))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _append(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 FORMULA_STARTS = ("=", "+", "-", "@")

@@ -1,8 +1,8 @@
 """Predictions for photos, and what is counted on them: accuracy, losses, confused classes, calibration."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -103,8 +103,25 @@ class Predictions:
         counts: list[list[int]] = multiclass_confusion_matrix(self.predicted, self.labels, len(self.classes)).tolist()
         return counts
 
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Join the predictions of the same classifier for parts of the photos; there must be at least one."""
+        first, unlike = parts[0], [part.unlike for part in parts if part.unlike is not None]
+        return replace(
+            first,
+            paths=[path for part in parts for path in part.paths],
+            labels=torch.cat([part.labels for part in parts]),
+            probabilities=torch.cat([part.probabilities for part in parts]),
+            unlike=torch.cat(unlike) if unlike else None,
+            decisions=[made for part in parts for made in part.decisions],
+        )
+
     def write(self, path: Path) -> None:
-        """Write a CSV file: path, label, predicted, decision, unlike (each if known), and prob_<class> for each."""
+        """Write a CSV file; see `table`."""
+        write_csv(path, *self.table())
+
+    def table(self) -> tuple[list[str], Iterable[tuple[object, ...]]]:
+        """Return header and rows: path; label, decision and unlike if known; predicted; prob_<class> of each class."""
         labels = {"label": [self.classes[label] for label in self.labels.tolist()]} if len(self.labels) else {}
         table = {
             "path": self.paths,
@@ -117,7 +134,7 @@ class Predictions:
                 for name, column in zip(self.classes, self.probabilities.T, strict=True)
             },
         }
-        write_csv(path, list(table), zip(*table.values(), strict=True))
+        return list(table), zip(*table.values(), strict=True)
 
 
 def confused_pairs(predictions: Predictions) -> list[tuple[str, str, int]]:

@@ -93,8 +93,7 @@ class TTA(Callback):
             self.scores = trainer.strategy.reduce(self.scores.to(pl_module.device), reduce_op="sum").cpu()
         predicted = (self.probabilities.sum(dim=2) != 0).all(dim=0)
         if not predicted.all():
-            # 1.0 means all batches; 1 means one batch.
-            if trainer.limit_predict_batches == 1.0 and isinstance(trainer.limit_predict_batches, float):
+            if not is_limited(trainer):
                 raise RuntimeError(f"Photos without a prediction: {int((~predicted).sum())}.")
             kept = predicted.nonzero().flatten().tolist()
             self.probabilities, self.scores = self.probabilities[:, kept], self.scores[kept]
@@ -132,6 +131,11 @@ class TTA(Callback):
         labels = torch.tensor(self.photos.labels, dtype=torch.long)
         unlike = self.scorer.unlike(self.scores) if self.scorer else None
         return Predictions(self.photos.paths, self.classes, labels, probabilities, self.photos.root, unlike)
+
+
+def is_limited(trainer: Trainer) -> bool:
+    """Return whether a Trainer predicts some batches only: 1.0 means all, 1 means one."""
+    return trainer.limit_predict_batches != 1.0 or isinstance(trainer.limit_predict_batches, int)
 
 
 def tta_loaders(data: DogsCatsDataModule, photos: Photos, n_aug: int) -> list[DataLoader[Batch]]:

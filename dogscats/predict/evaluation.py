@@ -1,25 +1,27 @@
 """The tasks that predict photos: evaluate labelled ones (the default), or predict any and explain why (`predict=`)."""
 
-import glob
 import logging
-import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dogscats.base.console import peak_rss_mb, progress_bar
 from dogscats.base.errors import UserError
-from dogscats.base.files import write_csv, write_json
+from dogscats.base.files import digest, write_csv, write_json
+from dogscats.base.locks import locked
 from dogscats.base.text import counted, listed, percent, percents, plural, shown, text_table
-from dogscats.data.photos.listing import is_image_name, is_leftover, list_images, natural_key
 from dogscats.data.photos.split import split_of
 from dogscats.lesson.metrics import METRICS, evaluation_metrics, loss_text
 from dogscats.lesson.predictions import Predictions
-from dogscats.lesson.tta import TTA, predict, tta_loaders
+from dogscats.lesson.tta import TTA, is_limited, predict, tta_loaders
+from dogscats.predict.find_photos import EXPLAINED, find_photos, folder_of
+from dogscats.predict.growing import GrowingPredictions
+from dogscats.predict.sorting import sort_photos, why_not_sorted
 from dogscats.predict.tasks import Job
+from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.thresholds import words
 from dogscats.report.facts import Result
 from dogscats.report.figure_table import Report
@@ -27,6 +29,7 @@ from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import decision_title, draw_explanation
 from dogscats.report.summary import MOST_CLASSES, log_confusion_matrix, write_confused_pairs
 from dogscats.report.verdict import headline
+from dogscats.runs.directory import PREDICTIONS, checkpoint_of, run_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def evaluate_photos(job: Job) -> None:
     def write(tta: TTA) -> None:
         reliability = predictor.reliability
         best = reliability.decided(tta.best, bool(tta.averaged)) if reliability else tta.best
-        best.write(job.run_dir / "predictions.csv")
+        best.write(job.run_dir / PREDICTIONS)
         metrics.update(evaluation_metrics(tta.plain))
         if tta.averaged:
             metrics["tta"] = evaluation_metrics(tta.averaged)
@@ -119,109 +122,121 @@ def log_evaluation(metrics: dict[str, Any], split: str) -> None:
 
 
 def predict_photos(job: Job) -> None:
-    """Predict photos; write `predictions.csv` and, where they apply, `submission.csv` and `explained/`."""
+    """Predict photos; write `predictions.csv` and, where they apply, `submission.csv`, `sorted/` and `explained/`.
+
+    Predictions that were interrupted are continued.
+    """
     job.log_device()
     pattern, data = str(job.cfg.predict), job.cfg.data
-    paths = find_photos(pattern)
+    names = [path.as_posix() for path in find_photos(pattern)]
     callbacks = [callback for callback in job.callbacks if not isinstance(callback, TTA | Report)]
-    log.info("\nPredicting %s, %s of each", counted(len(paths), "photo"), counted(1 + job.n_aug, "version"))
-    predictions, unreadable = job.predictor.predict(
-        paths, job.n_aug, data.batch_size, data.num_workers, job.make_trainer, callbacks
-    )
-    predictions.write(job.run_dir / "predictions.csv")
-    submitted = write_submission(predictions, job.run_dir / "submission.csv")
-    log_predictions(predictions, unreadable, submitted)
-    if not predictions.paths:
-        raise UserError(f"predict={pattern}: none of the photos can be read.")
-    if job.cfg.explain and job.fabric.is_global_zero:
-        explain_photos(job, predictions)
+    log.info("\nPredicting %s, %s of each", counted(len(names), "photo"), counted(1 + job.n_aug, "version"))
+    with locked(job.run_dir / ".lock", shown(job.run_dir), timeout=10):
+        growing = GrowingPredictions(job.run_dir, names, job.predictor.classes, _origin(job))
+        begun, obstacle = 0, None
+        if job.fabric.is_global_zero:
+            begun = growing.resume(None if is_limited(job.make_trainer()) else data.batch_size)
+            obstacle = job.cfg.sort and why_not_sorted(job.cfg.sort, names, job.run_dir)
+        begun, growing.unreadable, obstacle = job.fabric.broadcast((begun, growing.unreadable, obstacle))
+        if obstacle:
+            raise UserError(obstacle)
+        if begun:
+            log.info("Resuming  %d of them are done", begun)
+        settings = (job.n_aug, data.batch_size, data.num_workers, job.make_trainer, callbacks)
+        for predictions, unreadable in job.predictor.predict_in_parts(names[begun:], *settings):
+            growing.append(predictions, unreadable)
+        if len(growing.unreadable) == len(names):
+            log_unreadable(growing.unreadable)
+            raise UserError(f"predict={pattern}: none of the photos can be read.")
+        if job.fabric.is_global_zero:
+            finish_predictions(job, growing)
 
 
-def find_photos(pattern: str) -> list[Path]:
-    """List the photos matched by a file, folder or glob, in natural order. A matched folder stands for its photos.
-
-    Raises:
-        UserError: if no photo matches.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [path]
-    photos: set[Path] = set()
-    for match in _matched(Path(path.anchor), path.relative_to(path.anchor).parts):
-        if match.is_dir():
-            photos.update(list_images(match))
-        elif is_image_name(match.parent, match.name):
-            photos.add(match)
-    if not photos:
-        missing = "there is no such file or folder" if not glob.has_magic(pattern) and not path.exists() else ""
-        raise UserError(
-            f"predict={pattern}: {missing or 'no photos found'}. Give a file, a folder, or a quoted glob, for example "
-            "'predict=photos/*.jpg'."
-        )
-    return sorted(photos, key=natural_key)
+def _origin(job: Job) -> str:
+    """Identify what makes predictions: the classifier, its thresholds, and the folder that paths are relative to."""
+    checkpoint = checkpoint_of(job.cfg.run or job.cfg.ckpt)
+    files = (checkpoint, run_of(checkpoint) / RELIABILITY)
+    return " ".join([*(digest(file) for file in files if file.is_file()), str(Path.cwd())])
 
 
-def _matched(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield what is in `folder` and matches the parts of a glob; a part that exists is no pattern: `photos[1]`."""
-    if not parts:
-        yield folder
-        return
-    name, *rest = parts
-    if os.path.lexists(folder / name):
-        yield from _matched(folder / name, rest)
-        return
-    found = glob.glob(name, root_dir=folder, recursive=True)  # noqa: PTH207  # relative to the folder
-    for match in ["", *found] if name == "**" else found:
-        if not any(map(is_leftover, Path(match).parts)):
-            yield from _matched(folder / match, rest)
+def finish_predictions(job: Job, growing: GrowingPredictions) -> None:
+    """Write and print what depends on all predictions."""
+    submitted = write_submission(growing, job.run_dir / "submission.csv")
+    counts, first = Counter(decision for _, decision in growing.decided()), next(iter(growing))
+    log_predictions(dict(counts.most_common()), first)
+    log_unreadable(growing.unreadable, " (not in submission.csv)" if submitted else "")
+    if job.cfg.sort:
+        base = folder_of(str(job.cfg.predict))
+        sort_photos(growing.decided(), counts.total(), growing.classes, base, job.run_dir, job.cfg.sort)
+    if job.cfg.explain:
+        explain_photos(job, first.first(MOST_EXPLAINED), counts.total())
+    growing.finish()
 
 
-def write_submission(predictions: Predictions, path: Path) -> bool:
+def write_submission(predictions: GrowingPredictions, path: Path) -> bool:
     """Write Kaggle's `id,label`: the photo's number and the probability of the second class.
 
     Returns:
         Whether the file was written. It requires two classes and files named by unique numbers.
     """
-    numbers = [Path(name).stem for name in predictions.paths]
-    numbered = all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers) > 0
-    if len(predictions.classes) != 2 or not numbered:
+    if len(predictions.classes) != 2:
         return False
-    labels = [f"{probability:.6g}" for probability in predictions.probabilities[:, 1].tolist()]
-    write_csv(path, ["id", "label"], zip(numbers, labels, strict=True))
+    rows = [
+        (Path(name).stem, f"{probability:.6g}")
+        for part in predictions
+        for name, probability in zip(part.paths, part.probabilities[:, 1].tolist(), strict=True)
+    ]
+    numbers = {number for number, _ in rows}
+    if len(numbers) != len(rows) or not all(map(str.isdecimal, numbers)):
+        return False
+    write_csv(path, ["id", "label"], rows)
     return True
 
 
-def log_predictions(predictions: Predictions, unreadable: Mapping[str, str], submitted: bool) -> None:
+def log_predictions(counts: Mapping[str, int], first: Predictions) -> None:
     """Print how many photos are of each class, unsure or none, and of a single photo also the probabilities.
 
     Args:
-        predictions: predictions, with decisions where they could be made.
-        unreadable: reason for each photo that cannot be read.
-        submitted: whether `submission.csv` was written.
+        counts: photos of each class, or of each decision where they could be made; the most frequent first.
+        first: predictions of the first photos.
     """
-    counts = Counter(predictions.decisions or predictions.predicted_classes)
-    classes, unclassified = predictions.classes, words(predictions.classes)
+    classes, unclassified = first.classes, words(first.classes)
     if len(classes) > MOST_CLASSES:
-        classes = [name for name, _ in counts.most_common() if name not in unclassified]
-    groups = ([f"{counts[name]} {name}" for name in names if counts[name]] for names in (classes, unclassified))
+        classes = [name for name in counts if name not in unclassified]
+    groups = ([f"{counts[name]} {name}" for name in names if counts.get(name)] for names in (classes, unclassified))
     decided = ", ".join(listed(group, MOST_CLASSES) for group in groups if group)
-    log.info("%s: %s", counted(len(predictions.paths), "photo"), decided)
-    if len(predictions.paths) == 1:
-        if predictions.decisions and predictions.unlike is not None:
-            log.info("Decision: %s; unlike %.2f", shown(predictions.decisions[0]), predictions.unlike[0])
-        (probabilities,) = predictions.probabilities
+    total = sum(counts.values())
+    log.info("%s: %s", counted(total, "photo"), decided)
+    if total == 1:
+        if first.decisions and first.unlike is not None:
+            log.info("Decision: %s; unlike %.2f", shown(first.decisions[0]), first.unlike[0])
+        (probabilities,) = first.probabilities
         texts = percents(probabilities.tolist())
         for number in probabilities.argsort(descending=True, stable=True)[:MOST_CLASSES].tolist():
-            log.info("%6s %s", texts[number], shown(predictions.classes[number]))
+            log.info("%6s %s", texts[number], shown(first.classes[number]))
+
+
+def log_unreadable(unreadable: Mapping[str, str], also: str = "") -> None:
+    """Name the photos that cannot be read, each with its reason.
+
+    Args:
+        unreadable: reason for each photo.
+        also: where else they are left out.
+    """
     if unreadable:
-        log.warning("%d cannot be read%s:", len(unreadable), " (not in submission.csv)" if submitted else "")
+        log.warning("%d cannot be read%s:", len(unreadable), also)
         for path, reason in unreadable.items():
             log.warning("  %s: %s", shown(path), reason)
 
 
-def explain_photos(job: Job, predictions: Predictions) -> None:
-    """Draw where in each photo its predicted class was seen, to `explained/`; of very many photos, the first ones."""
-    some, total = predictions.first(MOST_EXPLAINED), len(predictions.paths)
+def explain_photos(job: Job, some: Predictions, total: int) -> None:
+    """Draw where in each photo its predicted class was seen, to `explained/`; of very many photos, the first ones.
+
+    Args:
+        job: the task.
+        some: predictions of the first photos, at most `MOST_EXPLAINED`.
+        total: number of all photos.
+    """
     if total > MOST_EXPLAINED:
         log.info("\nExplaining the first %d of %d photos; for others: predict=<file or glob>", MOST_EXPLAINED, total)
     probabilities = some.probabilities.max(dim=1).values.tolist()
@@ -233,5 +248,5 @@ def explain_photos(job: Job, predictions: Predictions) -> None:
     ):
         # As part of a file name on any system; with characters of 4 bytes, below the 255 of file systems.
         part = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:40]
-        file = job.run_dir / "explained" / f"{number:0{len(str(MOST_EXPLAINED))}}_{part}.jpg"
+        file = job.run_dir / EXPLAINED / f"{number:0{len(str(MOST_EXPLAINED))}}_{part}.jpg"
         publish(draw_explanation(explanation, path, name, probability), file)

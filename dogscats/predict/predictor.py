@@ -1,7 +1,9 @@
 """Predictions of a trained run in Python, as by `python evaluate.py predict=...`."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +11,23 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import LambdaCallback, ProgressBar
 from torchvision.transforms import v2
 
-from dogscats.base.console import quiet_libraries
+from dogscats.base.console import progress_bar, quiet_libraries
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
 from dogscats.base.newest import LAST, newest_run
 from dogscats.base.trust import build, checked, rebuild
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.data.loading.photo_check import examine
+from dogscats.data.loading.photo_check import Findings, examine
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.run_photos import labels_at, with_own_decisions
 from dogscats.data.pixels import transforms
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
-from dogscats.lesson.tta import TTA, predict, tta_loaders
+from dogscats.lesson.tta import TTA, is_limited, predict, tta_loaders
 from dogscats.reliability.kept import read_reliability
 from dogscats.reliability.measured import Reliability
 from dogscats.reliability.strangers import similar_photos
@@ -34,6 +37,9 @@ from dogscats.runs.directory import checkpoint_of, run_of
 from dogscats.runs.trainer import trainer_factory
 
 log = logging.getLogger(__name__)
+
+FEWEST_AT_ONCE, MOST_AT_ONCE = 256, 4096
+"""Photos of the first part that is predicted, and of the largest."""
 
 
 class Predictor:
@@ -177,21 +183,61 @@ class Predictor:
             Predictions for the readable photos, in the order of `paths`; and the reason for each unreadable one.
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
+        parts, unreadable = list[Predictions](), dict[str, str]()
+        for predictions, bad in self.predict_in_parts(paths, n_aug, batch_size, num_workers, make_trainer, callbacks):
+            parts += [predictions] if predictions is not None else []
+            unreadable |= bad
+        if not parts:
+            none = torch.empty(0, len(self.classes))
+            return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
+        return Predictions.joined(parts), unreadable
+
+    def predict_in_parts(
+        self,
+        paths: Sequence[str | Path],
+        n_aug: int = 4,
+        batch_size: int = 64,
+        num_workers: int | None = 0,
+        make_trainer: Callable[..., Trainer] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Iterator[tuple[Predictions | None, dict[str, str]]]:
+        """Predict photos part by part, so that any number fits in memory; arguments as for `predict`.
+
+        The batches are the same as without parts, and so are the probabilities. As each part starts its own workers,
+        parts grow with the number of photos that are done, to at most `MOST_AT_ONCE`.
+
+        Yields:
+            Predictions for the next readable photos, `None` if there are none; and the reason for each unreadable one.
+        """
         names = [Path(path).as_posix() for path in paths]
         if len(names) <= batch_size:
             num_workers = 0  # starting workers takes longer than decoding one batch
-        data = self.data(Path(), batch_size, num_workers)
-        found = examine(Path(), names, data.shrinking)
-        unreadable = found.bad
-        for line in found.remarked(len(names)):
+        data, make_trainer = self.data(Path(), batch_size, num_workers), make_trainer or trainer_factory({})
+        limited = is_limited(make_trainer())  # of all batches
+        if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            make_trainer = partial(make_trainer, enable_progress_bar=False)  # one bar for all parts instead
+        checked, waiting, odd, remarks = 0, list[str](), dict[str, str](), defaultdict[str, list[str]](list)
+        with progress_bar((), "Predicting", -(-len(names) // batch_size) * (1 + n_aug), "batch") as bar:
+            shown = LambdaCallback(on_predict_batch_end=lambda *_: bar.update())
+            while checked < len(names):
+                size = len(names) if limited else min(max(checked // 2, FEWEST_AT_ONCE, batch_size), MOST_AT_ONCE)
+                some = names[checked : checked + size]
+                checked += len(some)
+                found = examine(Path(), some, data.shrinking)
+                odd |= found.odd
+                for remark, of in found.remarks.items():
+                    remarks[remark] += of
+                waiting += [name for name in some if name not in found.bad]
+                whole = len(waiting) if checked == len(names) else len(waiting) // batch_size * batch_size
+                photos, waiting = Photos(Path(), waiting[:whole], [], odd, data.shrinking), waiting[whole:]
+                if not photos.paths:
+                    yield None, found.bad
+                    continue
+                loaders = tta_loaders(data, photos, n_aug)
+                best = predict(self.model, loaders, make_trainer, [TTA(n_aug), *callbacks, shown]).best
+                yield self.reliability.applied(best, n_aug > 0) if self.reliability else best, found.bad
+        for line in Findings({}, {}, {}, remarks=remarks).remarked(len(names)):
             log.warning("%s", line)
-        photos = Photos(Path(), [name for name in names if name not in unreadable], [], found.odd, data.shrinking)
-        if not photos.paths:
-            none = torch.empty(0, len(self.classes))
-            return Predictions([], self.classes, torch.empty(0, dtype=torch.long), none), unreadable
-        loaders = tta_loaders(data, photos, n_aug)
-        best = predict(self.model, loaders, make_trainer or trainer_factory({}), [TTA(n_aug), *callbacks]).best
-        return self.reliability.applied(best, n_aug > 0) if self.reliability else best, unreadable
 
     def similar(self, paths: Sequence[str | Path], count: int = 3) -> list[list[tuple[str, float]]]:
         """List `count` similar training photos of each photo, with similarities; see `similar_photos`."""

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
-from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, or_none
+from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, one_of, or_none
 from dogscats.base.text import counted, shown
 from dogscats.data.photos.split import split_of
 from dogscats.predict.export.exporters import EXPORTERS
@@ -77,7 +77,7 @@ EVALUATION = Task("dogscats.predict.evaluation:evaluate_photos", accepts=["keep"
 TASKS: dict[str, Task] = {
     "predict": Task(
         "dogscats.predict.evaluation:predict_photos",
-        accepts=["keep", "explain"],
+        accepts=["keep", "explain", "sort"],
         uses_trainer=True,
         has_labels=False,
     ),
@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "suspects": SWITCH,
     "keep": or_none(SHARE),
     "explain": SWITCH,
+    "sort": or_none(one_of("copy", "link")),
     "split": (lambda value: value != "", "the name of a folder in data.root, such as valid"),
 }
 """What is expected of each setting of the tasks."""
@@ -99,6 +100,7 @@ ONLY_WITH_SOME = {
     "keep": "keep=: this has no effect with suspects=true. Remove it.",
     "explain": "explain=true: this needs predict=<file, folder or glob>. An evaluation explains its worst photos "
     "already, in most_wrong.png and most_uncertain.png.",
+    "sort": "sort=: this needs predict=<file, folder or glob>.",
 }
 """Settings that fit some tasks only, and what is said about them with any other task."""
 

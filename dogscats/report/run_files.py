@@ -20,12 +20,14 @@ FILES = {
     "report.html": "all of the run on one page: open it in a browser",
     "suspects.html": "the photos to look at, to decide about in a browser",
     "explained/*": "where in each photo its class was seen",
+    "sorted/*": "the photos by class, and those that are unsure or none",
     "most_wrong.png": "the photos it got most wrong",
     "predictions_test.csv": "each test photo with its label and probabilities",
     "predictions_valid.csv": "each validation photo with its label and probabilities",
     "predictions_loo.csv": "each training photo with its label and probabilities by leave-one-out",
     "predictions.csv": "each photo with its prediction and probabilities",
     "suspects.csv": "the photos to look at, worst first",
+    "sorted.csv": "where each photo was copied or linked to",
     "submission.csv": "id and probability of the second class, as Kaggle wants it",
     "classifier.html": "a page to try the classifier, in one file",
     "web/*": "a page to try the classifier, for any web server",
@@ -70,7 +72,7 @@ def log_written(run_dir: Path) -> None:
     files = [path.relative_to(run_dir) for path in sorted(run_dir.rglob("*")) if path.is_file()]
     files = [path for path in files if not path.parts[0].startswith((".", "tensorboard"))]
     rows: list[tuple[int, str, str]] = []
-    for folder, group in groupby(files, key=lambda path: path.parent):
+    for folder, group in groupby(files, key=lambda path: Path("sorted") if path.parts[0] == "sorted" else path.parent):
         inside = list(group)
         many = folder != Path() and len(inside) > MOST_LISTED
         names = {f"{folder} ({len(inside)} files)": inside[0]} if many else {str(path): path for path in inside}

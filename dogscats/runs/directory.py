@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 PATH_SETTINGS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
 """Settings that name a file or folder."""
 
+PREDICTIONS = "predictions.csv"
+
+UNFINISHED = ".unfinished"
+"""File beside predictions that are not finished, and that the same command continues."""
 
 OVERWRITTEN = {".hydra", "metrics.json", WEIGHTS, "README.md"}
 """Names in a folder of something else that a new run of train.py would replace."""
@@ -62,7 +66,10 @@ class OutputFolder(Callback):
         os.chdir(config.hydra.runtime.cwd)
 
     def _check_free(self, key: str, folder: Path, config: DictConfig) -> None:
-        """Refuse a folder of something else: for evaluate.py, any with files but those of the same command."""
+        """Refuse a folder of something else: for evaluate.py, any with files but those of the same command.
+
+        Predictions of the same command are continued, unless they are finished.
+        """
         with as_user_error(f"error: {key}={folder}", "it cannot be read", CHOOSE, OSError, raises=SystemExit):
             names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if _trains(config):
@@ -72,8 +79,10 @@ class OutputFolder(Callback):
                 raise SystemExit(f"error: {already_used(folder)}")
             names &= OVERWRITTEN
         elif _is_of(folder, config.hydra.overrides.task):
-            return
-        if names - {f"{config.hydra.job.name}.log"}:  # of a command that was refused
+            if config.get("predict") is None or PREDICTIONS not in names or UNFINISHED in names:
+                return
+            raise SystemExit(f"error: {key}={folder}: it holds this prediction, which is finished. {CHOOSE}")
+        if names - {f"{config.hydra.job.name}.log", ".lock"}:  # of a command that was refused
             raise SystemExit(f"error: {key}={folder}: it holds files of something else. {CHOOSE}")
 
 
@@ -213,14 +222,17 @@ def save_hydra_config(cfg: DictConfig, run_dir: Path) -> None:
 
 @contextmanager
 def settings_saved(cfg: DictConfig, run_dir: Path) -> Iterator[None]:
-    """Save the settings of evaluate.py; a command that is refused after all leaves its folder free."""
+    """Save the settings of evaluate.py; a command that is refused after all leaves its folder free.
+
+    Predictions that have begun keep them, to be continued.
+    """
     new = not (run_dir / ".hydra").exists()
     save_hydra_config(cfg, run_dir)
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
     try:
         yield
     except UserError:
-        if new:
+        if new and not (run_dir / UNFINISHED).exists():
             shutil.rmtree(run_dir / ".hydra")
             (run_dir / "config.yaml").unlink()
         raise

@@ -21,8 +21,8 @@ from PIL import Image
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.predict.evaluation import find_photos
 from dogscats.predict.export.export import export_files
+from dogscats.predict.find_photos import find_photos
 from dogscats.predict.predictor import Predictor
 from dogscats.report.figures.photo_figures import caption, overlay
 from dogscats.report.gradcam import Explanation

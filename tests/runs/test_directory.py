@@ -53,7 +53,9 @@ def test_evaluation_refuses_the_folder_of_something_else(
     assert contents(run_dir) | contents(tmp_path / "notes") == before
 
 
-def test_the_same_evaluation_may_be_repeated(run_command: Run, run_dir: Path, photo: Path, tmp_path: Path) -> None:
+def test_the_same_evaluation_may_be_repeated_and_a_finished_prediction_may_not(
+    run_command: Run, run_dir: Path, photo: Path, tmp_path: Path
+) -> None:
     def code(*arguments: str) -> int:
         return run_command("evaluate.py", "run=run", *arguments, "hydra.run.dir=out").returncode
 
@@ -63,8 +65,11 @@ def test_the_same_evaluation_may_be_repeated(run_command: Run, run_dir: Path, ph
     assert {path.name for path in (tmp_path / "out" / ".hydra").iterdir()} == {
         "config.yaml", "hydra.yaml", "overrides.yaml",
     }  # fmt: skip
-    assert code(PHOTO, "callbacks.tta.n_aug=0") == 0
+    assert code(PHOTO, "callbacks.tta.n_aug=0") == 1
     assert code(PHOTO, "callbacks.tta.n_aug=1") == 1
+    (tmp_path / "out" / ".unfinished").write_text("{}")
+    assert code(PHOTO, "callbacks.tta.n_aug=1") == 1
+    assert code(PHOTO, "callbacks.tta.n_aug=0") == 0
 
 
 @pytest.mark.fault("train.py is refused in the folder of a run, or of something else: every file as before")
