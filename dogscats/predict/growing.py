@@ -68,11 +68,7 @@ class GrowingPredictions:
         return done
 
     def append(self, predictions: Predictions | None, unreadable: Mapping[str, str]) -> None:
-        """Add predictions for the next photos, if any of them can be read, and the reason for each that cannot.
-
-        Raises:
-            UserError: if the disk is full or not writable.
-        """
+        """Add predictions for the next photos, if any of them can be read, and the reason for each that cannot."""
         self.unreadable |= unreadable
         if predictions is not None:
             write_json(self.state, {"classifier": self.classifier, "unreadable": self.unreadable})

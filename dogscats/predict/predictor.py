@@ -213,7 +213,7 @@ class Predictor:
         if len(names) <= batch_size:
             num_workers = 0  # starting workers takes longer than decoding one batch
         data, make_trainer = self.data(Path(), batch_size, num_workers), make_trainer or trainer_factory({})
-        limited = is_limited(make_trainer())  # of all batches
+        limited = is_limited(make_trainer())  # a limit is for all photos: they are one part
         if not any(isinstance(callback, ProgressBar) for callback in callbacks):
             make_trainer = partial(make_trainer, enable_progress_bar=False)  # one bar for all parts instead
         checked, waiting, odd, remarks = 0, list[str](), dict[str, str](), defaultdict[str, list[str]](list)

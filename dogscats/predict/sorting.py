@@ -37,8 +37,9 @@ def why_not_sorted(how: str, names: Sequence[str], run_dir: Path) -> str | None:
         names: paths of the photos.
         run_dir: run directory; what it has already needs no space.
     """
-    probe = run_dir / ".link"
     if how == "link":
+        probe = run_dir / ".link"
+        probe.unlink(missing_ok=True)
         try:
             probe.symlink_to(run_dir)
         except OSError as error:
@@ -81,12 +82,12 @@ def sort_photos(
     Raises:
         UserError: if a photo cannot be copied, for example because the disk is full.
     """
-    rows, gone, folders = list[tuple[str, str, str]](), list[str](), Counter[str]()
+    rows, gone, counts = list[tuple[str, str, str]](), list[str](), Counter[str]()
     for path, decision, target in progress_bar(_planned(decided, classes, base), "Sorting", count, "photo"):
         with as_user_error(
             run_dir / target,
             "it cannot be written",
-            "Free some space or mend it, and repeat the command with this hydra.run.dir.",
+            f"Repair that, and repeat the command with hydra.run.dir={run_dir} to go on.",
             OSError,
             Failure,
         ):
@@ -96,10 +97,10 @@ def sort_photos(
                 gone.append(path)
                 continue
         rows.append((path, decision, target.as_posix()))
-        folders[decision] += 1
+        counts[decision] += 1
     write_csv(run_dir / "sorted.csv", ["path", "decision", "destination"], rows)
-    done = "copied" if how == "copy" else "linked"
-    log.info("Sorted    %s %s to %s", counted(len(rows), "photo"), done, shown(run_dir / SORTED))
+    placed = listed([f"{number} {name}" for name, number in counts.most_common()])
+    log.info("Sorted    %s, by %s, in %s: %s", counted(len(rows), "photo"), how, shown(run_dir / SORTED), placed)
     if gone:
         log.warning("%d left out, which are gone: %s", len(gone), listed(gone))
 
@@ -159,12 +160,13 @@ def _put(photo: Path, target: Path, link: bool) -> None:
             return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / ".unfinished"
-    temporary.unlink(missing_ok=True)  # perhaps read-only, as the photo is
+    temporary.unlink(missing_ok=True)
     try:
         if link:
             temporary.symlink_to(source)
         else:
-            shutil.copy2(source, temporary)
+            shutil.copyfile(source, temporary)
+            os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

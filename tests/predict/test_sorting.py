@@ -38,7 +38,7 @@ def test_predicted_photos_are_sorted(run_command: Run, finished: Path, photos: P
     made, predicted = rows(out / "sorted.csv"), rows(out / "predictions.csv")
     assert [(row["path"], row["decision"]) for row in made] == [(row["path"], row["decision"]) for row in predicted]
     assert len(made) == 6
-    assert "Sorted    6 photos" in result.stdout
+    assert f"Sorted    6 photos, by {how}, in {out / 'sorted'}: " in result.stdout
     assert "1 cannot be read" in result.stdout
     placed = [path for path in (out / "sorted").rglob("*") if not path.is_dir()]
     assert {path.relative_to(out).as_posix() for path in placed} == {row["destination"] for row in made}
@@ -70,7 +70,7 @@ def test_sorting_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     for number, (path, _) in enumerate(decided):
         draw_photo(Path(path), 0, number)
     folder, copied = tmp_path / "sorted" / "cats", list[str]()
-    copy = sorting.shutil.copy2
+    copy = sorting.shutil.copyfile
 
     def fail_at_last(source: Path, target: Path) -> None:
         copied.append(source.name)
@@ -81,7 +81,7 @@ def test_sorting_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     def names() -> list[str]:
         return sorted(path.name for path in folder.iterdir())
 
-    monkeypatch.setattr(sorting.shutil, "copy2", fail_at_last)
+    monkeypatch.setattr(sorting.shutil, "copyfile", fail_at_last)
     with pytest.raises(KeyboardInterrupt):
         sort_photos(decided, 4, ["cats"], tmp_path, tmp_path, "copy")
     assert names() == ["0.jpg", "1.jpg"]
