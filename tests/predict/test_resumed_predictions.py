@@ -110,6 +110,26 @@ def test_what_has_changed_is_predicted_again(
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("photos")
+def test_what_is_made_of_all_predictions_is_made_when_it_was_stopped(
+    run_command: Run, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise Failure("The disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dogscats.predict.sorting._put", fail)
+        assert run_command("evaluate.py", *command, "sort=link", "hydra.run.dir=out").returncode == 1
+    file = tmp_path / "out" / "predictions.csv"
+    before = file.read_bytes()
+    resumed = run_command("evaluate.py", *command, "sort=link", "hydra.run.dir=out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming  35 of them are done" in resumed.stdout
+    assert f"Sorted    {COUNT} photos" in resumed.stdout
+    assert file.read_bytes() == before
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
 @pytest.mark.usefixtures("in_parts", "photos")
 def test_a_limit_holds_for_all_parts_together(run_command: Run, command: list[str], tmp_path: Path) -> None:
     limited = [*command, "+trainer.limit_predict_batches=5", "hydra.run.dir=out"]
