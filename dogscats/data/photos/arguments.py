@@ -8,8 +8,8 @@ from typing import Any
 
 from dogscats.base.errors import ArgumentError
 from dogscats.base.rules import SWITCH, Rule, check_values, is_number, one_of, or_none, whole
-from dogscats.data.photos.columns import COLUMNS
 from dogscats.data.photos.split import group_pattern
+from dogscats.data.photos.tables.columns import COLUMNS
 
 FITS = ("crop", "pad", "squash")
 """How photos become square; see `dogscats.data.pixels.transforms.fitted`."""

@@ -10,9 +10,9 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import cell
 from dogscats.base.text import counted, listed, plural, shown
 from dogscats.data.photos.arguments import check_decisions
-from dogscats.data.photos.columns import find_columns
 from dogscats.data.photos.layouts import Photos
-from dogscats.data.photos.table_rows import ENCODING, text_rows
+from dogscats.data.photos.tables.columns import find_columns
+from dogscats.data.photos.tables.table_rows import ENCODING, text_rows
 
 KINDS = ("keep", "drop", "relabel")
 

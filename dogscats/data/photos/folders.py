@@ -8,8 +8,7 @@ from typing import Self
 from dogscats.base.errors import UserError
 from dogscats.base.text import form, listed
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA
-from dogscats.data.photos.class_names import flat_classes, unlike_classes
-from dogscats.data.photos.columns import LabelTable
+from dogscats.data.photos.dataset_parts import flat_classes, unlike_classes
 from dogscats.data.photos.listing import (
     image_names,
     is_image_name,
@@ -19,7 +18,8 @@ from dogscats.data.photos.listing import (
     unreadable_skipped,
 )
 from dogscats.data.photos.split import split_of
-from dogscats.data.photos.tables import check_tables
+from dogscats.data.photos.tables.columns import LabelTable
+from dogscats.data.photos.tables.label_table import check_tables
 
 FLAT = "<class>.<number>.jpg"
 

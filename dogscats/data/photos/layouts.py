@@ -15,11 +15,11 @@ from dogscats.base.files import cell
 from dogscats.base.text import listed
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.class_names import in_one_spelling, joined_hint
-from dogscats.data.photos.columns import LabelTable
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.listing import unreadable_notes, unreadable_skipped
 from dogscats.data.photos.split import check_groups, group_pattern, hold_out, in_both, split_of
-from dogscats.data.photos.tables import Table
+from dogscats.data.photos.tables.columns import LabelTable
+from dogscats.data.photos.tables.label_table import Table
 from dogscats.data.photos.unpack import UnpackedPhotos
 from dogscats.data.pixels.shrink import Shrink
 

@@ -15,12 +15,12 @@ from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import write_rows
 from dogscats.base.locks import locked
 from dogscats.base.text import shown
-from dogscats.data.photos.columns import LabelTable, find_columns
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.listing import EXTENSIONS
 from dogscats.data.photos.split import split_in, split_of
-from dogscats.data.photos.table_rows import ParquetTable, check_shards, has_images
-from dogscats.data.photos.tables import Table, inside, table_file
+from dogscats.data.photos.tables.columns import LabelTable, find_columns
+from dogscats.data.photos.tables.label_table import Table, inside, table_file
+from dogscats.data.photos.tables.table_rows import ParquetTable, check_shards, has_images
 from dogscats.data.pixels.images import JPEG_MAGIC
 
 VERSION = 1

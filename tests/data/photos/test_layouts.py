@@ -8,11 +8,11 @@ from conftest import draw_photo
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError, user_message
 from dogscats.data.loading.photo_check import leave_out
-from dogscats.data.photos.columns import LabelTable
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.layouts import SOURCES, DatasetFinder, Photos
 from dogscats.data.photos.listing import image_names, left_out, left_out_summary
 from dogscats.data.photos.split import held_out
+from dogscats.data.photos.tables.columns import LabelTable
 
 
 def flat(root: Path, count: int = 20, split: str = "train", classes: tuple[str, ...] = ("dog", "cat")) -> Path:

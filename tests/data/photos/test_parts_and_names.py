@@ -11,7 +11,8 @@ from named import labelled, photos, table
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import Failure, UserError
-from dogscats.data.photos.class_names import joined_labels, masks_among, one_spelling, parts_among
+from dogscats.data.photos.class_names import joined_labels, one_spelling
+from dogscats.data.photos.dataset_parts import masks_among, parts_among
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.listing import left_out
 

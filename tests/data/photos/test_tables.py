@@ -13,7 +13,7 @@ from dogscats.base.errors import ArgumentError, UserError, user_message
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.photos.listing import left_out
 from dogscats.data.photos.run_photos import labels_at
-from dogscats.data.photos.tables import Table
+from dogscats.data.photos.tables.label_table import Table
 
 LABELS = {name: "cat" if "a" in name[6:] else "dog" for name in NAMES}
 

@@ -9,10 +9,11 @@ from typing import NamedTuple, Self
 
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import counted, form, listed, shown
-from dogscats.data.photos.columns import LabelTable, find_columns
-from dogscats.data.photos.listing import FileIndex, ending, list_folder, natural_key
+from dogscats.data.photos.listing import list_folder, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
-from dogscats.data.photos.table_rows import check_shards, has_images, is_empty, table_rows
+from dogscats.data.photos.tables.columns import LabelTable, find_columns
+from dogscats.data.photos.tables.file_index import FileIndex, ending
+from dogscats.data.photos.tables.table_rows import check_shards, has_images, is_empty, table_rows
 
 MOST_COMPARED = 1000
 """Number of rows of a table beside class folders that are compared with them."""

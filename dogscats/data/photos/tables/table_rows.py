@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.text import listed, shown
-from dogscats.data.photos.columns import COLUMNS, LIKELY, PATHS, find_columns, plain
+from dogscats.data.photos.tables.columns import COLUMNS, LIKELY, PATHS, find_columns, plain
 from dogscats.data.pixels.picture import LFS, LFS_POINTER
 
 SEPARATORS = ",;\t"

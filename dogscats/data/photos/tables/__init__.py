@@ -1,0 +1,1 @@
+"""Which photos a dataset has: its layouts, splits and labels."""
