@@ -81,9 +81,7 @@ def joined_hint(classes: Sequence[str]) -> list[str]:
 
 def joined_labels(labels: Sequence[str]) -> list[str]:
     """Return the labels that join others, such as `scab rust` beside `scab` and `rust`."""
-    words = {
-        name: tuple(word for word in re.findall(r"[^\s,;|+&/\[\]'\"]+", form(name)) if word != "and") for name in labels
-    }
+    words = {name: tuple(re.findall(r"(?!and\b)[^\W_]+", form(name))) for name in labels}
     known = {*words.values()}
     lists = {name: [form(part) for part in re.split(r"[,;|+&]", name) if part.strip()] for name in labels}
     parts = Counter(part for each in lists.values() for part in set(each))

@@ -10,18 +10,20 @@ from dogscats.base.text import listed
 from dogscats.data.photos.split import SPELLINGS
 
 KINDS = {
-    "train": (*SPELLINGS["train"], "trn"),
+    "train": (*SPELLINGS["train"], "trn", "labeled", "labelled"),
     "valid": (*SPELLINGS["valid"], "dev", "development"),
     "test": (*SPELLINGS["test"], "tst", "eval", "evaluation", "holdout", "unlabeled", "unlabelled"),
     "photo": (
         *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "pic", "pics", "jpg", "jpgs"),
         *("jpeg", "jpegs", "png", "pngs", "jpegimages", "raw", "original", "originals", "rgb"),
+        *("input", "inputs", "hr", "lr", "highres", "lowres"),
     ),
     "mask": (
         *("mask", "masks", "annotation", "annotations", "annot", "annots", "label", "labels", "gt", "groundtruth"),
         *("seg", "segs", "segmentation", "segmentations", "bbox", "bboxes", "boxes", "trimap", "trimaps", "depth"),
         *("xml", "xmls", "json", "imagesets", "thumb", "thumbs", "thumbnail", "thumbnails", "contour", "contours"),
         *("matte", "mattes", "heatmap", "heatmaps", "resized", "cropped", "augmented", "processed", "preprocessed"),
+        *("target", "targets", "output", "outputs"),
     ),
     "part": ("part", "parts", "batch", "fold", "chunk", "shard", "subset", "dataset", "archive", "volume", "vol"),
     "": ("set", "sets", "data", "files", "folder", "public", "private"),
@@ -30,13 +32,27 @@ KINDS = {
 
 KIND_OF = {word: kind for kind, words in KINDS.items() for word in words}
 
-NEVER_CLASSES = r"(?:^|_)(?:annot(?:ation)?s?|ground_?truths?|segmentations?|bbox(?:es)?|trimaps?|image_?sets)(?:$|_)"
+NEVER_CLASSES = (
+    r"(?:^|_)(?:annot(?:ation)?s?|ground_?truths?|segmentations?|bbox(?:es)?|trimaps?|image_?sets|un_?labell?ed|unsorted)"
+    r"(?:$|_)"
+)
 """Names of folders that are not classes even among others."""
+
+OBJECTS = {"mask", "label", "boxes", "depth", "contour", "target", "targets", "output", "outputs"}
+"""Words of masks that may also be what a class has more than another: `face` and `face_mask`."""
 
 CLASS_WORDS = {"class", "type", "category", "grade", "level", "label", "stage", "kind", "digit", "number", "star"}
 """Words before a number that tells classes apart: `type_1`, `type_2`."""
 
-DATE_OR_CAMERA = r"\d{4}[-_.]\d\d?[-_.]\d\d?|(?:19|20)\d{2}[01]\d[0-3]\d|[1-9]\d\d[A-Z_]{5}|DCIM"
+YEAR, MONTH = r"(?:19|20)\d\d", r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}"
+
+WEEKDAY = r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]{0,6}"
+
+DATE_OR_CAMERA = re.compile(
+    rf"(?i){YEAR}([-_. ])[01]?\d\1[0-3]?\d(?:[-_. T].*)?|{YEAR}[01]\d[0-3]\d(?:[-_ T].*)?|"
+    rf"{YEAR}[-_. ](?:0?[1-9]|1[0-2])|{YEAR}[-_. ]*{MONTH}|(?:[0-3]?\d[-_. ]*)?{MONTH}[-_. ]*{YEAR}|"
+    rf"[0-3]?\d[-_.][01]?\d[-_.](?:{YEAR}|\d\d)|[1-9]\d\d[A-Z_]{{5}}|DCIM"
+)
 """Names of folders that cameras and photo managers make."""
 
 MASK = (
@@ -47,7 +63,7 @@ MASK = (
 AFFIX = re.compile(rf"[ _.-]+{MASK}(?:[ _.-]*\d+)?$|^{MASK}[ _.-]+", re.IGNORECASE)
 """What the name of a mask has besides that of its photo."""
 
-CAMERA = r"(?:img|dsc[fn]?|_dsc|pxl|mvimg|cimg|dji|imgp|fb_img|whatsapp image|whatsapp video)"
+CAMERA = r"(?:img|_?dsc[a-z]?|pxl|mvimg|cimg|dji|imgp|fb_img|gopr[a-z]?|whatsapp image|whatsapp video)"
 
 GENERIC = (
     r"(?:image|images|photo|foto|picture|pic|scan|screen ?shots?|bildschirmfoto|captura(?: de pantalla)?|frame|file|"
@@ -55,8 +71,8 @@ GENERIC = (
 )
 
 NO_CLASS = re.compile(
-    rf"(?i){CAMERA}[\W_\d]*|{GENERIC}[\W_]*\d.*|(?!n\d{{8}}$).*\d{{4}}.*|.*\d[-_. /]\d+[-_. /]\d.*|.*\d[h:]\d.*|"
-    r".*\(\d+\).*|\d\d+|(?=.*\d)[0-9a-f]{8,}|.*\bcopy\b.*"
+    rf"(?i){CAMERA}[\W_\d]*|{GENERIC}\b.*\d.*|{GENERIC}_*\d.*|(?!n\d{{8}}$).*\d\d[a-z_]?\d\d.*|"
+    r".*\d[-_. /]\d+[-_. /]\d.*|.*\d[h:]\d.*|.*\(\d+\).*|\d\d+|(?=.*\d)[0-9a-f]{8,}|.*\bcopy\b.*|.*_(?:jpe?g|png)"
 )
 """Beginnings of file names that are dates, times, counters or a camera's; those of ImageNet, n02085620, are classes."""
 
@@ -68,14 +84,16 @@ def _words(name: str) -> list[str]:
 
 def _kinds(name: str) -> set[str]:
     """Return the kinds of parts that a name tells of."""
-    return {kind for word in [name.lower(), *_words(name)] if (kind := KIND_OF.get(word))}
+    words = _words(name)
+    return {kind for word in ("".join(words), *words) if (kind := KIND_OF.get(word))}
 
 
 def _rest(name: str) -> tuple[str, ...]:
     """Return the words of a name that tell of no part, without numbers."""
-    if name.lower() in KIND_OF:
+    words = _words(name)
+    if "".join(words) in KIND_OF:
         return ()
-    rest = tuple(word for word in _words(name) if word not in KIND_OF and not word.isdecimal())
+    rest = tuple(word for word in words if word not in KIND_OF and not word.isdecimal())
     return () if all(len(word) == 1 for word in rest) else rest
 
 
@@ -85,18 +103,22 @@ def parts_among(names: Sequence[str]) -> list[str]:
     `train_images` and `test_images` are parts, and so are `images` and `masks`, and `images_001` and `images_002`;
     `mask` and `no_mask` are classes.
     """
-    if len(names) > 1 and all(re.fullmatch(DATE_OR_CAMERA, name) for name in names):
-        return list(names)
-    if never := [name for name in names if re.search(NEVER_CLASSES, "_".join(_words(name)))]:
-        return never
+    dates = [name for name in names if DATE_OR_CAMERA.fullmatch(name)]
+    if len(dates) > 1 and 2 * len(dates) > len(names):
+        return dates
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
         alike[_rest(name)].append(name)
-    for group in alike.values():
+    for rest, group in alike.items():
         kinds = [_kinds(name) for name in group]
         every = set[str]().union(*kinds)
         if len(group) < 2:
             continue
+        masks = [
+            name for name, kind in zip(group, kinds, strict=True) if kind == {"mask"} and not OBJECTS & {*_words(name)}
+        ]
+        if rest and masks and set() in kinds:  # `cats` and `cats_masks`
+            return masks
         if ("train" in every and every & {"valid", "test"}) or ({"photo"} in kinds and {"mask"} in kinds):
             return group
         words = [[word for word in _words(name) if not word.isdecimal()] for name in group]
@@ -104,7 +126,19 @@ def parts_among(names: Sequence[str]) -> list[str]:
         classes = numbered and (every <= {"mask"} or CLASS_WORDS & {*words[0]})
         if len(group) == len(names) and all(kinds) and not classes:
             return group
-    return []
+    return [name for name in names if re.search(NEVER_CLASSES, "_".join(_words(name)))]
+
+
+def numbered_note(names: Sequence[str]) -> list[str]:
+    """Point to folders whose names differ by a number alone, as those of sessions, days and patients do."""
+    words = {tuple(word for word in _words(name) if not word.isdecimal()) for name in names}
+    (first, *_) = [*words, ()]
+    if len(names) < 2 or len(words) > 1 or CLASS_WORDS & {*first} or all(len(word) == 1 for word in first):
+        return []
+    return [
+        f"{listed(names, 3)} differ by a number alone. If they are not classes, but sessions, days or patients, give "
+        "the labels in a table: data.labels=<table>"
+    ]
 
 
 def unlike_classes(where: Path, found: Mapping[str, Sequence[str]], depth: int) -> str:
@@ -127,7 +161,10 @@ def unlike_classes(where: Path, found: Mapping[str, Sequence[str]], depth: int) 
     if parts:
         inner = where / next((each for each in parts if "photo" in _kinds(each)), parts[0])
         choice = f" If {inner.name} has the class folders, set data.root={inner}." if nested else ""
-        return f"{listed(parts)} in {where} look like parts of a dataset. If they are classes, rename them.{choice}"
+        return (
+            f"{listed(parts)} in {where} look like parts of a dataset. If they are classes, rename them; or else move "
+            f"them elsewhere.{choice}"
+        )
     if masks := masks_among([path for paths in found.values() for path in paths]):
         return f"{len(masks)} files look like masks of other photos: {listed(masks, 3)}. Move them elsewhere."
     return ""
@@ -168,7 +205,7 @@ def masks_among(paths: Sequence[str]) -> list[str]:
         bare = AFFIX.sub("", stem)
         if bare not in ("", stem) and path.removesuffix(name) + bare in endings:
             found.append(path)
-        elif _is_only(folder, "mask"):
+        elif _is_only(folder, "mask") or AFFIX.sub("", folder) in beside[folder.rpartition("/")[0]] - {folder}:
             in_folders[folder].append(path)
     for masks in in_folders.values():
         found += masks if all(map(named_after, masks)) else []
@@ -191,8 +228,13 @@ def flat_classes(images: Sequence[str]) -> tuple[dict[str, list[str]], list[str]
     unknown = []
     for image in images:
         name, *rest = image.split(".")
+        numbers = [part for part in rest[:-1] if part.isdecimal()]
         numbered = any(char.isdecimal() for part in rest[:-1] for char in part)
-        if numbered and name.strip() and not NO_CLASS.fullmatch(name) and not (name.isdecimal() and len(rest) > 2):
+        abbreviation = re.match(r"[^.]*\.\s", image)  # `Dr. Smith 1.jpg`
+        time = re.match(r"[^.]*\W(?:[01]?\d|2[0-3])\.[0-5]\d\b", image)  # `Sunset at 10.20.jpg`
+        date = len(numbers) > 1 and any(re.fullmatch(YEAR, number) for number in numbers)  # `Jan.1.2020.jpg`
+        several = name.isdecimal() and len(rest) > 2
+        if numbered and name.strip() and not (NO_CLASS.fullmatch(name) or abbreviation or time or date or several):
             found[name].append(image)
         else:
             unknown.append(image)
@@ -200,7 +242,7 @@ def flat_classes(images: Sequence[str]) -> tuple[dict[str, list[str]], list[str]
     same_text = Counter(
         text for name, text in texts.items() if text not in ("", "n") and not CLASS_WORDS & {*_words(name)}
     )
-    generic = all(re.fullmatch(f"(?i){GENERIC}", name) for name in found)
+    generic = any(all(re.fullmatch(f"(?i){kind}", name) for name in found) for kind in (GENERIC, MONTH, WEEKDAY))
     for name in [name for name in found if generic or same_text[texts.get(name, "")] > 1]:
         unknown += found.pop(name)
     return dict(sorted(found.items())), unknown

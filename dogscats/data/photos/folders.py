@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from dogscats.base.errors import UserError
 from dogscats.base.text import form, listed
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA
-from dogscats.data.photos.dataset_parts import flat_classes, unlike_classes
+from dogscats.data.photos.dataset_parts import flat_classes, numbered_note, unlike_classes
 from dogscats.data.photos.listing import (
     image_names,
     is_image_name,
@@ -19,15 +20,10 @@ from dogscats.data.photos.listing import (
 )
 from dogscats.data.photos.split import split_of
 from dogscats.data.photos.tables.columns import LabelTable
-from dogscats.data.photos.tables.label_table import check_tables
+from dogscats.data.photos.tables.label_table import is_table, other_labels
+from dogscats.data.photos.wrappers import OWN, may_be_class, parquet_in, unwrapped
 
 FLAT = "<class>.<number>.jpg"
-
-OWN = {"tmp", "outputs", "multirun"}
-"""Folders for the cache and the runs of this project: in the root they are not classes."""
-
-MOST_WRAPPERS = 5
-"""Depth to which folders that are each the only one in another are descended into: links may form a loop."""
 
 
 class Folders:
@@ -41,12 +37,8 @@ class Folders:
     """
 
     def __init__(self, root: Path):
-        self.root, self.base, self.name = root, "", f"data.root={root}"
+        self.root, self.base, self.name = root, unwrapped(root), f"data.root={root}"
         self.tables: Sequence[str] = ()
-        for _ in range(MOST_WRAPPERS):
-            if not (wrapper := _wrapper(root / self.base)):
-                break
-            self.base += f"{wrapper}/"
         self.names, self.files = list_folder(root / self.base)
         self.empty_folders: Sequence[str] = ()
         self.notes: Sequence[str] = ()
@@ -131,7 +123,8 @@ class Folders:
         if not names and any(form(name.partition(".")[0]) in known and name.count(".") > 1 for name in files):
             return self._flat_names("test", folder)
         if len(names) > 1:
-            self.notes = [f"The photos in {folder} are unlabelled: {listed(names, 3)} are not among the classes"]
+            unlike = f"The photos in {folder} are unlabelled: {listed(names, 3)} are not among the classes"
+            self.notes = [*self.notes, unlike]
         return {}
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
@@ -148,14 +141,20 @@ class Folders:
             UserError: if the name of a folder says that it has a part of a split.
         """
         where, names = self.root / self.base, [name for name in self.names if name.lower() not in OWN]
-        if partial := [name for name in names if name.lower().startswith("partial-") and _parquet_in(where / name)]:
+        inner = [name for name in names if parquet_in(where / name)]
+        partial = [
+            name
+            for name in (*Path(self.base).parts, where.absolute().name, *inner)
+            if name.lower().startswith("partial-")
+        ]
+        if partial and (inner or parquet_in(where)):
             raise UserError(
-                f"{where / partial[0]}: its name says that it has only a part of the photos. Download the whole set, "
-                f"or rename it to {partial[0].partition('-')[2]}/."
+                f"{where}: the name {partial[-1]}/ says that it has only a part of the photos. Download the whole set, "
+                f"or rename it to {partial[-1].partition('-')[2]}/."
             )
-        if names and all(split_of(name) and _parquet_in(where / name) for name in names):
-            return [file for name in names for file in _parquet_in(where / name)]
-        return [] if names else _parquet_in(where)
+        if names and all(split_of(name) and parquet_in(where / name) for name in names):
+            return [file for name in names for file in parquet_in(where / name)]
+        return [] if names else parquet_in(where)
 
     @property
     def _table(self) -> str | None:
@@ -163,7 +162,7 @@ class Folders:
         with unreadable_skipped():
             beside = [f"../{name}" for name in list_folder(self.root / self.base / "..")[1]]
         names = [*(self.base + name for name in self.files), *([] if self.base else beside)]
-        return next((name for name in names if name.lower().endswith((".csv", ".tsv", ".parquet"))), None)
+        return next((name for name in names if is_table(name)), None)
 
     @property
     def _table_hint(self) -> str:
@@ -179,7 +178,7 @@ class Folders:
     def _without_splits(self) -> dict[str, list[str]]:
         """List the photos of a root without `train/`: class folders alone, or flat file names."""
         where = self.root / self.base
-        names = [f for f in self.names if _may_be_class(f) and not (where / f / ".hydra").is_dir()]  # not a run
+        names = [f for f in self.names if may_be_class(f) and not (where / f / ".hydra").is_dir()]  # not a run
         found = self._class_folders(self.base, names)
         self.empty_folders = [f"{self.base}{name}" for name, paths in found.items() if not paths]
         found = {name: paths for name, paths in found.items() if paths}
@@ -216,10 +215,12 @@ class Folders:
     def _check_one_class(self, found: Mapping[str, Sequence[str]], folder: str, advice: str) -> None:
         """Refuse a single class whose photos are in folders, which may be the classes."""
         name, paths = next(iter(found.items()), ("", ()))
-        if len(found) == 1 and any(path.count("/") > folder.count("/") + 1 for path in paths):
+        nested = any(path.count("/") > folder.count("/") + 1 for path in paths)
+        if len(found) == 1 and (nested or self._table):
+            inner = f" If the folders in {name}/ are the classes, {advice}." if nested else ""
             raise UserError(
-                f"{self.name}: {self.place('train')} has only one class, {name!r}. If the folders in {name}/ are the "
-                f"classes, {advice}. Or else add photos of at least one more class."
+                f"{self.name}: {self.place('train')} has only one class, {name!r}.{inner}{self._table_hint} Or else "
+                "add photos of at least one more class."
             )
 
     def _check_parts(self, found: Mapping[str, Sequence[str]], folder: str) -> None:
@@ -227,11 +228,20 @@ class Folders:
         if unlike := unlike_classes(self.root / folder, found, folder.count("/") + 1):
             table = self._table or "<table>"
             raise UserError(f"{self.name}: {unlike} If a table has the labels, set data.labels={table}.")
-        check_tables(self.name, self.root, (folder, self.base), found)
+        self.notes = [*self.notes, *(note for note in numbered_note(list(found)) if note not in self.notes)]
+        parts = folder.split("/")[:-1]
+        places = ["".join(f"{part}/" for part in parts[:count]) for count in range(len(parts), -1, -1)]
+        for table, what in other_labels(self.root, places, found):
+            raise UserError(
+                f"{self.name}: {what}. Set data.labels={table}, or move it elsewhere if the folders are the classes."
+            )
+        with unreadable_skipped():
+            above = islice(other_labels(self.root, ["../"], found), 1)
+            self.notes = [*self.notes, *(f"{what}. If it is right, set data.labels={table}" for table, what in above)]
 
     def _in_folder(self, folder: str, split: str) -> dict[str, list[str]]:
         names = list_folder(self.root / folder)[0]
-        names = names if folder else [name for name in names if _may_be_class(name)]
+        names = names if folder else [name for name in names if may_be_class(name)]
         found = self._class_folders(folder, names)
         self._check_parts({name: paths for name, paths in found.items() if paths}, folder)
         found = found or self._flat_names(split, folder)
@@ -270,29 +280,3 @@ class Folders:
         if found:
             self._flat.add(split)
         return {name: [f"{folder}{image}" for image in names] for name, names in found.items()}
-
-
-def _may_be_class(name: str) -> bool:
-    return split_of(name) is None and name.lower() not in {*OWN, "test1"}
-
-
-def _wrapper(folder: Path) -> str | None:
-    """Return the name of the only folder in `folder` if it wraps a dataset, and is not itself one of photos."""
-    names, files = list_folder(folder)
-    names = [name for name in names if name.lower() not in OWN]
-    if len(names) != 1 or not _may_be_class(names[0]) or any(is_image_name(folder, name) for name in files):
-        return None
-    inner, files = list_folder(folder / names[0])
-    images = [name for name in files if is_image_name(folder / names[0], name)]
-    by_class, unknown = flat_classes(images)
-    flat = len(by_class) > 1 and not unknown
-    parquet = not inner and any(name.lower().endswith(".parquet") for name in files)
-    return names[0] if flat or parquet or (inner and not images) else None
-
-
-def _parquet_in(folder: Path) -> list[Path]:
-    """List the Parquet files of a folder that has no photos and no folders."""
-    names, files = list_folder(folder)
-    if {name.lower() for name in names} - OWN or any(is_image_name(folder, name) for name in files):
-        return []
-    return [folder / name for name in files if name.lower().endswith(".parquet")]

@@ -87,7 +87,7 @@ def differences(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[s
     return "; ".join(f"{len(paths)} {kind} ({listed(paths, 3)})" for kind, paths in kinds.items() if paths)
 
 
-def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None, resumed: bool) -> bool:
+def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None, resumed: bool) -> None:
     """Write the copy of the decisions, exactly as read, unless it is there; warn if the original has changed since.
 
     Args:
@@ -96,14 +96,11 @@ def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None
         given: the original: value of `data.decisions`.
         resumed: whether the run is resumed.
 
-    Returns:
-        Whether the copy was written.
-
     Raises:
         UserError: if there is another file in its place, such as the user's own with `hydra.run.dir=.`.
     """
     if decisions is None or given is None:
-        return False
+        return
     copy, original = run_dir / DECISIONS_FILE, Path(given).expanduser()
     if original.is_file() and original.read_bytes() != decisions.content:
         changed = f"Decisions {shown(original)} has changed since the run began"
@@ -113,10 +110,9 @@ def keep_decisions(decisions: Decisions | None, run_dir: Path, given: str | None
             raise UserError(
                 f"{copy}: it is in the way of the run's copy of {given}. Move it, or choose another hydra.run.dir."
             )
-        return False
+        return
     with atomic_path(copy) as temporary:
         temporary.write_bytes(decisions.content)
-    return True
 
 
 def with_own_decisions(data: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:

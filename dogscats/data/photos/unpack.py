@@ -5,7 +5,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +15,15 @@ from dogscats.base.content import cache_folder
 from dogscats.base.errors import Failure, UserError, as_user_error
 from dogscats.base.files import write_rows
 from dogscats.base.locks import locked
-from dogscats.base.text import shown
+from dogscats.base.text import listed, shown
 from dogscats.data.photos.folders import Folders
 from dogscats.data.photos.listing import EXTENSIONS
 from dogscats.data.photos.split import split_in, split_of
 from dogscats.data.photos.tables.columns import LabelTable, find_columns
+from dogscats.data.photos.tables.file_index import FileIndex
 from dogscats.data.photos.tables.label_table import Table, inside, table_file
-from dogscats.data.photos.tables.table_rows import ParquetTable, check_shards, has_images
+from dogscats.data.photos.tables.parquet_table import ParquetTable, has_images
+from dogscats.data.photos.tables.shards import check_shards
 from dogscats.data.pixels.images import JPEG_MAGIC
 
 VERSION = 1
@@ -150,6 +153,7 @@ def _photos(
     The content is the file that a row names if it has only its path.
     """
     numbers: Counter[str] = Counter()
+    index = cache(partial(FileIndex, root))
     for file in files:
         split_of_file = _split_of_file(root, file, files) if splits else "train"
         table = ParquetTable(file, str(file))
@@ -163,7 +167,7 @@ def _photos(
         split = table.header[found["split"]] if "split" in found else None
         columns = [table.image_column, label, *([split] if split else [])]
         for where, (value, given, *written) in table.rows(columns, ROWS_AT_ONCE):
-            content, stem = _content(value, (file.parent, root), f"{file}: {where}")
+            content, stem = _content(value, file.parent, index, f"{file}: {where}")
             text = table.text(label, given).strip()
             kind = split_in(split, str(written[0]), f"{file}: {where}") if split else split_of_file or "train"
             if splits and split_of_file not in (None, kind):
@@ -178,17 +182,27 @@ def _photos(
             yield f"{folder}/{numbers[folder]:07d}{stem}{_ending(content)}", text, kind, content
 
 
-def _content(value: Any, folders: Sequence[Path], where: str) -> tuple[bytes | Path, str]:
-    """Return the bytes of an image, or its file in one of `folders`; and its original name as the end of a file name.
+def _content(value: Any, folder: Path, index: Callable[[], FileIndex], where: str) -> tuple[bytes | Path, str]:
+    """Return the bytes of an image, or its file; and its original name as the end of a file name.
+
+    Args:
+        value: an image in a row.
+        folder: folder of the Parquet file, which its file may be in.
+        index: returns all photos, one of which it may be.
+        where: place of the row, for messages.
 
     Raises:
-        UserError: if there is neither.
+        UserError: if there is neither, or its file is one of several.
     """
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
     if content is None and path:
-        content = next((folder / path for folder in folders if (folder / path).is_file()), None)
-        if content is None:
-            raise UserError(f"{where}: its photo {shown(path)} is not in {folders[0]}. Add it, or remove the row.")
+        beside, root = folder / path, index().root
+        files = [beside] if beside.is_file() else [root / name for name in index().find(path)]
+        if not files:
+            raise UserError(f"{where}: its photo {shown(path)} is not in {root}. Add it, or remove the row.")
+        if len(files) > 1:
+            raise UserError(f"{where}: its photo {shown(path)} may be {listed([*map(str, files)], 3)}. Keep one.")
+        content = files[0]
     if content is None:
         raise UserError(f"{where}: it has no image. Remove the row.")
     name = os.path.basename(str(path or ""))  # noqa: PTH119  # text from elsewhere

@@ -378,6 +378,7 @@ def test_a_refused_run_leaves_no_copy_and_a_file_of_the_user_is_left_alone(
     assert "Decisions decisions.csv" in refused.stdout
     assert refused.returncode == 1
     assert not (tmp_path / "run" / "decisions.csv").exists()
+    (tmp_path / "run").mkdir()
     own = decisions(tmp_path / "run", HEADER)
     refused = run_command("train.py", *settings, "hydra.run.dir=run")
     assert f"{own}: it is in the way of the run's copy of decisions.csv" in refused.stderr

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import FAST, Run, draw_photo
+from named import photos
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import ArgumentError, UserError
@@ -106,16 +106,10 @@ def test_a_class_that_groups_do_not_divide_is_named(tmp_path: Path) -> None:
         DatasetFinder(root, group=r"(./p\d+)_").find()
 
 
-def test_groups_in_two_given_splits_are_named(run_command: Run, tmp_path: Path) -> None:
+def test_groups_in_two_given_splits_are_named(tmp_path: Path) -> None:
     for split, numbers in (("train", range(4)), ("val", range(3, 6)), ("test", (0, 9))):
-        for number in numbers:
-            for label, name in enumerate(("cats", "dogs")):
-                draw_photo(tmp_path / "photos" / split / name / f"p{number}_{split}.jpg", label, number)
-        result = run_command("train.py", "data.root=photos", "data.group='(p[0-9]+)_'", *FAST)
-    assert result.returncode == 0, result.stderr
-    for split, number in (("valid", 3), ("test", 0)):
-        folder = "val" if split == "valid" else "test"
-        assert (
-            f"1 group of data.group is in train and in {split}, for example 'p{number}': "
-            f"train/cats/p{number}_train.jpg and {folder}/cats/p{number}_{folder}.jpg." in result.stdout
-        )
+        photos(tmp_path, *(f"{split}/{name}/p{n}_{split}.jpg" for name in ("cats", "dogs") for n in numbers))
+    notes = DatasetFinder(tmp_path, group="(p[0-9]+)_").find().notes
+    for note, split, folder, number in zip(notes, ("valid", "test"), ("val", "test"), (3, 0), strict=True):
+        assert note.startswith(f"1 group of data.group is in train and in {split}, for example 'p{number}': ")
+        assert f"train/cats/p{number}_train.jpg and {folder}/cats/p{number}_{folder}.jpg." in note

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,7 +207,15 @@ def test_a_run_on_photos_in_parquet_files(run_command: Run, tmp_path: Path) -> N
     ("names", "message"),
     [
         (["train-00000-of-00002-0123456789abcdef.parquet"], r"train-00001-of-00002-\*\.parquet is missing"),
-        (["train-00001-of-00003.parquet"], r"train-00000-of-00003\.parquet, train-00002-of-00003\.parquet are missing"),
+        (
+            ["train-00001-of-00003.parquet"],
+            r": train-00002-of-00003\.parquet, train-00000-of-00003\.parquet or train-00003-of-00003\.parquet are",
+        ),
+        (["train-1-of-3.parquet", "train-3-of-3.parquet"], r": train-2-of-3\.parquet is missing"),
+        (["train-00000-of-00002-abc123.parquet"], r"train-00001-of-00002-\*\.parquet is missing"),
+        (["chunk2.parquet"], r": chunk1\.parquet is missing"),
+        (["train_part3.parquet"], r": train_part1\.parquet, train_part2\.parquet are missing"),
+        (["train_2.parquet", "train_3.parquet"], r"train_1\.parquet is missing"),
         (["train-0-of-2.parquet"], r"train-1-of-2\.parquet is missing"),
         (["train-2-of-2.parquet"], r"train-1-of-2\.parquet is missing"),
         (["0000.parquet", "0002.parquet"], r"0001\.parquet is missing"),
@@ -230,6 +239,13 @@ def test_sets_of_shards_are_complete(tmp_path: Path, names: list[str], message: 
         DatasetFinder(tmp_path).find()
 
 
+@pytest.mark.parametrize("name", ["train-v2", "cifar10", "2021", "imagenet64", "train1"])
+def test_a_number_that_is_no_part(tmp_path: Path, name: str) -> None:
+    images = [encoded(n % 2, n, tmp_path) for n in range(4)]
+    write_parquet(tmp_path / f"root/{name}.parquet", {"image": images, "label": ["a", "b"] * 2})
+    assert DatasetFinder(tmp_path / "root").find().classes == ["a", "b"]
+
+
 def test_one_part_of_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels-00000-of-00002.csv").write_text("path,label\n1.jpg,a\n")
     with pytest.raises(UserError, match="one of 2 parts of a table"):
@@ -251,8 +267,13 @@ def test_the_layout_of_hugging_faces_conversion(tmp_path: Path, base: str) -> No
     with pytest.raises(UserError, match=r"train: 0000\.parquet is missing"):
         DatasetFinder(tmp_path / "root").find()
     (tmp_path / f"root/{base}train").rename(tmp_path / f"root/{base}partial-train")
-    with pytest.raises(UserError, match="partial-train: its name says that it has only a part"):
+    partial = "the name partial-train/ says that it has only a part"
+    with pytest.raises(UserError, match=partial):
         DatasetFinder(tmp_path / "root").find()
+    shutil.rmtree(tmp_path / f"root/{base}validation")
+    for root in (tmp_path / "root", tmp_path / f"root/{base}partial-train"):
+        with pytest.raises(UserError, match=partial):
+            DatasetFinder(root).find()
 
 
 def test_several_configurations_are_named(tmp_path: Path) -> None:
@@ -282,6 +303,28 @@ def test_rows_that_have_only_a_path(tmp_path: Path, mixed: bool) -> None:
     (tmp_path / "moved/data/photos/7.jpg").unlink()
     with pytest.raises(UserError, match=r"row 8: its photo photos/7\.jpg is not in"):
         DatasetFinder(tmp_path / "moved", labels="data/all.parquet", cache_dir=str(tmp_path / "new")).find()
+
+
+def test_rows_that_have_only_the_name_of_a_photo_in_a_folder(tmp_path: Path) -> None:
+    photos(tmp_path, *(f"photos/{'xy'[n % 2]}/{n}.jpg" for n in range(6)))
+    images = [{"bytes": None, "path": f"{n}.jpg"} for n in range(6)]
+    write_parquet(tmp_path / "data" / "all.parquet", {"image": images, "label": ["a", "b"] * 3})
+    found = DatasetFinder(tmp_path, labels="data/all.parquet", cache_dir=str(tmp_path / "tmp")).find()
+    assert len(labelled(found)) == 6
+    photos(tmp_path, "photos/y/0.jpg")
+    with pytest.raises(UserError, match=r"row 1: its photo 0\.jpg may be .*/photos/x/0\.jpg, .*/photos/y/0\.jpg"):
+        DatasetFinder(tmp_path, labels="data/all.parquet", cache_dir=str(tmp_path / "tmp/new")).find()
+
+
+def test_columns_of_zeros_and_ones_in_parquet(tmp_path: Path) -> None:
+    columns = {
+        "id": [Path(name).stem for name in NAMES],
+        "cat": [1, 0] * 5,
+        "dog": [False, True] * 5,
+        "tag": [[1]] * 10,
+    }
+    write_parquet(tmp_path / "labels.parquet", columns)
+    assert DatasetFinder(photos(tmp_path, *NAMES), labels="labels.parquet").find().classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("labels", [[True, False], [1.0, 0.0], [["a"], ["b"]], [b"a", b"b"]])

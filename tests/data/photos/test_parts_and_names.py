@@ -38,6 +38,18 @@ from dogscats.data.photos.listing import left_out
         ["2021-01-01", "2021-01-02"],
         ["100CANON", "101CANON"],
         ["eval", "holdout"],
+        ["2021-01", "2021-02"],
+        ["01-01-2021", "02-01-2021"],
+        ["Jan 2021", "Feb 2021", "misc"],
+        ["2021-01-01 beach", "2021-01-02 zoo"],
+        ["HR", "LR"],
+        ["trainHR", "trainLR"],
+        ["high_res", "low_res"],
+        ["input", "target"],
+        ["labeled", "unlabeled"],
+        ["cats", "dogs", "Unlabelled"],
+        ["cats", "dogs", "cats_masks"],
+        ["cats", "cats_thumbnails"],
     ],
     ids=lambda names: names[0],
 )
@@ -64,6 +76,12 @@ def test_folders_that_look_like_parts_are_no_classes(tmp_path: Path, names: list
         ["cats", "dogs", "masks"],
         ["train_station", "bus_station"],
         ["1990", "2000"],
+        [str(digit) for digit in range(10)],
+        ["000", "001"],
+        ["target", "background"],
+        ["face", "face_mask"],
+        ["eggs", "egg_boxes"],
+        ["before", "after"],
     ],
     ids=lambda names: names[0],
 )
@@ -71,6 +89,24 @@ def test_classes_whose_names_have_such_words_are_classes(tmp_path: Path, names: 
     assert parts_among(names) == []
     photos(tmp_path, *(f"{name}/{name}{number}.jpg" for name in names for number in range(2)))
     assert DatasetFinder(tmp_path).find().classes == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        (["session_1", "session_2"], True),
+        (["Patient 3", "Patient 11", "Patient 20"], True),
+        (["type_1", "type_2"], False),
+        (["0", "1"], False),
+        (["n02085620", "n02085936"], False),
+        (["session_1", "cats"], False),
+    ],
+)
+def test_folders_that_differ_by_a_number_are_noted(tmp_path: Path, names: list[str], noted: bool) -> None:
+    photos(tmp_path, *(f"{split}/{name}/{n}.jpg" for split in ("train", "valid") for name in names for n in range(2)))
+    notes = DatasetFinder(tmp_path).find().notes
+    assert len(notes) == int(noted)
+    assert all("differ by a number alone" in note and "data.labels=<table>" in note for note in notes)
 
 
 def test_the_folder_to_choose_is_named(tmp_path: Path) -> None:
@@ -92,6 +128,8 @@ def test_the_folder_to_choose_is_named(tmp_path: Path) -> None:
         (["a/1.jpg", "b/2.jpg", "masks/1.png", "masks/2.png"], ["masks/1.png", "masks/2.png"]),
         (["mask/1.jpg", "face/1.jpg"], []),
         (["ppe/mask/1.jpg", "ppe/helmet/1.jpg"], []),
+        (["cat/1.jpg", "cat_mask/1.png", "dog/2.jpg"], ["cat_mask/1.png"]),
+        (["face/1.jpg", "face_mask/1.jpg"], []),
         (["a/mask.jpg", "a/face_mask.jpg", "b/label_1.jpg"], []),
     ],
 )
@@ -105,6 +143,36 @@ def test_masks_in_a_class_are_refused(tmp_path: Path) -> None:
         tmp_path, *(f"{name}/{kind}/{number}.png" for name in "ab" for kind in ("images", "masks") for number in "12")
     )
     with pytest.raises(UserError, match=r"4 files look like masks of other photos: a/masks/1\.png"):
+        DatasetFinder(tmp_path).find()
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("labels.csv", ["id,label", *(f"{n},{'xy'[n // 4]}" for n in range(8))]),  # without their zeros
+        ("labels.csv", ["file,label", *(f"{n % 2}/{n:03d}.jpg,{'xy'[n // 4]}" for n in range(8))]),
+        ("truth.csv", ["image,x,y,z", *(f"{n:03d},{n // 4}.0,{1 - n // 4}.0,0.0" for n in range(8))]),
+        ("train.txt", [f"{n % 2}/{n:03d}.jpg {'xy'[n // 4]}" for n in range(8)]),
+    ],
+)
+@pytest.mark.parametrize("folder", ["", "photos/", "a/photos/"])
+def test_tables_of_any_kind_beside_or_above_folders_decide(
+    tmp_path: Path, name: str, lines: list[str], folder: str
+) -> None:
+    photos(tmp_path, *(f"{folder}{n % 2}/{n:03d}.jpg" for n in range(8)))
+    table(tmp_path, *lines, name=name)
+    with pytest.raises(UserError, match=rf"{name} has other labels .* 0, 1: x, y\. Set data\.labels={name}"):
+        DatasetFinder(tmp_path).find()
+    assert DatasetFinder(tmp_path, labels=name).find().classes == ["x", "y"]
+    if folder:
+        (note,) = DatasetFinder(tmp_path / folder[:-1]).find().notes if folder == "photos/" else [f"../{name}"]
+        assert f"../{name}" in note
+
+
+def test_files_of_the_same_name_in_several_classes_belong_to_their_folders(tmp_path: Path) -> None:
+    photos(tmp_path, *(f"{name}/{n}.jpg" for name in ("000", "001") for n in range(4)))
+    table(tmp_path, "path,label", *(f"{name}/{n}.jpg,{'xy'[n % 2]}" for name in ("000", "001") for n in range(4)))
+    with pytest.raises(UserError, match=r"labels\.csv has other labels"):
         DatasetFinder(tmp_path).find()
 
 
@@ -139,6 +207,13 @@ def test_a_table_beside_folders_that_names_their_photos_decides(tmp_path: Path) 
         [f"holiday {day}.{n}.jpg" for day in (1, 2) for n in range(3)],
         [f"image (1).{n}.jpg" for n in range(3)] + [f"image (2).{n}.jpg" for n in range(3)],
         [f"image.{n}.jpg" for n in range(3)] + [f"photo.{n}.jpg" for n in range(3)],
+        [f"Screenshot from Mon {hour}.2{n}.png" for hour in (10, 11) for n in range(3)],
+        [f"{place} at 10.2{n}.jpg" for place in ("Sunset", "Beach") for n in range(3)],
+        [f"{month}.{day}.2020.jpg" for month in ("Jan", "Feb") for day in (1, 2)],
+        [f"{day}.{n}.jpg" for day in ("mon", "Tuesday") for n in (1, 2)],
+        [f"{title}. Smith {n}.jpg" for title in ("Dr", "Mr") for n in (1, 2)],
+        [f"{animal}_jpg.rf.{n}a1b2c3d4e5f60718293a4b5c6d7e8f9.jpg" for animal in ("cat", "dog") for n in (1, 2)],
+        [f"{camera}.{n}.jpg" for camera in ("GOPRA001", "DSCA001", "P101a0001") for n in (1, 2)],
         ["my.holiday.jpg", "my.dog.jpg", "the.cat.jpg", "the.dog.jpg"],
     ],
     ids=lambda names: names[0],
@@ -151,7 +226,16 @@ def test_names_of_cameras_and_programs_are_no_classes(tmp_path: Path, names: lis
 
 
 @pytest.mark.parametrize(
-    "classes", [("cat", "dog"), ("n02085620", "n02085936"), ("7", "3"), ("type1", "type2"), ("T800", "R2")]
+    "classes",
+    [
+        ("cat", "dog"),
+        ("n02085620", "n02085936"),
+        ("7", "3"),
+        ("type1", "type2"),
+        ("T800", "R2"),
+        ("sun", "moon"),
+        ("St Bernard", "Pug"),
+    ],
 )
 def test_flat_names_of_classes_still_count(tmp_path: Path, classes: tuple[str, ...]) -> None:
     photos(tmp_path, *(f"{name}.{number}.jpg" for name in classes for number in range(1000, 1005)))
@@ -262,4 +346,5 @@ def test_labels_that_join_others_are_hinted_at() -> None:
     labels = ["scab", "rust", "scab rust", "healthy", "frog_eye_leaf_spot", "rust frog_eye_leaf_spot", "black rot"]
     assert joined_labels(labels) == ["scab rust", "rust frog_eye_leaf_spot"]
     assert joined_labels(["a, b", "b, c", "d"]) == ["a, b", "b, c"]
+    assert joined_labels(["scab", "rust", "scab_rust", "rust-scab", "healthy"]) == ["scab_rust", "rust-scab"]
     assert joined_labels(["red apple", "green apple", "red pear"]) == []

@@ -70,7 +70,10 @@ def test_paths_are_exact_first_and_then_looked_for(tmp_path: Path) -> None:
         rows = Table(root, root / table(root, "path,label", f"{written},0"), "labels.csv").by_class("train")
         assert rows == {"0": [path]}
         assert (root / path).is_file()
-    with pytest.raises(UserError, match=r"labels\.csv: line 2: '1\.jpg' may be a/1\.jpg, b/1\.jpg"):
+    both = (
+        r"labels\.csv: line 2: '1\.jpg' may be a/1\.jpg, b/1\.jpg\. Write the path from data\.root on, such as a/1\.jpg"
+    )
+    with pytest.raises(UserError, match=both):
         DatasetFinder(root, labels=table(root, "path,label", "1.jpg,0")).find()
 
 
@@ -297,6 +300,42 @@ def test_columns_of_the_users_choice(tmp_path: Path) -> None:
         DatasetFinder(root, labels=several).find()
 
 
+def test_columns_of_zeros_and_ones_are_labels(tmp_path: Path) -> None:
+    root = photos(tmp_path, *NAMES)
+    rows = [(name, *((1, 0, 0) if text == "cat" else (0, 1, 0)), 33, "train") for name, text in LABELS.items()]
+    for true in ("1", "1.0", "True"):
+        lines = (",".join(map(str, row)).replace(",1,", f",{true},") for row in rows)
+        found = DatasetFinder(root, labels=table(root, "id,cat,dog,cow,age,split", *lines)).find()
+        assert labelled(found) == LABELS
+    table(root, "id,cat,dog,age", *(f"{name},1,{int(text == 'dog')},3" for name, text, *_ in LABELS.items()))
+    with pytest.raises(UserError, match=r"line 7: it has 1 in 2 of its columns of 0 and 1, cat, dog\. A photo has one"):
+        DatasetFinder(root, labels="labels.csv").find()
+    with pytest.raises(UserError, match="no column for the label"):
+        DatasetFinder(root, labels=table(root, "id,cat,dog", *(f"{name},.5,.5" for name in NAMES))).find()
+
+
+def test_lists_without_a_header(tmp_path: Path) -> None:
+    root = photos(tmp_path, *NAMES)
+    for separator in (" ", "\t", ", "):
+        lines = [f"{name}{separator}{text}" for name, text in LABELS.items()]
+        for header in ([], [f"path{separator}label"]):
+            assert labelled(DatasetFinder(root, labels=table(root, *header, *lines, name="train.txt")).find()) == LABELS
+    table(root, "cat", "dog", name="labels.txt")
+    with pytest.raises(UserError, match=r"labels\.txt: line 1: it has no path and label, only 'cat'"):
+        DatasetFinder(root, labels="labels.txt").find()
+    classes = photos(tmp_path / "classes", *(f"{name}/{n}.jpg" for name in ("cat", "dog") for n in range(3)))
+    table(classes, "cat", "dog", name="labels.txt")
+    assert DatasetFinder(classes).find().classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+def test_a_pointer_of_git_lfs_is_no_table(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra 'parquet'")
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=rf"{name}: it is a Git LFS pointer, .* run git lfs pull"):
+        DatasetFinder(tmp_path, labels=name).find()
+
+
 def test_ids_without_their_leading_zeros(tmp_path: Path) -> None:
     root = photos(tmp_path, *(f"images/{number:04d}.jpg" for number in range(10)))
     found = DatasetFinder(root, labels=table(root, "id,label", *(f"{n},{'ab'[n % 2]}" for n in range(10)))).find()
@@ -304,6 +343,10 @@ def test_ids_without_their_leading_zeros(tmp_path: Path) -> None:
     assert "10 paths in labels.csv differ from the files' names" in found.notes[0]
     floats = table(root, "id,label", *(f"{n}.0,{'ab'[n % 2]}" for n in range(10)))
     assert len(labelled(DatasetFinder(root, labels=floats).find())) == 10
+    numbers = table(root, "id,label", *(f"IMG_{n}_b,{'ab'[n % 2]}" for n in range(10)))
+    cameras = photos(tmp_path / "cameras", *(f"IMG_{n:04d}_b.jpg" for n in range(10)))
+    assert len(labelled(DatasetFinder(cameras, labels=root / numbers).find())) == 10
+    table(root, "id,label", *(f"{n}.0,{'ab'[n % 2]}" for n in range(10)))
     photos(root, "images/007.jpg")
     with pytest.raises(UserError, match=r"'7\.0' may be images/0007\.jpg, images/007\.jpg"):
         DatasetFinder(root, labels=floats).find()

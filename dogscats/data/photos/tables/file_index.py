@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dogscats.base.text import form
@@ -16,15 +16,18 @@ class FileIndex:
 
     Args:
         root: folder of the photos.
+        names: their paths, relative to `root`; `None` for all photos in it.
 
     Attributes:
         names: paths of all photos, relative to `root`.
         respelled: path in the table of each photo that was only found in another spelling.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, names: Sequence[str] | None = None):
         self.root, self.top = root, os.path.abspath(root)  # noqa: PTH100  # text, as the paths are
-        self.names = [f for f in walk_files(root) if not f.startswith("tmp/") and is_image_name(root, f)]
+        if names is None:
+            names = [f for f in walk_files(root) if not f.startswith("tmp/") and is_image_name(root, f)]
+        self.names = names
         self.exact = set(self.names)
         self.respelled: dict[str, str] = {}
         self._by_end: dict[tuple[int, Callable[[str], str]], dict[str, list[str]]] = {}
@@ -85,8 +88,8 @@ class FileIndex:
 
 
 def unpadded(path: str) -> str:
-    """Return the form of a path without leading zeros of its number: `7.jpg` for `0007.jpg`, `7` for `7.0`."""
-    return re.sub(r"(?:^|(?<=/))0+(?=\d+(?:\.[^/]*)?$)", "", re.sub(r"(?:^|(?<=/))(\d+)\.0+$", r"\1", form(path)))
+    """Return the form of a path without leading zeros of its numbers: `img_7.jpg` for `IMG_0007.jpg`, `7` for `7.0`."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"(?:^|(?<=/))(\d+)\.0+$", r"\1", form(path)))
 
 
 def ending(path: str) -> str:

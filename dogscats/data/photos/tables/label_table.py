@@ -1,19 +1,20 @@
 """Tables of labelled photos: CSV or Parquet files with the columns path, label and perhaps split."""
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from posixpath import basename, splitext
 from typing import NamedTuple, Self
 
 from dogscats.base.errors import ArgumentError, UserError
 from dogscats.base.text import counted, form, listed, shown
 from dogscats.data.photos.listing import list_folder, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
-from dogscats.data.photos.tables.columns import LabelTable, find_columns
+from dogscats.data.photos.tables.columns import LabelTable
 from dogscats.data.photos.tables.file_index import FileIndex, ending
-from dogscats.data.photos.tables.table_rows import check_shards, has_images, is_empty, table_rows
+from dogscats.data.photos.tables.parquet_table import has_images
+from dogscats.data.photos.tables.shards import check_shards
+from dogscats.data.photos.tables.table_rows import is_empty, labelled_rows
 
 MOST_COMPARED = 1000
 """Number of rows of a table beside class folders that are compared with them."""
@@ -67,9 +68,7 @@ class Table:
 
     def _rows(self, file: Path, chosen: Mapping[str, str]) -> tuple[list[Row], str]:
         """Read the rows; also return where the splits are from, in words, empty without any."""
-        lines = table_rows(file, self.name, chosen)
-        _, header = next(lines, ("", []))
-        columns = find_columns(self.name, header, chosen=chosen)
+        header, columns, lines = labelled_rows(file, self.name, chosen)
         column = header[columns["split"]].strip() if "split" in columns else ""
         rows, empty = [], defaultdict[str, list[str]](list)
         for where, cells in lines:
@@ -104,12 +103,15 @@ class Table:
             row, paths = rows[number], found[number]
             found[number] = [path for path in paths if ending(path) == chosen]
             if len(found[number]) != 1:
-                kinds = sorted({ending(path)[1:] for path in paths})
-                advice = f"Say which ending the photos have: data.extension={kinds[0]}" if len(kinds) > 1 else ""
-                raise UserError(
-                    f"{self.name}: {row.where}: {shown(row.path)!r} may be {listed(paths, 3)}. "
-                    f"{advice or 'Write the path from data.root on'}."
+                left = found[number] or paths
+                kinds = sorted({ending(path)[1:] for path in left})
+                advice = (
+                    f"Say which ending the photos have: data.extension={kinds[0]}"
+                    if len(kinds) > 1
+                    else f"Write the path from data.root on, such as {shown(left[0])}, or set data.root to the folder "
+                    "that has the photos"
                 )
+                raise UserError(f"{self.name}: {row.where}: {shown(row.path)!r} may be {listed(left, 3)}. {advice}.")
         notes = (
             [f"{counted(len(several), 'row')} of {self.name} with several files: those with {chosen} are used"]
             if several
@@ -192,68 +194,63 @@ def table_file(root: Path, labels: str) -> Path:
     given = Path(labels).expanduser()
     if file := next((file for file in (root / given, given) if file.is_file()), None):
         return file
-    there = listed([f for f in list_folder(root)[1] if f.lower().endswith((".csv", ".tsv", ".parquet"))])
+    there = listed([name for name in list_folder(root)[1] if is_table(name)])
     missing = f"labels={labels}: there is no such file in {root}, nor in the working directory. Give a table of paths"
     raise ArgumentError("data", f"{missing} and labels{f'; {there} is there' if there else ''}.")
 
 
-def check_tables(name: str, root: Path, places: Iterable[str], found: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a table beside folders of photos that has other labels for them.
+def is_table(name: str) -> bool:
+    """Return whether a file is a table, or a list, by its name."""
+    return bool(re.fullmatch(r".*\.(?:csv|tsv|parquet)|.*label.*\.txt", name, re.IGNORECASE))
+
+
+def other_labels(root: Path, places: Iterable[str], found: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Find tables beside folders of photos that have other labels for them.
 
     Args:
-        name: name of the dataset in messages.
         root: folder of the dataset.
-        places: folders in it, with `/` at the end, to look for tables.
+        places: folders, relative to it, with `/` at the end, to look for tables.
         found: paths of the photos in each folder.
 
-    Raises:
-        UserError: with both ways out.
+    Yields:
+        The path of a table; and, in words, what it has.
     """
+    index = FileIndex(root, [path for paths in found.values() for path in paths])
+    folders = {path: folder for folder, paths in found.items() for path in paths}
     for place in dict.fromkeys(places):
         for file in list_folder(root / place)[1]:
-            if labels := _other_labels(root / place / file, found):
-                raise UserError(
-                    f"{name}: {place}{file} has other labels for the photos than their folders "
-                    f"{listed(list(found), 5)}: {listed(labels, 5)}. Set data.labels={place}{file}, or move it "
-                    "elsewhere if the folders are the classes."
+            if labels := _other_labels(root / place / file, index, folders):
+                yield (
+                    f"{place}{file}",
+                    f"{place}{file} has other labels for the photos than their folders {listed(list(found), 5)}: "
+                    f"{listed(labels, 5)}",
                 )
 
 
-def _other_labels(file: Path, found: Mapping[str, Sequence[str]]) -> list[str]:
+def _other_labels(file: Path, index: FileIndex, folders: Mapping[str, str]) -> list[str]:
     """Return the labels of a table beside folders if it has others for their photos; else an empty list.
 
     Labels are alike if any is the name of a folder, or each stands for one folder: `0` for `cats`, `1` for `dogs`.
 
     Args:
         file: a file, which may be such a table.
-        found: paths of the photos in each folder.
+        index: the photos.
+        folders: folder of each photo.
     """
-    if not file.name.lower().endswith((".csv", ".tsv", ".parquet")) or "submission" in file.name.lower():
+    if not (is_table(file.name) or file.suffix.lower() == ".txt") or "submission" in file.name.lower():
         return []
     try:
         if has_images(file, file.name):
             return []
-        lines = table_rows(file, file.name)
-        _, header = next(lines, ("", []))
-        columns = find_columns(file.name, header)
-        rows = [
-            [cells[columns[kind]].strip() for kind in ("path", "label")] for _, cells in islice(lines, MOST_COMPARED)
-        ]
+        _, columns, lines = labelled_rows(file, file.name, most=MOST_COMPARED)
+        rows = [[cells[columns[kind]].strip() for kind in ("path", "label")] for _, cells in lines]
     except (UserError, OSError):  # not a table of photos
         return []
-    folders: dict[str, set[str]] = defaultdict(set)
-    for folder, paths in found.items():
-        for path in paths:
-            name = path.rpartition("/")[2]
-            folders[name].add(folder)
-            folders[splitext(name)[0]].add(folder)
-    pairs = {
-        (label, *folders[name]) for path, label in rows if label and len(folders.get(name := basename(path), ())) == 1
-    }
-    named = sum(basename(path) in folders for path, _ in rows)
+    named = [(label, paths) for path, label in rows if (paths := index.find(path))]
+    pairs = {(label, folders[paths[0]]) for label, paths in named if label and len(paths) == 1 and paths[0] in folders}
     labels = sorted({label for label, _ in pairs})
-    own = set(map(form, found)) & set(map(form, labels))
-    if 2 * named < len(rows) or len(labels) < 2 or own or len(pairs) == len(labels) == len({f for _, f in pairs}):
+    own = {*map(form, folders.values())} & {*map(form, labels)}
+    if 2 * len(named) < len(rows) or len(labels) < 2 or own or len(pairs) == len(labels) == len({f for _, f in pairs}):
         return []
     return labels
 
