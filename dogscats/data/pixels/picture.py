@@ -40,9 +40,9 @@ TURNS = {
 }
 """What turns a picture upright, by its EXIF orientation."""
 
-BITS, COMPRESSION, POLARITY, PLANES = 258, 259, 262, 284
-"""Tags of a TIFF: BitsPerSample; Compression, 1 for none; PhotometricInterpretation, 0 for WhiteIsZero; and
-PlanarConfiguration, 2 for channels apart."""
+BITS, COMPRESSION, POLARITY, PLANES, SAMPLE_FORMAT = 258, 259, 262, 284, 339
+"""Tags of a TIFF: BitsPerSample; Compression, 1 for none; PhotometricInterpretation, 0 for WhiteIsZero;
+PlanarConfiguration, 2 for channels apart; and SampleFormat, 2 for signed numbers."""
 
 TIFF_TAGS = {*range(254, 260), 262, 266, *range(273, 285), 292, 293, 296, 297, 317, *range(320, 326), 332, 338, 339}
 TIFF_TAGS |= {347, *range(512, 522), *range(529, 533)}
@@ -192,6 +192,8 @@ def _to_rgb(picture: Image.Image) -> tuple[Image.Image, bool]:
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB"), dim  # convert() clips at 255
     if picture.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits per channel")
+    if picture.mode == "L" and tags.get(SAMPLE_FORMAT) == (2,):
+        picture = Image.fromarray(np.asarray(picture) ^ 128)  # from -128 on
     if picture.has_transparency_data:
         layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         white = Image.new("RGB", layer.size, "white")
@@ -210,12 +212,14 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def _png_without_metadata(data: bytes) -> bytes:
-    """Keep the critical chunks, whose names begin with a capital, transparency and, if they are whole, EXIF data."""
+    """Keep the critical chunks, whose names begin with a capital, and transparency and EXIF data if they are whole."""
     parts, start = [data[:8]], 8
+    transparency = {0: 2, 2: 6}.get(data[25])  # bytes of the transparent color, by the kind of colors
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
         kind, content, check = data[start + 4 : start + 8], data[start + 4 : end - 4], data[end - 4 : end]
         whole = zlib.crc32(content).to_bytes(4, "big") == check
+        whole &= kind != b"tRNS" or transparency in (None, len(content))
         if kind[:1].isupper() or (kind in (b"tRNS", b"eXIf") and whole):
             parts.append(data[start:end])
         start = end

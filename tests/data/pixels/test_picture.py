@@ -63,6 +63,7 @@ def test_tiffs_of_12_and_16_bits_of_either_polarity(tmp_path: Path, order: str) 
         (tiff(16, 0, [unsigned.tobytes()], order), 255 - GREY),
         (tiff(16, 1, [signed.tobytes()], order, sample_format=2), GREY),
         (tiff(8, 0, [GREY.tobytes()], order), 255 - GREY),
+        (tiff(8, 1, [(GREY ^ 128).tobytes()], order, sample_format=2), GREY),
     ):
         assert np.array_equal(read(tmp_path, content), np.repeat(expected[..., None], 3, axis=2))
     color = COLOR.astype(f"{order}u2")
@@ -157,6 +158,15 @@ def test_odd_metadata_do_not_matter(tmp_path: Path) -> None:
     found = examine(tmp_path, [*odd_metadata()])
     assert (found.bad, [*found.remarks]) == ({}, [DAMAGED_METADATA])
     assert {*odd_metadata()} - {*found.remarks[DAMAGED_METADATA]} <= {"exif.png", "frames.png"}  # Pillow ignores these
+
+
+def test_a_transparent_color_of_the_wrong_length_is_ignored(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(GREY).convert("RGB").save(file, "PNG")
+    chunk = b"tRNS\xff"
+    content = file.getvalue()[:33] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(content + file.getvalue()[33:])
+    assert np.array_equal(read_image(tmp_path / "a.png")[0].numpy(), GREY)
 
 
 def test_a_whole_orientation_beside_odd_metadata_counts(tmp_path: Path) -> None:
