@@ -64,7 +64,7 @@ def folder_of(pattern: str) -> Path:
 
 
 def _matched(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield what is in `folder` and matches the parts of a glob; a part that exists is no pattern: `photos[1]`."""
+    """Yield what is in `folder` and matches the parts of a glob; brackets in names that exist are none of a pattern."""
     if not parts:
         yield folder
         return
@@ -72,7 +72,9 @@ def _matched(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     if os.path.lexists(folder / name):
         yield from _matched(folder / name, rest)
         return
-    found = glob.glob(name, root_dir=folder, recursive=True)  # noqa: PTH207  # relative to the folder
+    for pattern in (name.replace("[", "[[]"), name):
+        if found := glob.glob(pattern, root_dir=folder, recursive=True):  # noqa: PTH207  # relative to the folder
+            break
     for match in ["", *found] if name == "**" else found:
         if not any(map(is_leftover, Path(match).parts)):
             yield from _matched(folder / match, rest)

@@ -445,6 +445,9 @@ def test_globs_see_what_a_folder_sees(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "notes.txt").write_text("no photo")
     (tmp_path / "br1").mkdir()
     picture.save(tmp_path / "br1" / "other.jpg")
+    for name in ("br[1]b.jpg", "br1b.jpg", "[ab]/2.jpg", "a/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(tmp_path / name)
     every = find_photos(str(folder))
     assert len(every) == 6
     assert find_photos(f"{folder}/*") == find_photos(f"{folder}/**") == every
@@ -456,6 +459,9 @@ def test_globs_see_what_a_folder_sees(tmp_path: Path, monkeypatch: pytest.Monkey
         "br[1]/*/deep?/*": ["br[1]/sub*/deep?/5.tif"],
         "br?/*": ["br1/other.jpg"],
         "br*/1.jpg": ["br[1]/1.jpg"],
+        "br[1]*": [*(file.relative_to(tmp_path).as_posix() for file in every), "br[1]b.jpg"],
+        "[ab]/": ["[ab]/2.jpg"],
+        "[ab]/*": ["[ab]/2.jpg"],
     }.items():
         assert [file.as_posix() for file in find_photos(pattern)] == found, pattern
     with pytest.raises(UserError, match="no photos found"):
