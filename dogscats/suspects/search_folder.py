@@ -10,10 +10,11 @@ from pathlib import Path
 
 from dogscats.base.console import progress_bar
 from dogscats.base.content import cache_folder
+from dogscats.base.environment import use_utf8
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.files import digest
 from dogscats.base.text import shown, text_table
-from dogscats.data.loading.photo_check import check_images, leave_out
+from dogscats.data.loading.photo_check import check_images, leave_out, skip_advice
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.layouts import DatasetFinder, Photos
 from dogscats.data.photos.listing import left_out, left_out_summary
@@ -122,7 +123,7 @@ def report(
         lines.extend(f"  {shown(line)}" for line in listed)
     lines.append(f"\nWhat was found is kept for the next time in {shown(cache_dir)}.")
     if bad:
-        lines.append("Remove or replace them, or train without them: data.on_bad_image=skip.")
+        lines.append(f"Remove or replace them{skip_advice(splits.values(), bad)}.")
     leaking = any(leaks.values()) or looks[0][0] > 0
     if leaking:
         lines.append("Remove one photo of each pair: duplicates make the metrics too optimistic.")
@@ -169,6 +170,7 @@ def _looks(
 
 def main() -> None:
     """Print the report for a folder; the exit code is 1 if there are bad photos or leaks."""
+    use_utf8()
     parser = argparse.ArgumentParser("python -m dogscats.check", description=__doc__)
     parser.add_argument("root", type=Path, help="folder of the dataset")
     parser.add_argument("--labels", help="table of paths and labels, as data.labels")

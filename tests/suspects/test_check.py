@@ -21,7 +21,7 @@ from dogscats.base.text import shown
 from dogscats.data.loading.photo_check import Findings, check_images, write_bad_images
 from dogscats.data.photos.layouts import DatasetFinder
 from dogscats.data.pixels.shrink import Shrink
-from dogscats.suspects.search_folder import find_leaks
+from dogscats.suspects.search_folder import find_leaks, report
 
 
 def spoil(root: Path) -> dict[str, str]:
@@ -66,6 +66,14 @@ def test_error_names_every_photo(root: Path) -> None:
     for path, reason in bad.items():
         (line,) = [line for line in str(error.value).splitlines() if shown(path) in line]
         assert reason in line
+
+
+def test_skipping_is_no_advice_where_a_class_has_no_readable_photo(root: Path) -> None:
+    for file in (root / "train" / "cats").iterdir():
+        file.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UserError, match=r"12 photos cannot be read\. Remove or replace them:\n"):
+        module(root)
+    assert "\nRemove or replace them.\n" in report(root)[0]
 
 
 def test_skip_leaves_them_out_and_touches_none(root: Path) -> None:

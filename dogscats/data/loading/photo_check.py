@@ -223,13 +223,19 @@ def usable_photos(
     bad = {path: reason for path, reason in found.bad.items() if path not in dropped}
     if bad and not skip:
         raise UserError(
-            f"{counted(len(bad), 'photo')} cannot be read. Remove or replace them, or leave them out with "
-            f"data.on_bad_image=skip:\n{bad_listed(root, bad)}"
+            f"{counted(len(bad), 'photo')} cannot be read. Remove or replace them{skip_advice(splits, bad)}:\n"
+            f"{bad_listed(root, bad)}"
         )
     if shrink:
         shrink = completed(shrink, root, found.sizes)
     usable = [replace(leave_out(photos, found.bad), odd=found.odd, shrink=shrink) for photos in splits]
     return usable, replace(found, bad=bad)
+
+
+def skip_advice(splits: Iterable[Photos], bad: Container[str]) -> str:
+    """Say how to train without unreadable photos; empty if a class of a split would have none left."""
+    enough = all({*leave_out(photos, bad).labels} == {*photos.labels} for photos in splits)
+    return ", or leave them out with data.on_bad_image=skip" if enough else ""
 
 
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:
