@@ -192,7 +192,7 @@ def test_a_small_transformer_trains_resumes_evaluates_and_exports(root: Path, tm
 
 @pytest.mark.parametrize(
     "recipe",
-    ["lesson1", "small", *(pytest.param(name, marks=pytest.mark.slow) for name in ("head_only", "gradual", "adapt"))],
+    ["small", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lesson1", "head_only", "gradual", "adapt"))],
 )
 def test_a_model_of_ones_own_needs_no_argument_features(
     recipe: str, shared_root: Path, tmp_path: Path, run_command: Run

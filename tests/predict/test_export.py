@@ -181,7 +181,7 @@ def check_no_paths(folder: Path) -> None:
             assert not any(str(path).encode() in content for content in contents), (file, path)
 
 
-@pytest.mark.parametrize(("fit", "kernel"), KINDS)
+@pytest.mark.parametrize(("fit", "kernel"), [KINDS[0], pytest.param("crop", True, marks=pytest.mark.slow), *KINDS[2:]])
 def test_one_torch_program_serves_photos_of_all_shapes(
     fit: str, kernel: bool, odd_photos: Path, tmp_path: Path
 ) -> None:
@@ -258,6 +258,7 @@ def test_an_export_that_differs_is_not_kept(odd_photos: Path, tmp_path: Path, mo
     assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx"}
 
 
+@pytest.mark.slow
 def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
     pytest.importorskip("onnxscript")
     root = draw_root(tmp_path / "photos", train=0, valid=20)
@@ -276,8 +277,11 @@ def test_int8_says_its_accuracy_and_is_refused_if_it_loses_much(tmp_path: Path, 
     with pytest.raises(UserError, match=r"photo-int8.onnx: accuracy .* loses more than"):
         export_files("onnx-int8", predictor, tmp_path / "refused", dataset)
     assert not list((tmp_path / "refused").glob("*int8*"))
+
+
+def test_int8_needs_labelled_photos(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"export=onnx-int8 needs labelled photos. Set data.root="):
-        export_files("onnx-int8", predictor, tmp_path / "none", None)
+        export_files("onnx-int8", predictor_of(), tmp_path, None)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if "vit" in name else ()) for name in BODIES]
+    "name", [pytest.param(name, marks=pytest.mark.slow if "test" in name else ()) for name in BODIES]
 )
 def test_the_map_is_in_the_quarter_that_carries_the_class(name: str) -> None:
     model = trained(*BODIES[name])
