@@ -1,8 +1,10 @@
 """How this package is installed and run, as commands, and `environment.json`, which lets a run be reproduced."""
 
+import os
 import platform
 import shlex
 import subprocess
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -33,6 +35,13 @@ def command(script: str) -> str:
     if not file.is_file():
         return f"python -m dogscats.{script}"
     return f"python {file.name if Path.cwd() == CLONE else shlex.quote(str(file))}"
+
+
+def use_utf8() -> None:
+    """Start again in UTF-8 mode where Python takes names of files for ASCII: `LC_ALL=POSIX PYTHONUTF8=0`."""
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def how_to_install(extra: str) -> str:

@@ -46,6 +46,14 @@ def test_the_wheel_has_the_scripts_and_the_config(wheel: Path) -> None:
     assert not (REPOSITORY / "dogscats" / "conf").exists()
 
 
+def test_posix_locale_without_utf8_mode_reads_names_in_utf8() -> None:
+    code = "from dogscats.base.environment import use_utf8; use_utf8(); import sys; print(ascii(sys.argv[1]))"
+    settings = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", code, "caf\u00e9"]
+    result = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
+    assert result.stdout == "'caf\\xe9'\n"
+
+
 def test_make_installs_what_its_target_needs(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from dogscats.base.environment import how_to_install
+from dogscats.base.environment import how_to_install, use_utf8
 from dogscats.base.errors import UserError, user_errors_exit
 from dogscats.base.newest import newest_run
 from dogscats.base.rules import SWITCH, Rule, check_values, whole
@@ -48,6 +48,7 @@ trust=false      true allows a backbone, augmentation or data module from outsid
 
 def main() -> None:
     """Serve the page until Ctrl-C."""
+    use_utf8()
     with user_errors_exit(), interruptible():
         serve(sys.argv[1:])
 
