@@ -28,6 +28,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dogscats.base.environment import use_utf8
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
 from dogscats.base.text import listed
@@ -90,5 +91,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    use_utf8()
     with hydra_errors_exit(), helpful_command_line(), interruptible():
         main()

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dogscats.base.content import stable_seed
+from dogscats.base.environment import use_utf8
 from dogscats.base.errors import hydra_errors_exit, user_errors_exit
 from dogscats.base.signals import interruptible
 from dogscats.base.text import counted
@@ -159,5 +160,6 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    use_utf8()
     with hydra_errors_exit(), helpful_command_line(), interruptible(), sweep_table():
         main()

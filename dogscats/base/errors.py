@@ -1,7 +1,6 @@
 """User errors, reported as one message instead of a traceback."""
 
 import errno
-import inspect
 import logging
 import os
 import re
@@ -13,10 +12,9 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from hydra.utils import get_object
 from omegaconf.errors import OmegaConfBaseException
 
-from dogscats.base.text import did_you_mean, setting, shown, shown_lines
+from dogscats.base.text import setting, shown, shown_lines
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +120,6 @@ def user_message(error: BaseException) -> str | None:
         text = " ".join(line for line in lines if not line.startswith("full_key: "))
         if cause is not None and text.startswith("Error locating target"):
             text = f"{text.split(',')[0]}: {' '.join(str(cause).split())}"
-        text += _similar_argument(text)
         return f"{key}: {text}" if key else text
     if isinstance(error, ArgumentError):
         return f"{error.group}.{error}" if error.group else str(error)
@@ -172,15 +169,14 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
-def _similar_argument(text: str) -> str:
-    """Name the argument that was meant, in Hydra's message about a target that has no such argument."""
-    found = re.search(r"in call to target '([^']*)'.*unexpected keyword argument '(\w+)'", text, re.DOTALL)
-    if not found:
-        return ""
-    target = get_object(found[1])
-    builders = [vars(kind).get("__init__") for kind in target.__mro__] if isinstance(target, type) else [target]
-    known = {name for builder in filter(inspect.isfunction, builders) for name in inspect.signature(builder).parameters}
-    return did_you_mean(found[2], known)
+def is_mistake(error: BaseException) -> bool:
+    """Return whether an error is about the settings or photos of a command, which a corrected one avoids."""
+    built = isinstance(error, InstantiationException) and error.__cause__ is not None
+    cause = (built and error.__cause__) or error
+    if isinstance(cause, Failure | OSError | MemoryError) or not isinstance(cause, Exception):
+        return False
+    of_settings = isinstance(cause, UserError | HydraException | OmegaConfBaseException)
+    return built or of_settings or (user_message(cause) or "").startswith("Lightning: ")
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,11 +21,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from dogscats.base.environment import CONF
-from dogscats.base.errors import UserError, user_message
+from dogscats.base.errors import UserError, user_errors_exit, user_message
 from dogscats.base.newest import newest_run
 from dogscats.base.text import hydra_text, setting
 from dogscats.lesson.stage import Stage
-from dogscats.runs.directory import PATH_SETTINGS
+from dogscats.runs.directory import PATH_SETTINGS, empty_folders_removed
 
 OPEN = ("callbacks", "logger", "trainer")
 """Groups that take any key: what each builds refuses those that it does not know."""
@@ -36,6 +38,8 @@ WINDOWS_PATH = re.compile(r"[A-Za-z]:\\|\\\\\w")
 
 STRIPPED_PATH = re.compile(r"[A-Za-z]:\w")
 """Start of one whose backslashes the shell has dropped, in one of `PATHS`."""
+
+PARSER = OverridesParser.create()
 
 PATHS = (*PATH_SETTINGS, "run", "ckpt", "resume", "predict", "data.labels")
 
@@ -54,7 +58,8 @@ def helpful_command_line() -> Iterator[None]:
     words = [_with_newest_run(word) for word in sys.argv[1:]]
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # Hydra takes it only in front
     try:
-        yield
+        with empty_folders_removed():
+            yield
     except HydraException as error:
         if message := _composition_message(error):
             raise UserError(message) from error
@@ -83,6 +88,8 @@ def check_words(words: Sequence[str], options: Mapping[str, bool]) -> None:
                 next(rest, None)
         elif not word.startswith("~") and not SETTING.match(word):
             raise UserError(_stray(words, place))
+        elif re.search(r"(?:^|\.)\d+[^\W\d]", key := name.lstrip("+~")):  # Hydra reads no such key
+            raise UserError(_no_such_setting(key, _defaults()))
         elif os.name != "nt" and _is_windows_path(name, value):
             forward = _quoted(name, value.replace("\\", "/"))
             raise UserError(f"{word}: write a Windows path with forward slashes, {forward}, and in WSL as /mnt/c/...")
@@ -128,6 +135,15 @@ def _plain(config: Any) -> dict[str, Any]:
     return plain if isinstance(plain, dict) else {}
 
 
+def _defaults() -> dict[str, Any]:
+    """Compose the config of this command as it is without arguments; empty for a command that has none."""
+    name = Path(sys.argv[0]).stem
+    if not (CONF / f"{name}.yaml").is_file():
+        return {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return _plain(compose(name))
+
+
 def _composition_message(error: HydraException) -> str | None:
     """Make the message for a key or a choice that does not exist."""
     text = str(error)
@@ -141,7 +157,10 @@ def _composition_message(error: HydraException) -> str | None:
         return f"+{there[1]}: it is there already; drop the +."
     if unknown := re.match(r"Could not (?:override|delete from config\.) '([^']*)'", text):
         key, node = unknown[1], getattr(error.__cause__, "parent_node", None)
-        return _no_such_setting(key, {} if node is None else _plain(node._get_root()))
+        config = _defaults() if node is None else _plain(node._get_root())
+        several = [word for word in sys.argv[1:] if word.startswith(f"{key}={{")]  # `data={rot: 5}`
+        given = [each for word in several for each in _keys(PARSER.parse_override(word).value(), f"{key}.")]
+        return _no_such_setting(next((each for each in given if each not in _keys(config)), key), config)
     return None
 
 
@@ -157,7 +176,7 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
 def _no_such_setting(key: str, config: Mapping[str, Any]) -> str:
     """Make the message for a dotted key that nothing in a composed config takes, with similar ones."""
     group, _, name = key.rpartition(".")
-    settings = {first: node for first, node in config.items() if first != "hydra"}
+    settings = {first: node for first, node in config.items() if (first == "hydra") is key.startswith("hydra.")}
     names = [known for known in _keys(settings) if not f"{known}.".startswith(f"{key}.")]
     if re.fullmatch(r"recipe\.[^.]+", group) and group in names:
         stage, taken = settings["recipe"][group.partition(".")[2]], [field.name for field in fields(Stage)[1:]]
@@ -166,12 +185,21 @@ def _no_such_setting(key: str, config: Mapping[str, Any]) -> str:
         if name in taken:
             return f"{key}: the recipe does not set it; +{key}=<value> does."
         names += [f"{group}.{known}" for known in taken]
+    by_weights = {f"recipe.{stage}": node.get("save") for stage, node in (settings.get("recipe") or {}).items()}
+    if named := next((stage for stage, save in by_weights.items() if save and key.split(".")[1:2] == [save]), ""):
+        return f"{key}: {by_weights[named]} are the weights of a stage, whose settings are {named}.<setting>."
+    if group == "trainer":
+        from pytorch_lightning import Trainer  # takes seconds
+
+        names += [f"trainer.{known}" for known in signature(Trainer).parameters]
     last = {known.rpartition(".")[2]: known for known in reversed(names)}
     same = [known for known in names if known.rpartition(".")[2] == name]
     alike = get_close_matches(key, names, 1) or [last[known] for known in get_close_matches(name, last, 1)]
-    meant = get_close_matches(key, names, 1, 0.85) or same[:3] or alike
+    close = get_close_matches(key, names, 1, 0.85)
+    meant = [known for known in close or same[:3] or alike if known != key]
     similar = f" Did you mean {' or '.join(meant)}?" if meant else ""
-    adds = f" +{key}=<value> adds it." if key.startswith(tuple(f"{name}." for name in OPEN)) else ""
+    may_be_added = key.startswith(tuple(f"{name}." for name in OPEN)) and close in ([], [key])
+    adds = f" +{key}=<value> adds it." if may_be_added else ""
     return f"{key}: there is no such setting.{similar}{adds} --help lists the first ones, --cfg job all."
 
 
@@ -209,7 +237,7 @@ class KnownKeys(Callback):
             f"{typed.get_key_element()}={next(iter(typed.sweep_string_iterator()))}"
             if typed.is_discrete_sweep()
             else str(typed.input_line)
-            for typed in OverridesParser.create().parse_overrides([*config.hydra.overrides.task])
+            for typed in PARSER.parse_overrides([*config.hydra.overrides.task])
             if typed.is_discrete_sweep() or not typed.is_sweep_override()
         ]
         try:
@@ -217,6 +245,10 @@ class KnownKeys(Callback):
         except HydraException as error:  # Hydra would go on with a warning
             raise SystemExit(f"error: {_composition_message(error) or user_message(error)}") from error
         self.on_run_start(job)
+        from dogscats.runs.compose import check_nodes  # imports torch, which takes seconds
+
+        with user_errors_exit():
+            check_nodes(job)
 
 
 def _undeclared(config: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

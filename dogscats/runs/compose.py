@@ -5,21 +5,24 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback
 
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.text import did_you_mean
-from dogscats.base.trust import instantiate_as
+from dogscats.base.trust import current_names, instantiate_as
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.lr_finder import LRFinder
 from dogscats.lesson.sgdr import LRSchedule
-from dogscats.lesson.stage import Stage
+from dogscats.lesson.stage import Stage, make_stages
 from dogscats.lesson.tta import TTA
+from dogscats.runs.trainer_settings import check_trainer
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,14 @@ REFUSED_CALLBACKS = {
 }
 """Callbacks of Lightning that cannot work here, with an alternative for each."""
 
+OPTIONAL_MODEL = ("features", "size")
+
+OPTIONAL_DATA = {
+    **dict.fromkeys(("labels", "columns", "extension", "group", "decisions")),
+    "shrink": "auto",
+}
+"""Arguments that a user's own data module may lack, with the value at which they are dropped."""
+
 FIT_HOOKS = ("on_fit", "on_train", "on_validation", "on_sanity", "on_before", "on_after")
 """Starts of the names of the hooks that act in a stage."""
 
@@ -44,29 +55,54 @@ def use_own_modules() -> None:
         sys.path.append(str(Path.cwd()))
 
 
-def accepted(node: dict[str, Any], group: str, optional: Sequence[str]) -> dict[str, Any]:
+def accepted(node: Mapping[str, Any], group: str, optional: Sequence[str]) -> dict[str, Any]:
     """Drop arguments that a recipe or group may set from a node whose target has no such argument; refuse others.
 
     Args:
-        node: config group with a `_target_`, as plain containers.
-        group: its name.
+        node: config node with a `_target_`.
+        group: its key.
         optional: arguments that may be dropped.
 
     Raises:
         UserError: for a target that cannot be imported, or that has no such argument.
     """
     with as_user_error(f"{group}._target_={node['_target_']}"):  # importing a module can raise anything
-        known = inspect.signature(get_object(node["_target_"])).parameters
+        target = get_object(node["_target_"])
+    try:
+        known = inspect.signature(target).parameters
+    except ValueError:  # of a class in C
+        return dict(node)
     any_key = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    slips = [key for key in node if any_key and key not in known and get_close_matches(key, known, 1, 0.85)]
     unknown = [key for key in node if key not in known and not re.fullmatch("_[a-z]+_", key)]
     # A data module with **kwargs passes them on to DogsCatsDataModule; a builder of models may not.
     dropped = [key for key in optional if key in unknown and not (any_key and group == "data")]
-    if not any_key and (refused := next((key for key in unknown if key not in dropped), None)):
+    if refused := next((key for key in unknown if key not in dropped and (not any_key or key in slips)), None):
         similar = did_you_mean(refused, known, f"{group}.")
         raise UserError(f"{group}.{refused}: {node['_target_']} has no such argument.{similar}")
     if node.get("features", "last") != "last" and "features" in dropped:
         log.info("%s has no argument features: its own features are used", node["_target_"])
     return {key: value for key, value in node.items() if key not in dropped}
+
+
+def check_nodes(config: DictConfig) -> None:
+    """Refuse settings of a composed config that nothing takes, before any job of a sweep.
+
+    Raises:
+        UserError: naming the first.
+    """
+    use_own_modules()
+    plain = current_names(OmegaConf.to_container(config))
+    for group, optional in (("model", OPTIONAL_MODEL), ("data", ("changed", *OPTIONAL_DATA)), ("augment", ())):
+        if "_target_" in (plain.get(group) or {}):
+            accepted(plain[group], group, optional)
+    for group in ("callbacks", "logger"):
+        list(nodes(plain.get(group), group))
+    trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    check_trainer(trainer, training="recipe" in plain)
+    if "recipe" in plain:
+        recipe: Any = OmegaConf.to_container(config.recipe, resolve=True)
+        make_stages(recipe)
 
 
 def build_body(config: dict[str, Any], size: int, **replaced: Any) -> Backbone:
@@ -99,13 +135,14 @@ def nodes(config: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Yield the nodes with a `_target_`, at any depth, with their dotted keys.
 
     Raises:
-        UserError: for a value outside such nodes, which would have no effect.
+        UserError: for a value outside such nodes, which would have no effect, and as `accepted`.
     """
     if config is None:
         return
     if not isinstance(config, Mapping):
         raise UserError(f"{key}={config}: this has no effect. A node needs a _target_: the class to build.")
     if "_target_" in config:
+        accepted(config, key, ())
         yield key, config
         return
     for name, node in config.items():

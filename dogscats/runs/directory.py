@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from dogscats.base.environment import command
-from dogscats.base.errors import Failure, UserError, as_user_error
+from dogscats.base.errors import UserError, as_user_error, is_mistake
 from dogscats.base.files import WEIGHTS, atomic_path, check_exists, write_text
 from dogscats.base.newest import newest_named
 from dogscats.base.signals import Interrupt, Interrupted
@@ -38,6 +37,9 @@ OVERWRITTEN = {".hydra", "metrics.json", WEIGHTS, "README.md"}
 """Names in a folder of something else that a new run of train.py would replace."""
 
 CHOOSE = "Choose another folder."
+
+_made: list[Path] = []
+"""Folders that this process has made, inner ones first."""
 
 
 class OutputFolder(Callback):
@@ -129,8 +131,21 @@ def check_writable(key: str, folder: Path) -> None:
         SystemExit: with a message for the user, if the folder is not writable.
     """
     with as_user_error(f"error: {key}={folder}", "it cannot be written", CHOOSE, OSError, raises=SystemExit):
+        _made[:] = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def empty_folders_removed() -> Iterator[None]:
+    """Remove the output directory at the end, if it was made for a command that was refused and wrote nothing."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is not empty
+            for folder in _made:
+                folder.rmdir()
+        _made.clear()
 
 
 def run_directory(resume: object, new: str) -> str:
@@ -231,8 +246,8 @@ def settings_saved(cfg: DictConfig, run_dir: Path) -> Iterator[None]:
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
     try:
         yield
-    except UserError:
-        if new and not (run_dir / UNFINISHED).exists():
+    except Exception as error:
+        if new and is_mistake(error) and not (run_dir / UNFINISHED).exists():
             shutil.rmtree(run_dir / ".hydra")
             (run_dir / "config.yaml").unlink()
         raise
@@ -264,8 +279,7 @@ def resume_hint() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-        if isinstance(error, Failure) or not mistake:
+        if not is_mistake(error):
             say("Interrupted. " if isinstance(error, Interrupted) else "")
         raise
     finally:

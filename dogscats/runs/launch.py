@@ -6,14 +6,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from dogscats.base import environment
 from dogscats.base.console import device_name, quiet_libraries, set_progress
-from dogscats.base.errors import Failure, UserError, optional
+from dogscats.base.errors import UserError, is_mistake, optional
 from dogscats.base.files import remove_unfinished
 from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
@@ -21,12 +24,12 @@ from dogscats.base.text import counted
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
-from dogscats.data.photos.run_photos import DECISIONS_FILE, keep_decisions, with_own_decisions
+from dogscats.data.photos.run_photos import keep_decisions, with_own_decisions
 from dogscats.lesson.classifier import Classifier
 from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
 from dogscats.runs.checkpoint import body_trained_by, load_classifier
-from dogscats.runs.compose import accepted, use_own_modules
+from dogscats.runs.compose import OPTIONAL_DATA, OPTIONAL_MODEL, accepted, use_own_modules
 from dogscats.runs.directory import plain_config, save_config, save_hydra_config
 from dogscats.runs.ranks import distributed
 from dogscats.runs.run import Run, read_progress
@@ -42,11 +45,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 FEW_PHOTOS = 5000
 """With fewer training photos, the default recipe points to others."""
 
-OPTIONAL_DATA = {
-    **dict.fromkeys(("labels", "columns", "extension", "group", "decisions")),
-    "shrink": "auto",
-}
-"""Arguments that a user's own data module may lack, with the value at which they are dropped."""
+BEGUN = (
+    *("config.yaml", ".hydra", ".lock", "photos.csv", "decisions.csv", "environment.json", "bad_images.csv"),
+    "augmentation.png",
+)
+"""What a run writes into its directory before its first stage."""
 
 NOT_SAVED = ("url", "sha256", "changed")
 """Settings of the data that a checkpoint does not need."""
@@ -75,12 +78,13 @@ def open_run(checked: Settings) -> Iterator[Run]:
     if resumed:
         data = with_own_decisions(data, run_dir)
     settings = checked.values | {
-        "model": accepted(checked.values["model"], "model", ("features", "size")),
+        "model": accepted(checked.values["model"], "model", OPTIONAL_MODEL),
         "data": accepted(data, "data", ("changed", *unset)),
     }
     accepted(checked.values["augment"], "augment", ())
     check_trainer(settings.get("trainer") or {})
     set_progress(settings["trainer"].get("enable_progress_bar") is not False)
+    before = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
     with distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch, ExitStack() as lock:
         if fabric.is_global_zero:
             # Workers of a process that was killed may hold the lock for a few seconds more.
@@ -95,14 +99,27 @@ def open_run(checked: Settings) -> Iterator[Run]:
         try:
             with nondeterminism_named():
                 yield run
-        except UserError as error:
-            if not resumed and not isinstance(error, Failure) and not (out / "metrics.json").exists():
-                (out / "config.yaml").unlink(missing_ok=True)  # a refused run leaves its directory free
-                if run.wrote_hydra_config:
-                    shutil.rmtree(out / ".hydra")
-                if run.wrote_decisions:
-                    (out / DECISIONS_FILE).unlink(missing_ok=True)
+        except Exception as error:
+            if fabric.is_global_zero and is_mistake(error) and not resumed and not (out / "metrics.json").exists():
+                leave_free(out, before)
             raise
+
+
+def leave_free(run_dir: Path, before: Collection[str]) -> None:
+    """Remove what a refused run has written into its directory, which the corrected command may use.
+
+    Args:
+        run_dir: run directory.
+        before: names of what was there before.
+    """
+    for path in (run_dir / name for name in BEGUN if name not in before):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    log_file = f"{HydraConfig.get().job.name}.log"  # of a sweep's job, or of a stage that has begun, it stays
+    if HydraConfig.get().mode is RunMode.RUN and {path.name for path in run_dir.iterdir()} - {*before} == {log_file}:
+        (run_dir / log_file).unlink()
 
 
 def keep_freed_memory() -> None:
@@ -127,7 +144,7 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     accept = data.changed == "accept"
     run_photos.keep_photos(run.out, data.root, data.classes, data.splits, run.resumed, accept)
     given = run.cfg.data.get("decisions")
-    run.wrote_decisions = keep_decisions(data.decisions, run.out, given, run.resumed)
+    keep_decisions(data.decisions, run.out, given, run.resumed)
     log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)
     if data.decided:
         log.info("Decisions %s", data.decided)
@@ -196,7 +213,6 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     run.fabric.launch()
     if run.fabric.is_global_zero and not run.resumed:
         save_hydra_config(run.cfg, run.out)
-        run.wrote_hydra_config = True
     run.dir = run.fabric.broadcast(run.out)
     _log_device(run)
     run.report.metrics |= {"classes": model.classes, "cut_off": _cut_off(run, data)}

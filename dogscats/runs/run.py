@@ -66,8 +66,6 @@ class Run:
         make_trainer: function that makes a Trainer from callbacks and further arguments.
         precision: precision of the Trainers.
         report: metrics, written to `metrics.json` whenever they change.
-        wrote_decisions: whether the run wrote its own copy of the decisions about photos.
-        wrote_hydra_config: whether the run wrote `.hydra/`.
         has_logged: whether this process has started loggers.
         dir: run directory of rank 0, in all ranks; set by `launch`.
         description: settings that rebuild the classifier, as for `save_classifier`; set by `launch`.
@@ -99,7 +97,7 @@ class Run:
         self.cfg, self.settings, self.stages, self.fabric = cfg, settings, stages, fabric
         self.out, self.progress, self.resumed = out, progress or RunProgress(), progress is not None
         self.report = RunReport(out, started)
-        self.wrote_decisions = self.wrote_hydra_config = self.has_logged = False
+        self.has_logged = False
         self.figures: dict[str, Figure] = {}
         self.reliability: Reliability | None = None
         self.left_out: LeftOutPredictions | None = None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from dogscats.base.errors import UserError
 from dogscats.base.newest import newest_run, newest_runs
 from dogscats.predict.demo import server
-from dogscats.runs.command_line import check_words
+from dogscats.runs.command_line import check_words, helpful_command_line
 
 HINTS = [
     ("train.py", "data.rot=x", "data.rot: there is no such setting. Did you mean data.root?"),
@@ -29,7 +30,23 @@ HINTS = [
     ("train.py", "+recipe.finetune.cycle=3", "Did you mean recipe.finetune.cycles?"),
     ("train.py", "recipe.finetune.weight_decay=1", "+recipe.finetune.weight_decay=<value> does"),
     ("train.py", "trainer.max_time=5", "+trainer.max_time=<value> adds it"),
-    ("train.py", "+callbacks.tta.n_agu=4", "unexpected keyword argument 'n_agu'\") Did you mean n_aug?"),
+    (
+        "train.py",
+        "+callbacks.tta.n_agu=4",
+        "n_agu: dogscats.TTA has no such argument. Did you mean callbacks.tta.n_aug?",
+    ),
+    ("train.py", "callbacks.tta.n_agu=4", "there is no such setting. Did you mean callbacks.tta.n_aug? --help"),
+    ("train.py", "+logger.tensorboard.save_dri=x", "has no such argument. Did you mean logger.tensorboard.save_dir?"),
+    ("train.py", "trainer.max_epchs=3", "there is no such setting. Did you mean trainer.max_epochs? --help"),
+    ("train.py", "~epohcs", "epohcs: there is no such setting. Did you mean epochs?"),
+    ("train.py", "hydra.run.dri=x", "hydra.run.dri: there is no such setting. Did you mean hydra.run.dir?"),
+    (
+        "train.py",
+        "recipe.224_lastlayer.lr=1",
+        "224_lastlayer are the weights of a stage, whose settings are recipe.augm",
+    ),
+    ("train.py", "data={rot: 5}", "data.rot: there is no such setting. Did you mean data.root?"),
+    ("train.py", "callbacks={tta: {n_agu: 3}}", "Did you mean callbacks.tta.n_aug?"),
     ("train.py", "+data.root=x", "+data.root: it is there already; drop the +."),
     ("train.py", "+recipe=small", "+recipe: it is there already; drop the +."),
     ("train.py", "~recipe.finetun", "recipe.finetun: there is no such setting"),
@@ -60,7 +77,13 @@ def test_what_does_not_exist_is_refused_with_what_was_meant(
 
 
 def test_a_sweep_refuses_them_before_it_makes_a_folder(run_command: Run, tmp_path: Path) -> None:
-    for typed, meant in (("+heds=1,2", "heads"), ("data.rot=a,b", "data.root")):
+    for typed, meant in (
+        ("+heds=1,2", "heads"),
+        ("data.rot=a,b", "data.root"),
+        ("++data.rot=a,b", "data.root"),
+        ("++callbacks.tta.n_agu=1,2", "callbacks.tta.n_aug"),
+        ("++recipe.finetune.cycle=1,2", "recipe.finetune.cycles"),
+    ):
         result = run_command("train.py", "-m", typed)
         assert (result.returncode, f"Did you mean {meant}?" in result.stderr) == (1, True)
     assert [*tmp_path.iterdir()] == []
@@ -86,6 +109,13 @@ def test_habits_from_other_commands_get_a_hint(words: list[str], hint: str) -> N
         check_words(words, {"--run": False, "--config-name": True, "-m": False})
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_m_may_stand_behind_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in ("-m", "--multirun"):
+        monkeypatch.setattr(sys, "argv", ["train.py", "lr=1,2", option, "seed=1"])
+        with helpful_command_line():
+            assert sys.argv == ["train.py", option, "lr=1,2", "seed=1"]
 
 
 def test_what_hydra_understands_is_left_to_it() -> None:
@@ -133,9 +163,7 @@ def test_last_is_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert newest_run("resume") == unfinished
 
 
-def test_runs_are_evaluated_loaded_and_resumed_by_last(
-    run_command: Run, finished: Path, shared_root: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_evaluated_by_last(run_command: Run, finished: Path, tmp_path: Path) -> None:
     result = run_command("evaluate.py", "run=last")
     assert "run=last: there is no finished run" in result.stderr
     assert not (tmp_path / "outputs").exists()
@@ -147,6 +175,15 @@ def test_runs_are_evaluated_loaded_and_resumed_by_last(
     assert result.returncode == 0, result.stderr
     assert "Model     outputs/first, classes" in result.stdout
     assert server.parse(["run=outputs/first"]).source == "outputs/first"
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"first", "evaluate"}
+
+
+@pytest.mark.slow
+def test_runs_are_loaded_and_resumed_by_last(
+    run_command: Run, finished: Path, shared_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "first").symlink_to(finished)
     settings = [f"data.root={shared_root}", *FAST, "logger=[]"]
     sweep = run_command("train.py", "-m", *settings, "load=last", "epochs=1,2", "hydra.sweep.dir=multirun/s")
     assert sweep.returncode == 1
@@ -164,7 +201,6 @@ def test_runs_are_evaluated_loaded_and_resumed_by_last(
     assert result.returncode == 0, result.stderr
     assert "Resuming  " in result.stdout
     assert not (tmp_path / "multirun" / "t" / "0" / ".unreported").exists()
-    assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"first", "evaluate"}
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,15 @@ def test_resuming_leaves_what_hydra_wrote(run_command: Run, run_dir: Path) -> No
 
 def test_a_refused_training_leaves_its_folder_free(run_command: Run, shared_root: Path, tmp_path: Path) -> None:
     settings = [f"data.root={shared_root}", *FAST, "hydra.run.dir=new"]
-    assert run_command("train.py", *settings, "load=photo.jpg").returncode == 1
-    assert list((tmp_path / "new").iterdir()) == []
+    for refused in ("load=photo.jpg", "class_weights=[1,2,3]", "model.name=nonesuch", "++data.valid_fraction=2"):
+        assert run_command("train.py", *settings, refused).returncode == 1
+        assert not (tmp_path / "new").exists(), refused
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    assert run_command("train.py", *settings, "model.name=nonesuch").returncode == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["notes.txt"]
+    assert run_command("train.py", *settings[:-1], "lr=x").returncode == 1
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(
