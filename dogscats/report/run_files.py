@@ -30,8 +30,8 @@ FILES = {
     "sorted.csv": "where each photo was copied or linked to",
     "submission.csv": "id and probability of the second class, as Kaggle wants it",
     "classifier.html": "a page to try the classifier, in one file",
-    "web/*": "a page to try the classifier, for any web server",
-    "space/*": "a page to try the classifier, for a Hugging Face Space",
+    "web/README.md": "how to publish that page as the folder web",
+    "space/README.md": "how to publish the page as the folder space",
     "photo*.onnx": "the classifier for onnxruntime; takes a photo as it is",
     "photo*.pt2": "the classifier for PyTorch alone; takes a photo as it is",
     "predict_onnx.py": "predicts photos with photo.onnx, without PyTorch",
@@ -59,6 +59,8 @@ FILES = {
     "*.sha256": "its checksum",
     "checkpoints/left_out.npz": "predictions of the training photos by leave-one-out",
     "checkpoints/*": "the weights after a stage",
+    "web/*": "a part of the page",
+    "space/*": "a part of the page",
 }
 """What each file of a run is for, by its path or a pattern of it. Those to open first are at the top; figures that are
 not here are described by `FIGURES`."""

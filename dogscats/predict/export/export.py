@@ -27,6 +27,8 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import is_large, read_image
 from dogscats.lesson.classifier import Classifier
 from dogscats.predict.export.exporters import EXPORTERS
+from dogscats.predict.export.preprocessing import preprocess
+from dogscats.predict.export.torch_image import TorchImage
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.reliability.strangers import StrangerDetector
@@ -45,9 +47,6 @@ SQUARES_TOLERANCE = 1e-4
 
 PHOTOS_TOLERANCE = 0.01
 """Largest accepted difference of a probability for whole photos."""
-
-SCALED_TOLERANCE = 0.02
-"""The same for large photos that predictions decode at a fraction of their size (`data.shrink`)."""
 
 SHAPES = ((1, 1), (1, 1.5), (1.5, 1), (2.3, 2.9), (0.3, 0.4), (4, 1), (1, 20))
 """Height and width of drawn photos, relative to the image size."""
@@ -110,7 +109,7 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
     with tempfile.TemporaryDirectory() as drawn:
         if dataset is None:
             dataset = draw_photos(Path(drawn), predictor.size, data.evaluation, predictor.seed)
-        reference = Reference(torch_predict(network), dataset)
+        reference = Reference(torch_predict(network), dataset, metadata["fit"])
         for file, result in write(network, metadata, folder, reference, **page if exporter.is_page else {}):
             log.info("%-11s %s", file, result)
     return len(reference.indices)
@@ -145,17 +144,21 @@ class Difference:
     Attributes:
         largest: largest difference of a probability.
         photos: number of photos compared.
-        scaled: number of photos among them that predictions decode scaled.
+        scaled: number of photos among them that predictions decode at a fraction of their size (`data.shrink`).
+        decoder: largest difference for those from what predictions say, of which the decoder is the cause.
     """
 
     largest: float
     photos: int
     scaled: int = 0
+    decoder: float = 0.0
 
     def __str__(self) -> str:
-        scaled = f" ({self.scaled} of them are decoded scaled)" if self.scaled else ""
-        photos = counted(self.photos, "photo")
-        return f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {photos}{scaled}"
+        text = f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {counted(self.photos, 'photo')}"
+        if self.scaled:
+            large = counted(self.scaled, "large one")
+            text += f"; {self.decoder:.2g} on {large}, which predict= decodes scaled"
+        return text
 
 
 class Reference:
@@ -165,9 +168,11 @@ class Reference:
         predict: what to compare with, for batches.
         dataset: photos with the evaluation transform; `MOST_PHOTOS` of them are used, evenly spaced. Large ones are
             read without their shrunken copies, whose compression changes probabilities, too.
+        fit: how photos become square: `crop`, `pad` or `squash`.
     """
 
-    def __init__(self, predict: Predict, dataset: PhotoDataset):
+    def __init__(self, predict: Predict, dataset: PhotoDataset, fit: str = "crop"):
+        self.predict, self.fit = predict, fit
         shrink = dataset.photos.shrink and replace(dataset.photos.shrink, folder=None)
         self.photos = replace(dataset.photos, shrink=shrink)
         dataset = PhotoDataset(self.photos, dataset.transform, dataset.seed)
@@ -188,39 +193,49 @@ class Reference:
             UserError: if a probability differs by more than `SQUARES_TOLERANCE`, or a class.
         """
         found = np.concatenate([predict(part) for part in self.batches()])
-        self._compare(file, found, np.full(len(found), SQUARES_TOLERANCE))
+        self._compare(file, found, self.expected, SQUARES_TOLERANCE)
         found[0] = predict(self.squares[:1])[0]
-        return Difference(self._compare(file, found, np.full(len(found), SQUARES_TOLERANCE)), len(found))
+        return Difference(self._compare(file, found, self.expected, SQUARES_TOLERANCE), len(found))
 
     def check_photos(self, file: str, predict: Predict) -> Difference:
         """Compare a file for whole photos, which are decoded in full.
 
+        So are large ones for PyTorch, too: predictions decode them at a fraction of their size, which changes pixels by
+        a quarter of a grey level, and probabilities of a sensitive network by more than any reduction of the full photo
+        could make up for (.02 for a photo of 9 megapixels).
+
         Raises:
-            UserError: if a probability differs by more than `PHOTOS_TOLERANCE` or `SCALED_TOLERANCE`, or a class.
+            UserError: if a probability differs by more than `PHOTOS_TOLERANCE`, or a class.
         """
-        found, scaled = [], []
-        for index in self.indices:
+        found, expected, scaled = [], self.expected.copy(), list[int]()
+        for row, index in enumerate(self.indices):
             photo = whole_photo(self.photos, index)
             found.append(predict(photo))
             shrink, (height, width, _) = self.photos.shrink, photo.shape
-            scaled.append(shrink is not None and is_large((width, height), shrink.side))
-        tolerances = np.where(scaled, SCALED_TOLERANCE, PHOTOS_TOLERANCE)
-        return Difference(self._compare(file, np.stack(found), tolerances), len(found), sum(scaled))
+            if shrink is not None and is_large((width, height), shrink.side):
+                scaled.append(row)
+                image = TorchImage(torch.from_numpy(photo).permute(2, 0, 1)[None])
+                square = preprocess(image, self.squares.shape[-1], self.fit, shrink.side).pixels
+                expected[row] = self.predict(square.numpy())[0]
+        outputs = np.stack(found)
+        largest = self._compare(file, outputs, expected, PHOTOS_TOLERANCE)
+        decoder = float(np.abs(outputs - self.expected)[scaled].max(initial=0))
+        return Difference(largest, len(found), len(scaled), decoder)
 
-    def _compare(self, file: str, found: Array, tolerances: npt.NDArray[np.float64]) -> float:
-        """Return the largest difference from `expected` `(N, C)`, given the largest accepted ones `(N,)`."""
-        differences = np.abs(found - self.expected).max(axis=1)
+    def _compare(self, file: str, found: Array, expected: Array, tolerance: float) -> float:
+        """Return the largest difference from `expected` `(N, C)`, given the largest accepted one."""
+        differences = np.abs(found - expected).max(axis=1)
         rows = np.arange(len(found))
-        gaps = self.expected.max(axis=1) - self.expected[rows, found.argmax(axis=1)]
+        gaps = expected.max(axis=1) - expected[rows, found.argmax(axis=1)]
         for what, bad in (  # the comparisons are also false for NaN
-            ("its probabilities differ from PyTorch's by up to {:.2g}, more than {:g}", ~(differences <= tolerances)),
+            ("its probabilities differ from PyTorch's by up to {:.2g}, more than {:g}", ~(differences <= tolerance)),
             ("it predicts another class than PyTorch; probabilities differ by {:.2g}", ~(gaps <= SQUARES_TOLERANCE)),
         ):
             if bad.any():
                 worst = np.where(bad, differences, -1).argmax()
                 path = shown(self.photos.paths[self.indices[worst]])
                 message = (
-                    f"{file}: {what.format(differences[worst], tolerances[worst])}, for {path} and {bad.sum() - 1} "
+                    f"{file}: {what.format(differences[worst], tolerance)}, for {path} and {bad.sum() - 1} "
                     "more photos. The file was not kept."
                 )
                 if file == "photo.onnx":

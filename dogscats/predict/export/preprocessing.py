@@ -2,7 +2,7 @@
 
 It computes what `data.pixels.transforms.fitted(transforms.none(size), size, fit)` does, whose branches depend on the
 photo's shape. Here all sizes are integer formulas. torchvision's `int(size * long / short)` is a whole-number division,
-and its `round(gap / 2)` rounds half to even. `torch_files.TorchImage` takes the same steps in PyTorch.
+and its `round(gap / 2)` rounds half to even. `torch_image.TorchImage` takes the same steps in PyTorch.
 
 Large photos are reduced first, as predictions read them (`data.shrink`), in two steps like the decoder and Pillow. For
 photos of 12 megapixels, probabilities differed by up to .08 without these steps, and by .03 with one of them.
