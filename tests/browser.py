@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,50 @@ def chromium(*arguments: str, logs: Sequence[str]) -> Any:
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", dict.fromkeys(logs, "ALL"))
     return webdriver.Chrome(options, webdriver.ChromeService(driver))
+
+
+def until(browser: Any, script: str, *arguments: object) -> Any:
+    """Wait until a script returns something, and return it."""
+    end = time.monotonic() + 120
+    while not (found := browser.execute_script(f"return {script}", *arguments)):
+        assert time.monotonic() < end, (script, browser.execute_script("return document.body.innerText"))
+        time.sleep(0.05)
+    return found
+
+
+def downloaded(file: Path) -> Path:
+    """Wait until the browser has saved a file, whose name it has from the beginning if it is small."""
+    end = time.monotonic() + 120
+    while not file.exists():
+        assert time.monotonic() < end, file
+        time.sleep(0.05)
+    return file
+
+
+CUT_OFF = """
+const scrolling = element => /auto|scroll/.test(getComputedStyle(element).overflowX);
+const scrolls = element => element && (scrolling(element) || scrolls(element.parentElement));
+return [...document.querySelectorAll("body *")].filter(element => {
+  const {left, right, width} = element.getBoundingClientRect(), style = getComputedStyle(element);
+  if (!width || style.clipPath !== "none" || element.closest("svg svg, svg *")) return false;
+  const outside = (right > innerWidth + 1 || left < -1) && !scrolls(element.parentElement);
+  const hidden = style.overflowX !== "visible" && !scrolls(element) && style.textOverflow !== "ellipsis";
+  return outside || (hidden && element.innerText?.trim() && element.scrollWidth > element.clientWidth + 1);
+}).map(element => element.outerHTML.slice(0, 200));
+"""
+"""Returns elements that stick out of the window, or whose text is cut without a sign of it."""
+
+
+def cut_off(browser: Any) -> list[Any]:
+    """What is cut off at four widths in pixels, and at the third one at a zoom of 200 %, which is left set."""
+    found = []
+    for width, zoom in ((390, 1), (768, 1), (1600, 1), (1100, 1), (1100, 2)):
+        metrics = {"width": width // zoom, "height": 900 // zoom, "deviceScaleFactor": zoom, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        found += [(width, zoom, element) for element in browser.execute_script(CUT_OFF)]
+        if browser.execute_script("return document.documentElement.scrollWidth > innerWidth"):
+            found.append((width, zoom, "the page"))
+    return found
 
 
 @cache

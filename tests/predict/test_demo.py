@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import chromium, faults
+from browser import chromium, cut_off, faults, until
 from conftest import FAST, REPOSITORY, TinyNetwork, draw_photo, draw_root, offline
 from interrupted_runs import run
 from PIL import Image
@@ -324,28 +324,30 @@ class Tab:
         self.until("document.querySelector('#answer .welcome')")
 
     def until(self, script: str) -> Any:
-        """Wait until a script returns something, and return it."""
-        end = time.monotonic() + 60
-        while not (found := self.browser.execute_script(f"return {script}")):
-            assert time.monotonic() < end, (script, self.browser.execute_script("return document.body.innerText"))
-            time.sleep(0.1)
-        return found
+        return until(self.browser, script)
 
     def click(self, name: str) -> None:
         self.browser.find_element("id", name).click()
 
+    def forget(self) -> None:
+        """Mark what is shown as the answer to an earlier photo."""
+        self.browser.execute_script("for (const e of document.querySelector('#answer').children) e.dataset.old = ''")
+
     def choose(self, *files: Path) -> None:
+        self.forget()
         for file in files:
             self.browser.find_element("id", "choose").send_keys(str(file))
 
     def hand_over(self, event: str, *files: Path) -> None:
         """Drop or paste files, one right after the other."""
+        self.forget()
         contents = [(file.name, base64.b64encode(file.read_bytes()).decode()) for file in files]
         self.browser.execute_script(HAND_OVER, event, contents)
 
     def answer(self) -> str:
         """Wait for the answer to the last photo, and return its text."""
-        self.until("document.querySelector('.decision, .refused') && !document.getElementById('status').innerText")
+        new = "document.querySelector('#answer > :not([data-old]) .decision, #answer > .refused:not([data-old])')"
+        self.until(f"{new} && !document.getElementById('status').innerText")
         return str(self.browser.execute_script("return document.getElementById('answer').innerText"))
 
     def probabilities(self) -> dict[str, float]:
@@ -457,6 +459,7 @@ def check_page(tab: Tab, uploads: Path, predictor: Predictor, files: list[Path],
     for _ in range(2):
         tab.click("camera")
         tab.until("document.getElementById('video').readyState >= 2")
+        tab.forget()
         tab.click("take")
         assert "cannot" not in tab.answer()
     large = uploads.parent / "large.jpg"
@@ -473,10 +476,9 @@ def check_page(tab: Tab, uploads: Path, predictor: Predictor, files: list[Path],
     assert uploaded(uploads) == []
     assert all(url.startswith(tab.address) for url in tab.requests())
     assert not (uploads.parent / "remote.txt").exists()
-    for width in (390, 768, 1100, 1600):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        tab.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        assert tab.browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert cut_off(tab.browser) == []
+    tab.choose(files[0])  # at a zoom of 200 %
+    check_answer(files[0])
     assert faults(tab.browser) == []
 
 

@@ -135,6 +135,32 @@ def odd_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_coefficients_of_a_kernel_head_that_nearly_cancel_are_summed_exactly(odd_photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    predictor = predictor_of(kernel=True)
+    fitted = predictor.model.heads
+    assert isinstance(fitted, KernelHead)
+    large = 1e4 * torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    head = KernelHead(3, fitted.widths, 60)
+    doubled = {name: torch.cat([getattr(fitted, name)] * 2) for name in ("points", "rest")}
+    coefficients = {"coefficients": torch.cat([large, fitted.coefficients - large])}
+    head.load_state_dict(fitted.state_dict() | doubled | coefficients)
+    predictor.model.heads = head
+    export_files("onnx", predictor, tmp_path, dataset_of(odd_photos))
+
+    squares = torch.randint(256, (30, 3, SIZE, SIZE)) // torch.arange(1, 31)[:, None, None, None]
+    squares = squares.byte()
+    with torch.no_grad():
+        kernel = head.kernel(*head.project(predictor.model.body(squares)))
+        exact = (head.temperature.double() * (kernel.double() @ head.coefficients.double())).softmax(dim=1)
+        found = predictor.model(squares).exp()
+        single = (head.temperature * (kernel @ head.coefficients)).softmax(dim=1)
+    exported = torch.from_numpy(onnx_predict(tmp_path / "model.onnx")(squares.numpy()))
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(exported.double(), exact, rtol=0, atol=5e-5)  # the body rounds otherwise
+    assert (single - exact).abs().max() > 1e-3  # in single precision
+
+
 def dataset_of(folder: Path, fit: str = "crop", shrink: Shrink | None = None) -> PhotoDataset:
     paths = image_names(folder)
     labels = [number % 2 for number in range(len(paths))]

@@ -19,13 +19,14 @@ from conftest import Run, TinyNetwork
 
 from dogscats import Classifier, Predictor
 from dogscats.base.errors import UserError
-from dogscats.base.files import read_json, write_json
+from dogscats.base.files import cannot_write, read_json, write_json
 from dogscats.base.pages.static_page import SCRIPT, STYLE
 from dogscats.data.photos import download
 from dogscats.lesson.backbone import Backbone
 from dogscats.predict.export.export import export_files
 from dogscats.predict.export.onnx_files import onnx_predict
 from dogscats.predict.export.web import web_runtime
+from dogscats.predict.export.web.web_export import ONE_FILE
 from dogscats.predict.export.web.web_model import check_operators, unsupported, with_stored_weights
 from dogscats.predict.export.web.web_runtime import SHA256, find_runtime
 
@@ -107,6 +108,21 @@ def test_nothing_is_left_of_an_export_that_is_refused(
     (folder / "node").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
     with pytest.raises(UserError, match=r"the browser's runtime cannot run this network: .* Fancy\(18\)"):
+        export_files("web", predictor_of(["a", "b"]), tmp_path / "out", None, runtime=str(runtime))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_nothing_is_left_if_the_disk_is_full(
+    runtime: Path, no_node: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+
+    def full(path: Path, text: str) -> None:
+        if path.name == ONE_FILE:
+            raise cannot_write(path, "No space left on device")
+
+    monkeypatch.setattr("dogscats.predict.export.web.web_export.write_text", full)
+    with pytest.raises(UserError, match=r"classifier.html: it cannot be written \(No space left"):
         export_files("web", predictor_of(["a", "b"]), tmp_path / "out", None, runtime=str(runtime))
     assert not list((tmp_path / "out").iterdir())
 

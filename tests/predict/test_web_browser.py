@@ -6,7 +6,6 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import chromium, faults
-from conftest import FAST, REPOSITORY, draw_photo, draw_root
+from browser import chromium, cut_off, downloaded, faults, until
+from conftest import FAST, HEAD, REPOSITORY, TINY, draw_photo, draw_root
 from interrupted_runs import run
 from PIL import Image, ImageCms, features
 
@@ -129,20 +128,18 @@ class Tab:
         self.until("document.body.dataset.ready")
 
     def until(self, script: str) -> Any:
-        """Wait until a script returns something, and return it."""
-        end = time.monotonic() + 120
-        while not (found := self.browser.execute_script(f"return {script}")):
-            assert time.monotonic() < end, (script, self.text("status"))
-            time.sleep(0.05)
-        return found
+        return until(self.browser, script)
 
     def text(self, name: str) -> str:
         return str(self.browser.execute_script("return document.getElementById(arguments[0]).innerText", name))
 
     def ask(self, *files: Path, done: bool = True) -> None:
+        before = self.browser.execute_script("return items.length")
         self.browser.find_element("id", "choose").send_keys("\n".join(map(str, files)))
         if done:
-            self.until("document.getElementById('working').hidden && of === 0 && !current")
+            self.until(
+                f"items.length === {before + len(files)} && of === 0 && document.getElementById('working').hidden"
+            )
 
     def names(self) -> list[str]:
         """Names in the rows of the table that can be seen."""
@@ -153,32 +150,35 @@ class Tab:
         self.browser.find_element("css selector", selector).click()
 
 
-def test_answers_are_those_of_python_and_nothing_is_sent(
-    browser: Any, address: str, exported: Path, photos: list[Path], tmp_path: Path
-) -> None:
-    predictor, tab = Predictor.load(exported / "run"), Tab(browser, address)
+def check_answers(tab: Tab, predictor: Predictor, photos: list[Path], folder: Path) -> None:
+    """Let the page predict photos, and compare its `predictions.csv` with that of Python."""
     tab.ask(*photos)
     tab.click("#csv")
-    end = time.monotonic() + 30
-    while not (tmp_path / "predictions.csv").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    found = read_csv(tmp_path / "predictions.csv")
+    found = read_csv(downloaded(folder / "predictions.csv"))
     expected, unreadable = predictor.predict(photos, n_aug=0)
     assert not unreadable
-    expected.write(tmp_path / "expected.csv")
-    rows = {Path(row["path"].removeprefix("'")).name: row for row in read_csv(tmp_path / "expected.csv")}
+    expected.write(folder / "expected.csv")
+    rows = {Path(row["path"].removeprefix("'")).name: row for row in read_csv(folder / "expected.csv")}
     assert [*found[0]] == [*next(iter(rows.values()))]
     thresholds = predictor.reliability.plain.thresholds if predictor.reliability else None
-    assert thresholds
     for row in found:
         want = rows[row["path"].removeprefix("'")]
         numbers = [name for name in row if name.startswith("prob_") or name == "unlike"]
         differences = {name: abs(float(row[name]) - float(want[name])) for name in numbers}
         assert max(differences.values()) < TOLERANCE, (row["path"], differences)
-        probable = max(float(want[name]) for name in numbers if name != "unlike")
-        near = abs(probable - thresholds.unsure_below) < TOLERANCE
-        near |= abs(float(want["unlike"]) - thresholds.none_above) < TOLERANCE
-        assert row["decision"] == want["decision"] or near, row
+        if thresholds:
+            probable = max(float(want[name]) for name in numbers if name != "unlike")
+            near = abs(probable - thresholds.unsure_below) < TOLERANCE
+            near |= abs(float(want["unlike"]) - thresholds.none_above) < TOLERANCE
+            assert row["decision"] == want["decision"] or near, row
+
+
+def test_answers_are_those_of_python_and_nothing_is_sent(
+    browser: Any, address: str, exported: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    predictor = Predictor.load(exported / "run")
+    assert predictor.reliability
+    check_answers(Tab(browser, address), predictor, photos, tmp_path)
     messages = [entry["message"] for entry in browser.get_log("performance")]
     sent = {url for message in messages for url in re.findall(r'"request":\{[^{}]*?"url":"(.*?)"', message)}
     assert {url for url in sent if not url.startswith((address, "blob:", "data:"))} == set()
@@ -281,10 +281,10 @@ def test_keyboard_screen_reader_and_narrow_windows(browser: Any, address: str, p
     keys(Keys.ENTER)
     assert tab.text("name") == photos[1].name
     assert faults(browser) == []
-    for width in (390, 768, 1600):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert cut_off(browser) == []
+    tab.ask(photos[3])  # at a zoom of 200 %
+    browser.find_element("css selector", "#rows tr:last-child button").click()
+    assert tab.text("name") == photos[3].name
 
 
 def test_one_file_opens_without_a_server(browser: Any, exported: Path, photos: list[Path]) -> None:
@@ -295,6 +295,47 @@ def test_one_file_opens_without_a_server(browser: Any, exported: Path, photos: l
         browser.execute_script("return items[0].probabilities"), expected.probabilities[0], atol=TOLERANCE
     )
     assert Proxy.asked == []
+
+
+HOSTILE = ("<!--<script>", "$&$1 ${x}", "קוף")
+
+ODD_RUNS = {
+    "a kernel head, padded": (HOSTILE, 20, [*TINY, "recipe=small", "data.fit=pad"]),
+    "five heads on all depths, squashed": (
+        HOSTILE,
+        6,
+        [*HEAD, "heads=5", "model.features=all", "data.fit=squash"],
+    ),
+    "a transformer of 300 classes": (
+        tuple(f"class {number}" for number in range(300)),
+        2,
+        [*HEAD, "model.name=test_vit"],
+    ),
+}
+"""Classes, training photos of each, and settings."""
+
+
+@pytest.mark.parametrize("name", ODD_RUNS)
+def test_odd_runs(name: str, browser: Any, modules: Path, photos: list[Path], tmp_path: Path) -> None:
+    classes, count, settings = ODD_RUNS[name]
+    root = draw_root(tmp_path / "photos", count, count, classes)
+    run(root, tmp_path / "run", *settings, "callbacks.reports=null", "callbacks.tta.n_aug=0")
+    if "five heads" in name:
+        (tmp_path / "run" / "strangers.npz").unlink()
+    predictor = Predictor.load(tmp_path / "run")
+    runtime = str(modules / "onnxruntime-web" / "dist")
+    export_files("web", predictor, tmp_path, None, run_dir=tmp_path / "run", runtime=runtime)
+    tab = Tab(browser, (tmp_path / "classifier.html").as_uri())
+    check_answers(tab, predictor, photos, tmp_path)
+    bars = browser.find_elements("css selector", "#verdict .bars li")
+    assert len(bars) == min(10, len(classes))
+    assert ("and 290 less probable ones" in tab.text("verdict")) == (len(classes) == 300)
+    tab.click("#known summary")
+    assert tab.text("known").splitlines()[-1].split(", ") == list(predictor.classes)
+    browser.find_element("id", "search").send_keys("TURN")
+    assert tab.names() == ["turned.jpg"]
+    assert cut_off(browser) == []
+    assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
 
 
 @pytest.mark.parametrize("language", ["python", "js"])

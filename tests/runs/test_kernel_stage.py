@@ -3,9 +3,11 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run, command_runner
+from conftest import TINY, Run, command_runner, draw_root
+from PIL import Image
 
 from dogscats import Predictor
 from dogscats.base.files import read_csv, read_json
@@ -84,6 +86,21 @@ def test_a_kernel_head_is_refused_by_a_recipe_that_trains_heads(small: tuple[Pat
     settings = [f"data.root={run.parent / 'photos'}", *TINY, "model.features=all", "recipe=head_only"]
     result = run_command("train.py", *settings, f"load={run / 'checkpoints' / 'last.ckpt'}", "hydra.run.dir=other")
     assert "it was saved with heads=a kernel head, but this run has 1." in result.stderr
+
+
+def test_noise_and_blank_photos_are_none(run_command: Run, tmp_path: Path) -> None:
+    settings = [f"data.root={draw_root(tmp_path / 'photos', train=20, valid=20)}", *SMALL, "callbacks.reports=null"]
+    assert run_command("train.py", *settings, "hydra.run.dir=run").returncode == 0
+    rng, odd = np.random.default_rng(0), tmp_path / "odd"
+    odd.mkdir()
+    Image.fromarray(rng.integers(0, 256, (48, 60, 3), dtype=np.uint8)).save(odd / "noise.png")
+    Image.fromarray(rng.integers(0, 256, (375, 500, 3), dtype=np.uint8)).save(odd / "large noise.png")
+    Image.linear_gradient("L").save(odd / "gradient.png")
+    for color in ("black", "white", "gray", "red"):
+        Image.new("RGB", (60, 48), color).save(odd / f"{color}.png")
+    predictions, _ = Predictor.load(tmp_path / "run").predict(sorted(odd.iterdir()), n_aug=0)
+    decisions = dict(zip([Path(path).name for path in predictions.paths], predictions.decisions, strict=True))
+    assert decisions == dict.fromkeys(decisions, "none")
 
 
 @pytest.mark.parametrize(

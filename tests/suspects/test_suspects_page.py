@@ -13,8 +13,8 @@ from typing import Any
 from urllib.request import url2pathname
 
 import pytest
-from browser import chromium, faults
-from conftest import draw_photo
+from browser import chromium, cut_off, downloaded, faults, until
+from conftest import FAST, Run, draw_photo, draw_root
 from PIL import Image
 
 from dogscats.base.files import cell, read_csv
@@ -202,9 +202,7 @@ class Opened:
         """Name of the photo that is shown at full size, once it is loaded."""
         if not self.all("dialog[open]"):
             return None
-        end = time.monotonic() + 10
-        while not self.browser.execute_script("return document.getElementById('large-photo').naturalWidth"):
-            assert time.monotonic() < end
+        until(self.browser, "document.getElementById('large-photo').naturalWidth")
         assert self.text("#large-note") == ""
         return self.text("#large-name")
 
@@ -213,15 +211,17 @@ class Opened:
             "return window.dispatchEvent(new Event('beforeunload', {cancelable: true}))"
         )
 
+    def load(self, file: Path) -> str:
+        """Load decisions, and return what the page says."""
+        self.browser.execute_script("document.getElementById('status').textContent = ''")
+        self.all("#file")[0].send_keys(str(file))
+        return str(until(self.browser, "document.getElementById('status').textContent"))
+
     def saved(self, folder: Path) -> list[list[str]]:
         file = folder / "decisions.csv"
         file.unlink(missing_ok=True)
         self.click("#save")
-        for _ in range(100):
-            if file.exists():
-                break
-            time.sleep(0.1)
-        with file.open(newline="", encoding="utf-8") as rows:
+        with downloaded(file).open(newline="", encoding="utf-8") as rows:
             return list(csv.reader(rows))
 
 
@@ -326,12 +326,10 @@ def test_decisions_in_a_browser(page: Path, open_page: Open, tmp_path: Path) -> 
         expected.append(text)
     with (tmp_path / "earlier.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([["path", "decision", "label"], *expected[4:], ["a.jpg", "relabel", "lions"]])
-    seen.all("#file")[0].send_keys(str(tmp_path / "earlier.csv"))
-    assert seen.text("#status").startswith("4 decisions loaded; 2 rows left out")
+    assert seen.load(tmp_path / "earlier.csv").startswith("4 decisions loaded; 2 rows left out")
     assert seen.chosen() == [None, "relabel", None, "relabel", "relabel", "relabel"]
     assert sorted(seen.saved(tmp_path)[1:]) == sorted([*expected[:2], expected[3], [other, "drop", ""]])
-    seen.all("#file")[0].send_keys(str(page))
-    assert "has no columns path and decision" in seen.text("#status")
+    assert "has no columns path and decision" in seen.load(page)
 
 
 @pytest.mark.slow
@@ -361,13 +359,17 @@ def test_it_is_accessible(page: Path, open_page: Open) -> None:
 
 
 @pytest.mark.slow
-def test_likely_suspects_first_and_twenty_decisions_by_keyboard(photos: Path, open_page: Open, tmp_path: Path) -> None:
-    names = [f"{number}.jpg" for number in range(40)]
-    for name in names:
-        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
-    (photos / "0.jpg").unlink()
-    suspects = [Suspect(name, "$5", "猫", "label", 0.9 - n / 50, "", "") for n, name in enumerate(names)]
-    write_page(tmp_path / "page.html", "Forty", photos, suspects, CLASSES)
+def test_twenty_decisions_by_keyboard_and_a_training_with_them(
+    open_page: Open, tmp_path: Path, run_command: Run
+) -> None:
+    root = draw_root(tmp_path / "photos", train=20)
+    names = [f"train/{name}s/{name}.{number}.jpg" for number in range(20) for name in ("cat", "dog")]
+    suspects = [
+        Suspect(name, label, other, "label", 0.9 - place / 50, "", "")
+        for place, name in enumerate(names)
+        for label, other in [("cats", "dogs") if "cat" in name else ("dogs", "cats")]
+    ]
+    write_page(tmp_path / "page.html", "Forty", root, suspects, ["cats", "dogs"])
     seen = Opened(open_page(tmp_path / "page.html"))
     assert seen.text("#summary") == "20 likely wrong labels"
     assert len(seen.all(".card")) == 20
@@ -380,6 +382,18 @@ def test_likely_suspects_first_and_twenty_decisions_by_keyboard(photos: Path, op
         seen.browser.execute_script("document.activeElement.blur()")  # keys need no focus
         seen.keys("kdr"[number % 3])
         assert len([each for each in seen.all(".card") if each.is_displayed()]) == 39 - number
+    seen.keys("u")
+    assert seen.current() == "19"
+    assert len([each for each in seen.all(".card") if each.is_displayed()]) == 21
+    seen.keys("k")
+    decided = dict(zip(names[:20], ["keep", "drop", "relabel"] * 6 + ["keep", "keep"], strict=True))
+    assert {path: decision for path, decision, _ in seen.saved(tmp_path)[1:]} == decided
+
+    settings = [f"data.root={root}", f"data.decisions={tmp_path / 'decisions.csv'}", "hydra.run.dir=run"]
+    result = run_command("train.py", *settings, *FAST)
+    assert result.returncode == 0, result.stderr
+    assert "6 photos dropped (train 6), 6 relabeled (train 6). 20 of 20 decisions apply\n" in result.stdout
+
     seen.browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     seen.click("#hide")
     for _ in range(19):
@@ -387,13 +401,22 @@ def test_likely_suspects_first_and_twenty_decisions_by_keyboard(photos: Path, op
     assert seen.current() == "1"
     top = "return document.querySelector('.current').getBoundingClientRect().top"
     assert 0 <= seen.browser.execute_script(top) < 900
-    assert seen.saved(tmp_path)[1:] == [["0.jpg", "keep", ""]]
+    assert seen.saved(tmp_path)[1:] == [[names[0], "keep", ""]]
     seen.browser.refresh()
     assert len(seen.all(".card")) == 20
-    for width in (390, 768, 1280, 1600):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        seen.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        assert seen.browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert cut_off(seen.browser) == []
+    seen.click("[data-decision=drop]", 3)  # at a zoom of 200 %
+    assert seen.chosen()[:5] == ["keep", None, None, "drop", None]
+    seen.click(".enlarge")
+    assert seen.large() == names[0]
+    assert seen.browser.execute_script(CLOSES)
+
+
+CLOSES = """
+const {top, bottom} = document.getElementById("close").getBoundingClientRect();
+return top >= 0 && bottom <= innerHeight;
+"""
+"""Whether the button that closes the dialog can be seen."""
 
 
 @pytest.mark.slow

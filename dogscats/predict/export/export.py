@@ -52,7 +52,8 @@ SHAPES = ((1, 1), (1, 1.5), (1.5, 1), (2.3, 2.9), (0.3, 0.4), (4, 1), (1, 20))
 """Height and width of drawn photos, relative to the image size."""
 
 Array = npt.NDArray[np.generic]
-Predict = Callable[[Array], Array]
+Probabilities = npt.NDArray[np.float32]
+Predict = Callable[[Array], Probabilities]
 """Images `(N, 3, size, size)` uint8 to probabilities `(N, C)`, or one photo `(H, W, 3)` uint8 to `(C,)`."""
 
 
@@ -154,7 +155,9 @@ class Difference:
     decoder: float = 0.0
 
     def __str__(self) -> str:
-        text = f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {counted(self.photos, 'photo')}"
+        text = (
+            f"largest difference from PyTorch's probabilities: {self.largest:.2g}, on {counted(self.photos, 'photo')}"
+        )
         if self.scaled:
             large = counted(self.scaled, "large one")
             text += f"; {self.decoder:.2g} on {large}, which predict= decodes scaled"
@@ -222,7 +225,7 @@ class Reference:
         decoder = float(np.abs(outputs - self.expected)[scaled].max(initial=0))
         return Difference(largest, len(found), len(scaled), decoder)
 
-    def _compare(self, file: str, found: Array, expected: Array, tolerance: float) -> float:
+    def _compare(self, file: str, found: Probabilities, expected: Probabilities, tolerance: float) -> float:
         """Return the largest difference from `expected` `(N, C)`, given the largest accepted one."""
         differences = np.abs(found - expected).max(axis=1)
         rows = np.arange(len(found))
@@ -270,10 +273,10 @@ def draw_photos(folder: Path, size: int, transform: v2.Transform, seed: int) -> 
 def torch_predict(network: nn.Module) -> Predict:
     """Return a function of arrays that computes the probabilities of a network, its first or only output."""
 
-    def predict(images: Array) -> Array:
+    def predict(images: Array) -> Probabilities:
         with torch.inference_mode():
             outputs = network(torch.from_numpy(images))
-            probabilities: Array = (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).numpy()
+            probabilities: Probabilities = (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).numpy()
             return probabilities
 
     return predict

@@ -102,36 +102,39 @@ def export_web(
     Raises:
         UserError: as `export_onnx` does, without the runtime, or if the runtime cannot run the network.
     """
-    found, site = find_runtime(runtime), folder / name
+    found, site, files = find_runtime(runtime), folder / name, dict[Path, Path]()
     folder.mkdir(parents=True, exist_ok=True)
+    # All of it is written before anything is moved to its place, so a full disk leaves no part of a page.
     with TemporaryDirectory(prefix=".web-", dir=folder) as scratch:
-        full = Path(scratch) / MODEL
+        built, full = Path(scratch) / name, Path(scratch) / MODEL
         difference = dict(export_onnx(network, metadata, Path(scratch), reference))[MODEL]
+        yield MODEL, difference
         model, precision = smallest(full, reference, metadata)
-        checked = check_operators(model, found)
-        site.mkdir(exist_ok=True)  # no empty folder is left if the export is refused
+        yield "", f"{precision}; {check_operators(model, found)}"
+        built.mkdir()
         for file, source in ((MODEL, model), (SCRIPT, found / SCRIPT), (WASM, found / WASM)):
-            with atomic_path(site / file) as temporary:
+            with atomic_path(built / file) as temporary:
                 shutil.copyfile(source, temporary)
-    yield MODEL, difference
-    yield "", f"{precision}; {checked}"
-
-    facts, title = page_facts(metadata, run_dir), shown(f"Photos of {listed(json.loads(metadata['classes']), 5)}")
-    sizes = [(file, (site / file).stat().st_size) for file in (SCRIPT, WASM, MODEL)]
-    texts = {
-        "index.html": page(title, {**facts, "files": sizes}, "'self'"),
-        "README.md": README.format(title=json.dumps(title, ensure_ascii=False), version=VERSION),  # JSON is YAML
-        "LICENSE": LICENSE_NOTE + MIT.format(holder="The dogscats authors"),
-        "LICENSE-onnxruntime": MIT.format(holder="Microsoft Corporation"),
-    }
-    for file, text in texts.items():
-        write_text(site / file, text)
-    for file in sorted(path.name for path in site.iterdir()):
-        yield f"{name}/{file}", f"{(site / file).stat().st_size / 1e6:.3f} MB"
-    if name == "web":
-        write_text(folder / ONE_FILE, page(title, {**facts, "files": []}, "'none'", site))
-        size = f"{(folder / ONE_FILE).stat().st_size / 1e6:.1f} MB"
-        yield ONE_FILE, f"{size}, all in one file: names of classes, but no photos and no paths"
+        facts, title = page_facts(metadata, run_dir), shown(f"Photos of {listed(json.loads(metadata['classes']), 5)}")
+        sizes = [(file, (built / file).stat().st_size) for file in (SCRIPT, WASM, MODEL)]
+        texts = {
+            "index.html": page(title, {**facts, "files": sizes}, "'self'"),
+            "README.md": README.format(title=json.dumps(title, ensure_ascii=False), version=VERSION),  # JSON is YAML
+            "LICENSE": LICENSE_NOTE + MIT.format(holder="The dogscats authors"),
+            "LICENSE-onnxruntime": MIT.format(holder="Microsoft Corporation"),
+        }
+        for file, text in texts.items():
+            write_text(built / file, text)
+        files = {site / path.name: path for path in sorted(built.iterdir())}
+        if name == "web":
+            write_text(Path(scratch) / ONE_FILE, page(title, {**facts, "files": []}, "'none'", built))
+            files[folder / ONE_FILE] = Path(scratch) / ONE_FILE
+        site.mkdir(exist_ok=True)
+        for target, source in files.items():
+            source.replace(target)
+    for target in files:
+        more = ", all in one file: names of classes, but no photos and no paths" if target.name == ONE_FILE else ""
+        yield target.relative_to(folder).as_posix(), f"{target.stat().st_size / 1e6:.3f} MB{more}"
 
 
 export_space = partial(export_web, name="space")
