@@ -68,7 +68,7 @@ function card(number) {
   part(".given").textContent = suspect.label;
   part(".suggested").textContent = classNames.get(suspect.suggested) ?? "";
   part(".arrow").hidden = !suspect.suggested;
-  part(".score").textContent = suspect.score;
+  part(".score").textContent = `score ${suspect.score}`;
   part(".reason").textContent = suspect.reason;
   element.dataset.suspect = number;
   element.setAttribute("aria-label", [kinds.find(each => each.kind === suspect.kind).heading, photos[suspect.photo].name].join(": "));
@@ -214,6 +214,7 @@ function enlarge(element) {
   if (!src) return large.open && large.close();
   enlarged = element.closest(".card");
   find("large-name").textContent = photos[photo].name;
+  find("large-labels").replaceChildren(...enlarged.querySelector(".labels").cloneNode(true).children);
   find("large-note").textContent = "";
   picture.addEventListener("error", () => {
     picture.src = src;
@@ -229,7 +230,7 @@ function enlarge(element) {
 function saveDecisions() {
   save("decisions.csv", csv([["path", "decision", "label"], ...[...decisions].map(([cell, {decision, label}]) => [cell, decision, label])]));
   changed(true);
-  say(`${count(decisions.size, "decision")} saved.`);
+  say(`${count(decisions.size, "decision")} saved. Train again with data.decisions=<this file>.`);
 }
 
 function csvRows(text) {
@@ -320,6 +321,11 @@ find("hide").addEventListener("click", ({target}) => {
 find("save").addEventListener("click", saveDecisions);
 find("load").addEventListener("click", () => find("file").click());
 find("file").addEventListener("change", async ({target}) => { if (target.files.length) await load(target.files[0]); target.value = ""; });
+// Nothing scrolls to behind the header, whose height depends on the width of the window.
+new ResizeObserver(([{target}]) => {
+  const covers = getComputedStyle(target).position === "sticky";
+  document.documentElement.style.scrollPaddingTop = covers ? `${target.offsetHeight}px` : "";
+}).observe(document.querySelector("header"));
 window.addEventListener("beforeunload", event => { if (!saved) event.preventDefault(); });
 
 // Start

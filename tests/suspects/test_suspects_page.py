@@ -399,8 +399,7 @@ def test_twenty_decisions_by_keyboard_and_a_training_with_them(
     for _ in range(19):
         seen.keys("u")
     assert seen.current() == "1"
-    top = "return document.querySelector('.current').getBoundingClientRect().top"
-    assert 0 <= seen.browser.execute_script(top) < 900
+    assert seen.browser.execute_script(IN_VIEW, ".current", seen.browser.execute_script(HEADER))
     assert seen.saved(tmp_path)[1:] == [[names[0], "keep", ""]]
     seen.browser.refresh()
     assert len(seen.all(".card")) == 20
@@ -409,14 +408,17 @@ def test_twenty_decisions_by_keyboard_and_a_training_with_them(
     assert seen.chosen()[:5] == ["keep", None, None, "drop", None]
     seen.click(".enlarge")
     assert seen.large() == names[0]
-    assert seen.browser.execute_script(CLOSES)
+    assert seen.text("#large-labels").split() == ["cats", "→", "dogs", "score", "0.900"]
+    assert seen.browser.execute_script(IN_VIEW, "#close", 0)
 
 
-CLOSES = """
-const {top, bottom} = document.getElementById("close").getBoundingClientRect();
-return top >= 0 && bottom <= innerHeight;
+IN_VIEW = """
+const {top, bottom} = document.querySelector(arguments[0]).getBoundingClientRect();
+return top >= arguments[1] && bottom <= innerHeight;
 """
-"""Whether the button that closes the dialog can be seen."""
+"""Whether an element is in the window, below a height."""
+
+HEADER = "return document.querySelector('header').offsetHeight"
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ async function judged(file, mine) {
   if (found.refused) return refuse(found.refused);
   say("");
   find("answer").replaceChildren(verdict(found), pictures("seen", found.seen),
-    ...(found.similar.length ? [make("h2", {}, "Most similar training photos"), pictures("similar", found.similar)] : []));
+    ...(found.similar.length ? [make("h2", {}, "Most similar training photos, with their cosine similarity"), pictures("similar", found.similar)] : []));
 }
 
 const pictures = (kind, all) => make("div", {className: `pictures ${kind}`}, ...all.map(({src, caption}) =>
@@ -85,7 +85,7 @@ document.addEventListener("paste", ({clipboardData}) => {
   if (clipboardData.files.length) choose([...clipboardData.files]);
   else say("There is no photo on the clipboard.");
 });
-find("shown").addEventListener("error", ({target}) => { target.hidden = true; });  // such as HEIC; the verdict has a picture
+find("shown").addEventListener("error", ({target}) => { find("seen").hidden = target.hidden = true; });  // such as HEIC; the verdict has a picture
 find("camera").hidden = !navigator.mediaDevices;
 find("camera").addEventListener("click", openCamera);
 find("take").addEventListener("click", take);
