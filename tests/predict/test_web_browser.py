@@ -19,6 +19,7 @@ from conftest import FAST, HEAD, REPOSITORY, TINY, draw_photo, draw_root
 from interrupted_runs import run
 from PIL import Image, ImageCms, features
 
+from benchmarks.web import Web, measure
 from dogscats.base.files import read_csv
 from dogscats.predict.export.export import export_files
 from dogscats.predict.export.web.web_runtime import VERSION
@@ -336,6 +337,17 @@ def test_odd_runs(name: str, browser: Any, modules: Path, photos: list[Path], tm
     assert tab.names() == ["turned.jpg"]
     assert cut_off(browser) == []
     assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
+
+
+def test_the_benchmark_of_the_page(browser: Any, exported: Path, photos: list[Path], tmp_path: Path) -> None:
+    Predictor.load(exported / "run").predict(photos, n_aug=0)[0].write(tmp_path / "expected.csv")
+    settings = Web(str(exported), str(photos[0].parent), 3, 1, str(tmp_path / "expected.csv"))
+    rows = dict(measure(settings))
+    assert all(re.fullmatch(r"[\d.]+ s", rows[name]) for name in rows if "load" not in name and name != "agreement")
+    assert set(rows) >= {"web/ usable", "classifier.html usable", "a photo of 12 megapixels", "3 photos"}
+    found = re.fullmatch(r"largest difference from Python ([\d.e-]+), \d+ other decisions", rows["agreement"])
+    assert found
+    assert float(found[1]) < TOLERANCE
 
 
 @pytest.mark.parametrize("language", ["python", "js"])
