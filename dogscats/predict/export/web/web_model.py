@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-LEAST_VALUES = 1000
-"""Smaller tensors, such as biases, stay as they are: they take no room to speak of."""
+LEAST_VALUES = 20_000
+"""Smaller tensors, such as biases and depthwise convolutions, stay as they are. That makes EfficientNet-Lite0 with a
+kernel head 2 % larger; half precision then changes outputs by .004 instead of .013 (digits), .001 instead of .0025
+(waste)."""
 
 MAX_ROUNDING = 1e-3
 """Largest relative error (RMS) of a tensor in half precision; others, whose numbers are too large or small, stay."""
