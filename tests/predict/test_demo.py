@@ -458,7 +458,7 @@ def check_page(tab: Tab, uploads: Path, predictor: Predictor, files: list[Path],
         check_answer(files[1])
     for _ in range(2):
         tab.click("camera")
-        tab.until("document.getElementById('video').readyState >= 2")
+        tab.until("document.activeElement.id === 'take'")  # the camera is open, and its picture moves
         tab.forget()
         tab.click("take")
         assert "cannot" not in tab.answer()
