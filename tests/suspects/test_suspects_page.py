@@ -196,7 +196,7 @@ class Opened:
 
     def current(self) -> str | None:
         """Number of the suspect that keys are for."""
-        return str(self.all(".current")[0].get_attribute("data-suspect"))
+        return str(self.all(".current")[0].get_attribute("data-number"))
 
     def large(self) -> str | None:
         """Name of the photo that is shown at full size, once it is loaded."""

@@ -12,6 +12,7 @@ from dogscats.data.photos.listing import list_folder, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
 from dogscats.data.photos.tables.columns import LabelTable
 from dogscats.data.photos.tables.file_index import FileIndex, ending
+from dogscats.data.photos.tables.label_studio import exported_rows
 from dogscats.data.photos.tables.parquet_table import has_images
 from dogscats.data.photos.tables.shards import check_shards
 from dogscats.data.photos.tables.table_rows import is_empty, labelled_rows
@@ -68,7 +69,10 @@ class Table:
 
     def _rows(self, file: Path, chosen: Mapping[str, str]) -> tuple[list[Row], str]:
         """Read the rows; also return where the splits are from, in words, empty without any."""
-        header, columns, lines = labelled_rows(file, self.name, chosen)
+        if file.suffix.lower() == ".json":
+            header, columns, lines = ["path", "label"], {"path": 0, "label": 1}, exported_rows(file, self.name, self.root)
+        else:
+            header, columns, lines = labelled_rows(file, self.name, chosen)
         column = header[columns["split"]].strip() if "split" in columns else ""
         rows, empty = [], defaultdict[str, list[str]](list)
         for where, cells in lines:
