@@ -79,7 +79,9 @@ def _packed(sure: Sequence[Sure]) -> dict[str, list[Any]]:
     """Return sorted photos in little room: each path without what it has in common with the one before."""
     before, paths = "", []
     for path, _, _ in sure:
-        common = next((n for n, (a, b) in enumerate(zip(before, path, strict=False)) if a != b), min(len(before), len(path)))
+        common = next(
+            (n for n, (a, b) in enumerate(zip(before, path, strict=False)) if a != b), min(len(before), len(path))
+        )
         units = len(path[:common].encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts
         paths.append([units, path[common:]])
         before = path

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as nnf
 
 from dogscats.base.console import progress_bar
+from dogscats.reliability.neighbors import half_whitened, principal_components
 from dogscats.suspects.appearance import THUMBNAIL, look_at
 from dogscats.suspects.duplicates import candidates_by_thumbnails, duplicates
 from dogscats.suspects.photo_groups import joined_by
@@ -28,6 +30,18 @@ def margins(probabilities: torch.Tensor) -> torch.Tensor:
     """
     first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
     return first - second
+
+
+def comparable(features: torch.Tensor) -> torch.Tensor:
+    """Return points `(N, D)` of length 1 by which photos are compared.
+
+    By their distance, photos that are unlike all others would come first, which teach little: with the first 20, a
+    classifier of waste is right on .51 of new photos, and on .65 by their direction (benchmarks/labelling.py).
+
+    Args:
+        features: features `(N, F)`; may be memory-mapped.
+    """
+    return nnf.normalize(half_whitened(principal_components(features)), dim=1)
 
 
 def k_center(points: torch.Tensor, count: int) -> torch.Tensor:

@@ -25,12 +25,12 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.listing import DERIVED, image_names, unreadable_notes, unreadable_skipped
 from dogscats.data.photos.run_photos import PHOTOS_FILE
 from dogscats.labelling.label_page import NONE, SURE, Proposal, Sure, write_page
-from dogscats.labelling.order import distinct, k_center, margins
+from dogscats.labelling.order import comparable, distinct, k_center, margins
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
-from dogscats.reliability.neighbors import ROWS, half_whitened, principal_components
+from dogscats.reliability.neighbors import ROWS
 from dogscats.reliability.signs import ForwardPass
 from dogscats.reliability.strangers import WithEarly
 from dogscats.reliability.thresholds import words
@@ -71,7 +71,7 @@ def label_folder(job: Job) -> None:
         predictions = predict_features(predictor, features, rows, photos)
         proposals, sure = by_margin(job.run_dir / "label.csv", predictions)
     else:
-        points = half_whitened(principal_components(features))[rows]
+        points = comparable(features)[rows]
         proposals, sure = by_diversity(job.run_dir / "label.csv", photos.select(rows), points), []
     page = job.run_dir / "label.html"
     write_page(page, folder, classes, proposals, sure)
