@@ -1,7 +1,7 @@
 """Labels against accuracy: `python -m benchmarks.labelling folder=... cache=...`.
 
 For each dataset and start, labels are given to training photos, some a round: those with the smallest margin between
-the two most probable classes, as `label=<folder>` of evaluate.py orders them, or random ones. The first round is random
+the two most probable classes, as `label=<folder>` of evaluate.py orders them, or random ones. The first 50 are random
 in both; a third method begins with k-center and goes on by margin. After each round a kernel head is fitted to the
 labelled photos, and judged on `valid/`. Prints Markdown: mean accuracy over the starts, and how many random labels are
 as good as the labels by margin. Features are those of several depths of EfficientNet-Lite0, cached in `cache`.
@@ -35,8 +35,7 @@ class Labelling:
         cache: folder for features.
         datasets: datasets, each as `<folder>:<side of the images in pixels>`.
         starts: number of random starts.
-        per_round: labels a round.
-        rounds: number of rounds.
+        counts: numbers of labels; those of the first two are chosen before anything is known.
         weights: weights of the network, as `model.weights`.
     """
 
@@ -44,8 +43,7 @@ class Labelling:
     cache: str
     datasets: list[str] = field(default_factory=lambda: ["trash:224", "digits:128", "dogscats:224"])
     starts: int = 8
-    per_round: int = 50
-    rounds: int = 10
+    counts: list[int] = field(default_factory=lambda: [20, *range(50, 501, 50)])
     weights: str = "imagenet"
 
 
@@ -73,7 +71,7 @@ def pool_of(settings: Labelling, dataset: str) -> Pool:
     )
     train, valid = (activations.features(photos, name) for photos in (data.train, data.valid))
     labels = (torch.tensor(photos.labels) for photos in (data.train, data.valid))
-    diverse = k_center(comparable(train), settings.per_round)
+    diverse = k_center(comparable(train), settings.counts[1])
     return Pool(train, next(labels), valid, next(labels), list(body.widths(data.size)), diverse)
 
 
@@ -82,31 +80,32 @@ def curve(settings: Labelling, pool: Pool, method: str, start: int) -> list[floa
     generator = torch.Generator().manual_seed(start)
     shuffled = torch.randperm(len(pool.labels), generator=generator)
     begin = pool.diverse if method.startswith("k-center") else shuffled
-    chosen, accuracies = begin[: settings.per_round], []
-    for _ in range(settings.rounds):
+    order, chosen, accuracies = begin, begin[:0], []
+    for number, count in enumerate(settings.counts):
+        left = order[~torch.isin(order, chosen)]
+        chosen = torch.cat([chosen, left[: count - len(chosen)]])
         fit = KernelHead.fit(pool.train[chosen], pool.labels[chosen], int(pool.labels.max()) + 1, pool.widths)
         accuracies.append((fit.head(pool.valid).argmax(dim=1) == pool.valid_labels).double().mean().item())
-        order = shuffled if method == "random" else margins(fit.head(pool.train).exp()).argsort()
-        left = order[~torch.isin(order, chosen)]
-        chosen = torch.cat([chosen, left[: settings.per_round]])
+        if number > 0 and method != "random":
+            order = margins(fit.head(pool.train).exp()).argsort()
     return accuracies
 
 
-def as_good(accuracies: torch.Tensor, accuracy: float, per_round: int) -> str:
+def as_good(accuracies: torch.Tensor, accuracy: float, counts: list[int]) -> str:
     """Return the number of labels with which a curve `(R,)` reaches an accuracy, between its points linearly."""
     best = accuracies.cummax(dim=0).values.tolist()
     if accuracy > best[-1]:
-        return f"over {per_round * len(best)}"
+        return f"over {counts[-1]}"
     after = next(number for number, value in enumerate(best) if value >= accuracy)
     if after == 0:
-        return str(per_round)
+        return str(counts[0])
     share = (accuracy - best[after - 1]) / (best[after] - best[after - 1])
-    return f"{per_round * (after + share):.0f}"
+    return f"{counts[after - 1] + share * (counts[after] - counts[after - 1]):.0f}"
 
 
 def table(settings: Labelling) -> str:
     """Measure, and format the table of all datasets."""
-    counts = [settings.per_round * (number + 1) for number in range(settings.rounds)]
+    counts = settings.counts
     lines = [f"| photos | chosen by | {' | '.join(map(str, counts))} |", f"|---|---|{'---|' * len(counts)}"]
     for dataset in settings.datasets:
         pool, name, means = pool_of(settings, dataset), dataset.partition(":")[0], dict[str, torch.Tensor]()
@@ -119,7 +118,7 @@ def table(settings: Labelling) -> str:
                 for mean, deviation in zip(means[method], spread, strict=True)
             ]
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
-        reached = [as_good(means["random"], value, settings.per_round) for value in means["margin"].tolist()]
+        reached = [as_good(means["random"], value, counts) for value in means["margin"].tolist()]
         lines.append(f"| {name} | random labels as good as margin | {' | '.join(reached)} |")
     return "\n".join(lines)
 

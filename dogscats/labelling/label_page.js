@@ -104,20 +104,22 @@ function showLabel(card) {
 
 /** Below the photos, or in the full size: what the current photo can be labelled, or what was typed may mean. */
 function showChoices() {
-  const label = current && labels.get(Number(current.dataset.number)), found = typed === null ? known() : matches();
-  const button = ({name, cell}, key, best = false) => {
-    const made = make("button", {type: "button", "aria-pressed": cell === label, className: best ? "best" : ""}, ...(key ? [make("kbd", {}, key), " "] : []), named(name));
+  const number = Number(current?.dataset.number), label = labels.get(number), types = typed !== null, all = known(), found = types ? matches() : all;
+  const proposed = types ? found[0]?.cell : items[number]?.proposed;
+  const hint = text => make("span", {className: "soft typing"}, text);
+  const button = (cell, key, ...text) => {
+    const made = make("button", {type: "button", "aria-pressed": cell === label, className: cell === proposed ? "proposed" : ""}, ...(key ? [make("kbd", {}, key), " "] : []), ...text);
     made.addEventListener("click", () => settle(cell));
     return made;
   };
-  const skip = make("button", {type: "button", "aria-pressed": label === ""}, make("kbd", {}, "Space"), " skip");
-  skip.addEventListener("click", () => settle(""));
+  const others = make("select", {"aria-label": "Other class"}, option("other …", ""), ...all.slice(MOST_CHOICES).map(({name, cell}) => option(name, cell)));
+  others.addEventListener("change", () => settle(others.value));
   find("choices").replaceChildren(
-    ...(typed === null ? [] : [make("span", {id: "typed"}, `${typed}▏`)]),
-    ...found.slice(0, MOST_CHOICES).map((each, place) => button(each, typed === null ? keyOf(known().indexOf(each)) : place === 0 ? "Enter" : "", typed !== null && place === 0)),
-    ...(found.length > MOST_CHOICES ? [make("span", {className: "soft"}, `and ${found.length - MOST_CHOICES} more: type the beginning`)] : []),
-    ...(typed === null ? [button(NONE, "0"), skip, make("span", {className: "soft"}, "or type a name")] : []),
-    ...(typed && !found.length ? [make("span", {className: "soft"}, "Enter adds this class; Esc does not")] : []));
+    ...(types ? [make("span", {id: "typed"}, `${typed}▏`)] : []),
+    ...found.slice(0, MOST_CHOICES).map(({name, cell}, place) => button(cell, types ? place ? "" : "Enter" : keyOf(place), named(name))),
+    ...(types || all.length <= MOST_CHOICES ? [] : [others]),
+    ...(types ? [] : [button(NONE.cell, "0", NONE.name), button("", "Space", "skip"), hint("or type a name")]),
+    ...(typed && !found.length ? [hint("Enter adds this class; Esc does not")] : []));
 }
 
 /** Classes that begin with what was typed, or else contain it. */
@@ -263,13 +265,14 @@ new MutationObserver(() => {  // choices are beside the photo at full size, too
 find("save").addEventListener("click", saveLabels);
 find("accept-rest").addEventListener("click", showRest);
 find("refuse").addEventListener("click", () => decideRest(null));
+for (const id of ["rest", "save", "hide"]) find(id).addEventListener(id === "rest" ? "close" : "click", () => go(current));  // keys are for it again
 
 // Start
 
 for (const each of lists) {
   const tab = make("button", {type: "button"}, `${each.heading} ${each.count}`);
   tab.dataset.list = each.asked;
-  tab.addEventListener("click", () => { list = each.asked; render(); });
+  tab.addEventListener("click", () => { list = each.asked; render(); go(current); });
   find("tabs").append(tab);
 }
 const stored = remembered();

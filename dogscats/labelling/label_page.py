@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,9 +80,7 @@ def _packed(sure: Sequence[Sure]) -> dict[str, list[Any]]:
     """Return sorted photos in little room: each path without what it has in common with the one before."""
     before, paths = "", []
     for path, _, _ in sure:
-        common = next(
-            (n for n, (a, b) in enumerate(zip(before, path, strict=False)) if a != b), min(len(before), len(path))
-        )
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, path, strict=False)))
         units = len(path[:common].encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts
         paths.append([units, path[common:]])
         before = path
