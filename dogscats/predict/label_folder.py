@@ -58,7 +58,9 @@ def label_folder(job: Job) -> None:
     source = job.cfg.run or job.cfg.ckpt
     rows = unlabelled(photos, run_of(checkpoint_of(source)) if source else None)
     if not rows:
-        raise UserError(f"label={job.cfg.label}: {'all photos are labelled already' if photos.paths else 'no photos'}.")
+        empty = "none of its photos can be read" if bad else "it has no photos"
+        found = "all its photos are labelled already" if photos.paths else empty
+        raise UserError(f"label={job.cfg.label}: {found}. Give another folder.")
     # The features of all photos: those of the next round, with fewer photos, are the same.
     activations = Activations(predictor.model, data, job.fabric, data.cache_dir)
     detector = predictor.reliability and predictor.reliability.detector

@@ -126,6 +126,8 @@ def chosen_task(cfg: DictConfig) -> Task:
     begins = cfg.label is not None and cfg.run is None and cfg.ckpt is None
     if begins and cfg.classes is None:
         raise UserError("label=: give run=<run directory>, or begin without a run: classes=[ants,bees] model=resnet34.")
+    if begins and cfg.keep is not None:
+        raise UserError("keep=: this needs a run. Without one, nothing is predicted.")
     if not begins and cfg.model is not None:
         raise UserError("model=: this needs label=<folder of photos> without a run, which has its own.")
     if not begins and (cfg.run is None) == (cfg.ckpt is None):

@@ -74,16 +74,18 @@ def test_photos_are_ordered_by_margin(labelling: tuple[Path, str]) -> None:
     assert "data.add=<file>" in console
 
 
+@pytest.mark.parametrize("trained", ["finished", "uninterrupted"])
 def test_predictions_are_those_of_predict(
-    labelling: tuple[Path, str], finished: Path, pool: Path, tmp_path: Path
+    trained: str, request: pytest.FixtureRequest, run_command: Run, pool: Path, tmp_path: Path
 ) -> None:
-    run = command_runner(tmp_path)
-    result = run("evaluate.py", f"run={finished}", f"predict={pool}", "callbacks.tta.n_aug=0", "hydra.run.dir=out")
-    assert result.returncode == 0, result.stderr
-    predicted = {
-        Path(row["path"]).relative_to(pool).as_posix(): row for row in read_csv(tmp_path / "out/predictions.csv")
-    }
-    for row in read_csv(labelling[0] / "label.csv"):
+    run = f"run={request.getfixturevalue(trained)}"  # of a frozen body, and of one that was trained
+    for task in (["callbacks.tta.n_aug=0", f"predict={pool}"], [f"label={pool}", "activations.dir=cache"]):
+        result = run_command("evaluate.py", run, *task, "hydra.run.dir=out")
+        assert result.returncode == 0, result.stderr
+        (tmp_path / "out").rename(tmp_path / task[0].partition("=")[0])
+    rows = read_csv(tmp_path / "callbacks.tta.n_aug/predictions.csv")
+    predicted = {Path(row["path"]).relative_to(pool).as_posix(): row for row in rows}
+    for row in read_csv(tmp_path / "label/label.csv"):
         same = predicted[row["path"]]
         assert row["decision"] == same["decision"]
         for key in ("prob_cats", "unlike"):
@@ -130,14 +132,15 @@ def test_labels_csv_alone_trains(run_command: Run, pool: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         (["label=missing", "run=RUN"], "label=missing: there is no such folder. Give a folder of photos."),
-        (["label=empty", "run=RUN"], "label=empty: no photos"),
-        (["label=TRAIN", "run=RUN"], "all photos are labelled already"),
+        (["label=empty", "run=RUN"], "label=empty: it has no photos. Give another folder."),
+        (["label=TRAIN", "run=RUN"], "all its photos are labelled already"),
         (["label=empty", "run=RUN", "classes=[None]"], "classes=['None']: expected different names in a list"),
         (["label=empty", "run=RUN", "classes=[a,A]"], "classes=['a', 'A']: expected different names in a list"),
         (["label=empty", "run=RUN", "classes=birds"], "classes=birds: expected different names in a list"),
         (["label=empty", "run=RUN", "model=resnet34"], "model=: this needs label=<folder of photos> without a run"),
         (["label=empty"], "label=: give run=<run directory>, or begin without a run: classes=[ants,bees]"),
         (["label=empty", *BEGIN[1:], "classes=[ants]"], "expected the names of at least two classes"),
+        (["label=empty", *BEGIN, "keep=0.9"], "keep=: this needs a run."),
         (["run=RUN", "classes=[a,b]"], "classes=: this needs label=<folder of photos>."),
         (["label=empty", "run=RUN", "suspects=true"], "are separate runs: give one of them."),
         (["label=empty", "run=RUN", "explain=true"], "explain=true: this needs predict="),
