@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> None:
     from dogscats.reliability.kept import thresholds_text
     from dogscats.report.run_files import log_written
     from dogscats.runs.compose import build_callbacks, use_own_modules
-    from dogscats.runs.directory import settings_saved
+    from dogscats.runs.directory import plain_config, settings_saved
     from dogscats.runs.ranks import distributed
     from dogscats.runs.trainer import nondeterminism_named, trainer_factory
     from dogscats.runs.trainer_settings import check_trainer
@@ -62,8 +62,11 @@ def evaluate(cfg: DictConfig) -> None:
     set_progress(settings.get("enable_progress_bar") is not False)
     callbacks = build_callbacks(cfg.callbacks, trains=False)
     task.check_callbacks(callbacks)
-    predictor = Predictor.load(cfg.run or cfg.ckpt, cfg.trust, cfg.keep)
-    log.info("Model     %s, classes %s", cfg.run or cfg.ckpt, listed(predictor.classes))
+    if source := cfg.run or cfg.ckpt:
+        predictor = Predictor.load(source, cfg.trust, cfg.keep)
+    else:  # label=<folder> before the first training
+        predictor = Predictor.untrained(plain_config(cfg)["model"], list(map(str, cfg.classes)), cfg.data.size)
+    log.info("Model     %s, classes %s", source or "without training", listed(predictor.classes))
     with nondeterminism_named(), distributed(cfg.trainer) as fabric, tempfile.TemporaryDirectory() as scratch:
         fabric.launch()
         # Only rank 0 writes to the run directory.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import TINY, command_runner
 
-from benchmarks import cross_validation, domains, growth, lesson_at_scale, limit, million, ours, results, run
+from benchmarks import cross_validation, domains, growth, labelling, lesson_at_scale, limit, million, ours, results, run
 from benchmarks.settings import Settings, from_command_line
 from dogscats.base.errors import UserError
 from dogscats.lesson.stage import Stage
@@ -287,3 +287,12 @@ def test_the_table_of_domains_has_medians_and_intervals(shared_root: Path, tmp_p
     failing = tiny_domains(shared_root, tmp_path / "domains.json", recipes=["nothing"], seeds=[0])
     with pytest.raises(UserError, match=r"recipe=nothing .*failed:\n[^$]*recipe/nothing"):
         domains.measure(failing)
+
+
+def test_labels_against_accuracy(shared_root: Path, tmp_path: Path) -> None:
+    datasets = [f"{shared_root.name}:32"]
+    settings = labelling.Labelling(str(shared_root.parent), str(tmp_path), datasets, 2, [4, 6, 12], weights="none")
+    header, _, *rows = labelling.table(settings).splitlines()
+    assert header == "| photos | chosen by | 4 | 6 | 12 |"
+    assert [row.split(" | ")[1] for row in rows] == [*labelling.METHODS, "random labels as good as margin"]
+    assert labelling.as_good(torch.tensor([0.5, 0.7, 0.6, 0.9]), 0.8, [20, 50, 100, 150]) == "125"

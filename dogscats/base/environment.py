@@ -94,13 +94,13 @@ def typed_command() -> str:
     return " ".join([command("train"), *map(shlex.quote, [*flags, *overrides])])
 
 
-def command_of(run_dir: Path) -> str | None:
-    """Return the command that made a run, but for decisions about its photos; `None` if it is not recorded."""
+def command_of(run_dir: Path, replaced: str = "data.decisions") -> str | None:
+    """Return the command that made a run, without a setting that will be replaced; `None` if it is not recorded."""
     starts = read_json(run_dir / FILE)
     if not starts:
         return None
     parts = shlex.split(starts[0]["command"])
-    return shlex.join(part for part in parts if not part.lstrip("+").startswith("data.decisions="))
+    return shlex.join(part for part in parts if not part.lstrip("+").startswith(f"{replaced}="))
 
 
 def installed_versions() -> dict[str, str]:

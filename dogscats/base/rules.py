@@ -73,7 +73,7 @@ SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
 TEXT_SETTINGS = (
     *("data.root", "data.cache_dir", "data.url", "data.labels", "data.extension", "data.group", "data.decisions"),
     *("activations.dir", "model.weights", "model.name", "load", "resume"),
-    *("run", "ckpt", "predict", "split", "optimized_metric"),
+    *("run", "ckpt", "predict", "label", "split", "optimized_metric"),
 )
 """Settings that are names or paths, even if they look like a number: `data.root=2024`."""
 

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, ProgressBar
 from torchvision.transforms import v2
 
 from dogscats.base.console import progress_bar, quiet_libraries
+from dogscats.base.environment import CONF
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
 from dogscats.base.newest import LAST, newest_run
 from dogscats.base.trust import build, checked, rebuild
@@ -33,6 +35,7 @@ from dogscats.reliability.measured import Reliability
 from dogscats.reliability.strangers import similar_photos
 from dogscats.report.gradcam import Explanation, explain
 from dogscats.runs.checkpoint import check_description, read_checkpoint
+from dogscats.runs.compose import build_body
 from dogscats.runs.directory import checkpoint_of, run_of
 from dogscats.runs.trainer import trainer_factory
 
@@ -114,6 +117,19 @@ class Predictor:
             raise
         except Exception as error:  # odd content can raise almost anything
             raise UserError(f"{file}: it is not a checkpoint saved by a stage ({first_line(error)}).") from error
+
+    @classmethod
+    def untrained(cls, model: dict[str, Any] | None, classes: Sequence[str], size: int) -> "Predictor":
+        """Make one of a pretrained network before any training: its features mean something, its predictions nothing.
+
+        Args:
+            model: config of the network, as in `conf/model/`; `None` for the default of `train.py`.
+            classes: class names.
+            size: side of the square images, in pixels.
+        """
+        quiet_libraries()
+        config: Any = model or OmegaConf.to_container(OmegaConf.load(CONF / "model" / "resnet34.yaml"))
+        return cls(Classifier(build_body(config, size), classes), size)
 
     def data(
         self,

@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from dogscats.base.content import cache_folder
 from dogscats.base.errors import UserError
 from dogscats.base.rules import SHARE, SWITCH, Rule, check_values, normalize, one_of, or_none
-from dogscats.base.text import counted, shown
+from dogscats.base.text import counted, form, shown
 from dogscats.data.photos.split import split_of
 from dogscats.predict.export.exporters import EXPORTERS
 from dogscats.runs.directory import checkpoint_of
@@ -83,12 +83,22 @@ TASKS: dict[str, Task] = {
     ),
     "export": Task("dogscats.predict.export.export:export_run", accepts=["keep"]),
     "suspects": Task("dogscats.predict.suspects_of_run:search_run", split=None),
+    "label": Task("dogscats.predict.label_folder:label_folder", accepts=["keep", "classes"]),
 }
 """Further tasks, by the setting that chooses each."""
+
+
+def are_class_names(value: object) -> bool:
+    """Return whether a setting is a list of names of classes, which differ in more than case and spaces."""
+    names = [form(str(name)) for name in value] if isinstance(value, ListConfig) else []
+    return 0 < len(names) == len({*names} - {"", "none"})
+
 
 RULES: dict[str, Rule] = {
     "predict": (lambda value: value != "", "a file, a folder or a glob"),
     "suspects": SWITCH,
+    "label": (lambda value: value != "", "a folder of photos"),
+    "classes": or_none((are_class_names, "different names in a list, such as [ants,bees]; none means no class")),
     "keep": or_none(SHARE),
     "explain": SWITCH,
     "sort": or_none(one_of("copy", "link")),
@@ -101,6 +111,7 @@ ONLY_WITH_SOME = {
     "explain": "explain=true: this needs predict=<file, folder or glob>. An evaluation explains its worst photos "
     "already, in most_wrong.png and most_uncertain.png.",
     "sort": "sort=: this needs predict=<file, folder or glob>.",
+    "classes": "classes=: this needs label=<folder of photos>.",
 }
 """Settings that fit some tasks only, and what is said about them with any other task."""
 
@@ -112,7 +123,14 @@ def chosen_task(cfg: DictConfig) -> Task:
         UserError: for a setting that can only be wrong, with the key, the value and what is expected.
     """
     normalize(cfg)
-    if (cfg.run is None) == (cfg.ckpt is None):
+    begins = cfg.label is not None and cfg.run is None and cfg.ckpt is None
+    if begins and cfg.classes is None:
+        raise UserError("label=: give run=<run directory>, or begin without a run: classes=[ants,bees] model=resnet34.")
+    if begins and cfg.keep is not None:
+        raise UserError("keep=: this needs a run. Without one, nothing is predicted.")
+    if not begins and cfg.model is not None:
+        raise UserError("model=: this needs label=<folder of photos> without a run, which has its own.")
+    if not begins and (cfg.run is None) == (cfg.ckpt is None):
         raise UserError(
             "Give either run=<run directory>, for example run=outputs/<date>/<time>, or ckpt=<checkpoint>, "
             f"not {'neither' if cfg.run is None else 'both'}."
@@ -130,7 +148,8 @@ def chosen_task(cfg: DictConfig) -> Task:
         raise UserError(f"web.runtime={cfg.web.runtime}: this needs export=web or export=space.")
     if cfg.split is None:
         cfg.split = task.split
-    checkpoint_of(cfg.run or cfg.ckpt)
+    if not begins:
+        checkpoint_of(cfg.run or cfg.ckpt)
     return task
 
 
@@ -175,8 +194,8 @@ class Job:
         device = device_name(self.fabric.device, self.fabric.world_size)
         log.info("Device    %s, %s", device, self.make_trainer().precision)
 
-    def data(self) -> DogsCatsDataModule:
-        """Make the data module of labelled photos, with the table and the decisions that were given."""
+    def data(self, root: Path | None = None) -> DogsCatsDataModule:
+        """Make the data module of the photos in `root`, or of labelled ones, with the table and decisions given."""
         from dogscats.data.photos.run_photos import cache_at
 
         keys = ("labels", "columns", "extension", "decisions")
@@ -184,6 +203,7 @@ class Job:
         if given.get("decisions") == "none":
             given["decisions"] = None
         settings = {key: self.cfg.data[key] for key in ("root", "batch_size", "num_workers")}
+        settings |= {"root": root} if root else {}
         trained_on = self.predictor.trained_on
         root = Path(settings["root"] or trained_on.get("root") or "").expanduser()
         if root.is_dir():

@@ -19,6 +19,7 @@ TO_OPEN = 3
 FILES = {
     "report.html": "all of the run on one page: open it in a browser",
     "suspects.html": "the photos to look at, to decide about in a browser",
+    "label.html": "the photos to label next, to be labelled in a browser",
     "explained/*": "where in each photo its class was seen",
     "sorted/*": "the photos by class, and those that are unsure or none",
     "most_wrong.png": "the photos it got most wrong",
@@ -28,6 +29,7 @@ FILES = {
     "predictions.csv": "each photo with its prediction and probabilities",
     "suspects.csv": "the photos to look at, worst first",
     "sorted.csv": "where each photo was copied or linked to",
+    "label.csv": "the photos of a folder, those most worth a label first",
     "submission.csv": "id and probability of the second class, as Kaggle wants it",
     "classifier.html": "a page to try the classifier, in one file",
     "web/README.md": "how to publish that page as the folder web",

@@ -41,7 +41,7 @@ STRIPPED_PATH = re.compile(r"[A-Za-z]:\w")
 
 PARSER = OverridesParser.create()
 
-PATHS = (*PATH_SETTINGS, "run", "ckpt", "resume", "predict", "data.labels")
+PATHS = (*PATH_SETTINGS, "run", "ckpt", "resume", "predict", "label", "data.labels")
 
 
 @contextmanager

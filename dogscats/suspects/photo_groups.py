@@ -115,7 +115,7 @@ def left_out_together(
         alike: pairs of near-duplicates.
     """
     of_class, together = Counter(photos.labels), list[tuple[int, int]]()
-    for members in _members(_joined(len(named), alike)):
+    for members in _members(joined_by(len(named), alike)):
         counts = Counter(photos.labels[member] for member in members)
         too_many = [label for label, count in counts.items() if count > max(2, MAX_SHARE * of_class[label])]
         if too_many:
@@ -127,10 +127,10 @@ def left_out_together(
             together += [(members[0], member) for member in members]
     first: dict[str, int] = {}
     together += [(first.setdefault(name, number), number) for number, name in enumerate(named) if name is not None]
-    return _joined(len(named), together)
+    return joined_by(len(named), together)
 
 
-def _joined(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+def joined_by(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Return the lowest number that each of `count` numbers is joined with by pairs."""
     lower = list(range(count))
 

@@ -1,38 +1,16 @@
-"""A page to look through suspects and decide about them: one HTML file with its photos, which needs no network."""
+"""A page to look through suspects and decide about them."""
 
-import base64
-import hashlib
-import html
-import io
-import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dogscats.base.console import in_threads
-from dogscats.base.errors import Failure
-from dogscats.base.files import atomic_path, cell
-from dogscats.base.pages.static_page import embedded_json, static_page
-from dogscats.base.text import counted, shown
+from dogscats.base.files import cell
+from dogscats.base.text import shown
 from dogscats.data.photos.decisions import Decision
-from dogscats.data.pixels.images import UnreadableImageError, thumbnail
+from dogscats.suspects.photo_page import named, write_photo_page
 from dogscats.suspects.search import KINDS, LIKELY_SCORE, Suspect, by_kind
 
-log = logging.getLogger(__name__)
-
-TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_suffix(f".{ending}") for ending in ("html", "css", "js"))
-
-POLICY = (
-    "default-src 'none'; img-src data: file:; script-src '{script}'; style-src '{style}'; base-uri 'none'; "
-    "form-action 'none'"
-)
-
-PHOTOS = "<photos>"
-"""Stands for the photos, which are written one by one; no text of the page has it, as `<` is escaped in names."""
-
-SIDE = 200
-"""Longest side of a photo on the page, in pixels."""
+TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def write_page(
@@ -67,8 +45,7 @@ def write_page(
     suggested = [suspect.suggested for suspect in listed if suspect.suggested]
     content = {
         "kinds": [_kind(kind, group) for kind, group in groups.items() if group],
-        "classes": [_named(name) for name in dict.fromkeys([*classes, *suggested])],
-        "photos": [_named(path) for path in paths],
+        "classes": [named(name) for name in dict.fromkeys([*classes, *suggested])],
         "suspects": [
             {
                 "kind": suspect.kind,
@@ -86,43 +63,7 @@ def write_page(
             (row.path, {"decision": row.kind, "label": row.label if row.kind == "relabel" else ""}) for row in decisions
         ],
     }
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    values = {"title": html.escape(shown(title)), "photos": PHOTOS}
-    text = static_page(TEMPLATE, [STYLE], [SCRIPT], POLICY, content | {"key": key}, values)
-    head, _, tail = text.partition(PHOTOS)
-    with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as page:
-        page.write(head)
-        _write_photos(page, root, paths)
-        page.write(tail)
-
-
-def _write_photos(page: io.TextIOBase, root: Path, paths: Sequence[str]) -> None:
-    """Write each photo as an element of its own, so that the page need not parse them before it can be used."""
-    unreadable = 0
-    for number, photo in enumerate(in_threads(_photo, [root / path for path in paths], "Writing the page")):
-        page.write(f'<script type="application/json" id="photo-{number}">{embedded_json(photo)}</script>\n')
-        unreadable += "unreadable" in photo
-    if unreadable:
-        log.warning("%d of the %s on the page cannot be read.", unreadable, counted(len(paths), "photo"))
-
-
-def _photo(path: Path) -> dict[str, str]:
-    """Return a photo as a JPEG in a data URL, `src`, and its file as a URL; or why it cannot be read: `unreadable`."""
-    try:
-        picture = thumbnail(path, SIDE)
-    except (UnreadableImageError, Failure) as error:  # the others can still be decided about
-        return {"unreadable": shown(error)}
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=80)
-    return {
-        "src": f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
-        "file": path.absolute().as_uri(),
-    }
-
-
-def _named(name: str) -> dict[str, str]:
-    """Return a name as it is shown, and as CSV files have it."""
-    return {"name": shown(name), "cell": str(cell(name))}
+    write_photo_page(TEMPLATE, file, title, root, paths, content)
 
 
 def _kind(kind: str, found: Sequence[Suspect]) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def test_predicting_takes_callbacks_and_refuses_what_needs_labels(
     for arguments in ([predict, report], ["export=onnx", writer]):
         result = run_command("evaluate.py", f"run={finished}", *arguments)
         assert result.returncode == 1
-        assert "this has no effect with predict=, export= or suspects=" in result.stderr
+        assert "this has no effect with predict=, export=, suspects= or label=" in result.stderr
 
 
 def test_nodes_are_found_at_any_depth() -> None:

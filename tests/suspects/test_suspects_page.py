@@ -19,8 +19,9 @@ from PIL import Image
 
 from dogscats.base.files import cell, read_csv
 from dogscats.data.photos.decisions import Decision
+from dogscats.suspects.photo_page import SIDE
 from dogscats.suspects.search import KINDS, Suspect, write_suspects
-from dogscats.suspects.suspects_page import SIDE, write_page
+from dogscats.suspects.suspects_page import write_page
 
 TAG = "<img src=x onerror=alert(1)>"
 SCRIPT = f'cats/a, "b"\'{TAG}<!--<script>.jpg'
@@ -196,7 +197,7 @@ class Opened:
 
     def current(self) -> str | None:
         """Number of the suspect that keys are for."""
-        return str(self.all(".current")[0].get_attribute("data-suspect"))
+        return str(self.all(".current")[0].get_attribute("data-number"))
 
     def large(self) -> str | None:
         """Name of the photo that is shown at full size, once it is loaded."""

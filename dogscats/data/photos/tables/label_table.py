@@ -12,9 +12,10 @@ from dogscats.data.photos.listing import list_folder, natural_key
 from dogscats.data.photos.split import SPELLINGS, split_in, split_of
 from dogscats.data.photos.tables.columns import LabelTable
 from dogscats.data.photos.tables.file_index import FileIndex, ending
+from dogscats.data.photos.tables.label_studio import exported_rows
 from dogscats.data.photos.tables.parquet_table import has_images
 from dogscats.data.photos.tables.shards import check_shards
-from dogscats.data.photos.tables.table_rows import is_empty, labelled_rows
+from dogscats.data.photos.tables.table_rows import Lines, is_empty, labelled_rows
 
 MOST_COMPARED = 1000
 """Number of rows of a table beside class folders that are compared with them."""
@@ -68,7 +69,11 @@ class Table:
 
     def _rows(self, file: Path, chosen: Mapping[str, str]) -> tuple[list[Row], str]:
         """Read the rows; also return where the splits are from, in words, empty without any."""
-        header, columns, lines = labelled_rows(file, self.name, chosen)
+        if file.suffix.lower() == ".json":
+            header, columns = ["path", "label"], {"path": 0, "label": 1}
+            lines: Lines = exported_rows(file, self.name, self.root)
+        else:
+            header, columns, lines = labelled_rows(file, self.name, chosen)
         column = header[columns["split"]].strip() if "split" in columns else ""
         rows, empty = [], defaultdict[str, list[str]](list)
         for where, cells in lines:
