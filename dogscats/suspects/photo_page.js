@@ -136,7 +136,7 @@ grid.addEventListener("click", ({target}) => { if (target.closest(".enlarge")) e
 
 // Full size
 
-const closeButton = make("button", {type: "button"}, "Close");
+const closeButton = make("button", {id: "close", type: "button"}, "Close");
 const large = make("dialog", {id: "large", tabIndex: -1, "aria-labelledby": "large-name"},
   make("img", {id: "large-photo", className: "photo", alt: ""}),
   make("div", {className: "row"}, make("span", {id: "large-labels", className: "labels"}), make("span", {id: "large-name", className: "soft"}), make("span", {id: "large-note", className: "soft"}), make("span", {className: "space"}), closeButton));
