@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
     settings = check_settings(cfg)
+    from dogscats.auto.auto_search import search
     from dogscats.lesson.activations import Activations
     from dogscats.runs.finish import choose_weights
     from dogscats.runs.launch import launch, open_run
@@ -58,6 +59,7 @@ def train(cfg: DictConfig) -> float:
         if run.finished:
             log.info("The run in %s is finished; its metrics are in metrics.json.", run.out)
             return run.metric
+        search(run)  # with recipe=auto: network and image size
         data = load_data(run)
         model = build_model(run, data)
         launch(run, data, model)
@@ -89,9 +91,7 @@ def build_model(run: Run, data: DogsCatsDataModule) -> Classifier:
     from dogscats.runs.compose import build_body
 
     seed_everything(run.cfg.seed, workers=True, verbose=False)
-    config = run.settings["model"]
-    replaced = {"weights": "none"} if run.checkpoint and "weights" in config else {}
-    body = build_body(config, data.size, **replaced)
+    body = build_body(run.settings["model"], data.size, random=run.checkpoint is not None)
     manual_seed(run.cfg.seed)  # the initial heads must not depend on the body's random numbers
     weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
     return Classifier(body, data.classes, run.cfg.heads, class_weights=weights)

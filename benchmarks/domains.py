@@ -37,6 +37,7 @@ class Domains:
         weights: file with a state dict of torchvision's ResNet34.
         datasets: datasets, each as `<folder>:<side of the images in pixels>`.
         recipes: recipes of `train.py`.
+        budgets: times of `recipe=auto`, which chooses among the backbones at hand; the size is that of fastai.
         models: backbones of `train.py`.
         seeds: seeds of each combination.
         fastai_epochs: numbers of unfrozen epochs of fastai's `fine_tune`.
@@ -48,6 +49,7 @@ class Domains:
     weights: str
     datasets: list[str] = field(default_factory=lambda: ["digits:128", "trash:224", "dogscats:288"])
     recipes: list[str] = field(default_factory=lambda: ["small", "heads", "adapt"])
+    budgets: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=lambda: ["resnet34", "efficientnet_lite0"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     fastai_epochs: list[int] = field(default_factory=lambda: [3, 8])
@@ -90,14 +92,24 @@ def cells(settings: Domains) -> Iterator[Cell]:
             raise UserError(f"folder={settings.folder}: there is no {dataset}/valid/. Choose others: datasets=[...].")
         for recipe in settings.recipes:
             for model in settings.models:
-                yield Cell(dataset, size, recipe, model, _ours(settings, root, size, recipe, model))
+                yield Cell(dataset, size, recipe, model, _ours(settings, root, recipe, model, f"data.size={size}"))
+        for budget in settings.budgets:
+            yield Cell(
+                dataset,
+                size,
+                f"auto, {budget}",
+                "chosen",
+                _ours(settings, root, "auto", "resnet34", f"budget={budget}"),
+            )
         for epochs in settings.fastai_epochs:
             yield Cell(dataset, size, f"fastai fine_tune({epochs})", "resnet34", _fastai(settings, root, size, epochs))
 
 
-def _ours(settings: Domains, root: Path, size: int, recipe: str, model: str) -> Callable[[int, Path], dict[str, float]]:
+def _ours(
+    settings: Domains, root: Path, recipe: str, model: str, setting: str
+) -> Callable[[int, Path], dict[str, float]]:
     def measure(seed: int, folder: Path) -> dict[str, float]:
-        arguments = [f"data.root={root}", f"data.size={size}", f"recipe={recipe}", f"model={model}", f"seed={seed}"]
+        arguments = [f"data.root={root}", setting, f"recipe={recipe}", f"model={model}", f"seed={seed}"]
         if model == "resnet34":
             arguments.append(f"model.weights={Path(settings.weights).expanduser().resolve()}")
         arguments += [f"hydra.run.dir={folder / 'run'}", f"activations.dir={folder}", *settings.overrides]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.sgdr import SGDR, LRSchedule, LRTrace
     from dogscats.lesson.tta import TTA
+    from dogscats.networks.members import Members
     from dogscats.networks.timm_backbone import (
         efficientnet_lite0,
         efficientnet_lite1,
@@ -46,6 +47,7 @@ _NAMES = {
     "lesson.predictions": "Predictions",
     "lesson.sgdr": "LRSchedule LRTrace SGDR",
     "lesson.tta": "TTA",
+    "networks.members": "Members",
     "networks.timm_backbone": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone",
     "predict.predictor": "Predictor",
     "report.figure_table": "Pictures Report",

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 import dogscats
 
 ROOMS = (
-    *("predict", "runs", "report", "labelling", "suspects", "reliability", "networks", "lesson"),
+    *("predict", "auto", "runs", "report", "labelling", "suspects", "reliability", "networks", "lesson"),
     *("data.loading", "data.photos", "data.pixels", "base"),
 )
 """From top to bottom; a room may import itself and those below it."""

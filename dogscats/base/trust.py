@@ -28,7 +28,7 @@ TRUSTED = frozenset(
         *("dogscats.DogsCatsDataModule", "dogscats.SampleDataModule"),
         *("dogscats.crops", "dogscats.none", "dogscats.side_on", "dogscats.top_down"),
         *("dogscats.efficientnet_lite0", "dogscats.efficientnet_lite1", "dogscats.efficientnet_lite2"),
-        *("dogscats.resnet34", "dogscats.timm_backbone"),
+        *("dogscats.resnet34", "dogscats.timm_backbone", "dogscats.Members"),
         *("dogscats.History", "dogscats.LRFinder", "dogscats.LRTrace", "dogscats.SGDR", "dogscats.TTA"),
         *("dogscats.Pictures", "dogscats.Report"),
         "pytorch_lightning.Trainer",
@@ -202,6 +202,16 @@ def use_current_names(config: DictConfig | ListConfig) -> None:
                 config.update(MOVED[value])
 
 
+def with_weights(config: Any, change: Callable[[str], str]) -> Any:
+    """Copy the config of a model, or of several members, with each of its `weights` changed."""
+    if isinstance(config, Mapping):
+        return {
+            key: change(value) if key == "weights" and isinstance(value, str) else with_weights(value, change)
+            for key, value in config.items()
+        }
+    return [with_weights(member, change) for member in config] if isinstance(config, list | tuple) else config
+
+
 class Recorded(Protocol):
     """Anything with a config."""
 
@@ -249,7 +259,7 @@ def rebuild(kind: type[R], config: Mapping[str, Any], source: str | Path, trust:
         )
     if not isinstance(config, Mapping) or "_target_" not in config:
         raise UserError(f"{source}: it has no model config; give the model itself: model=<{kind.__name__}>.")
-    random_weights = {"weights": "none"} if "weights" in config else {}
-    built = instantiate_as(kind, checked(config, source, trust), source, **random_weights)
+    random = with_weights(checked(config, source, trust), lambda _: "none")
+    built = instantiate_as(kind, random, source)
     built.config = dict(config)
     return built

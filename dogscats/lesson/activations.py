@@ -24,16 +24,16 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 
 
-def activation_key(body: Backbone, dataset: PhotoDataset, view: int | None) -> str:
+def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | None) -> str:
     """Hash everything the activations depend on, to 32 hex digits.
 
-    - the backbone, its weights and its normalization
+    - the backbone, its weights and its normalization; none for what comes from the photos alone
     - the transform, with the image size
     - paths, sizes and modification times of the files, and how large ones are read
     - for an augmented `view`, its index and the seed
     """
     digest = hashlib.blake2b(digest_size=16)
-    for tensor in (body.mean, body.std, *body.state_dict().values()):
+    for tensor in (body.mean, body.std, *body.state_dict().values()) if body else ():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     photos = fingerprint(dataset.photos.root, dataset.photos.paths)
     if dataset.photos.shrink:
@@ -173,10 +173,11 @@ class Activations:
         batches, (_, rows) = self.data.batch_sampler(dataset, shuffle), before_decisions(dataset.photos)
         return activation_loader(ActivationDataset(views, dataset.photos, dataset.seed, rows), batches)
 
-    def file(self, name: str, photos: Photos) -> Path:
-        """Return the path of the JSON file in the cache for what is derived from plain photos."""
+    def file(self, name: str, photos: Photos, body: Backbone | None = None) -> Path:
+        """Return the path of the JSON file in the cache for what is derived from plain photos, and perhaps a body."""
         dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
-        return cache_folder(self.data.root, self.folder) / f"{name}-{activation_key(self.body, dataset, None)}.json"
+        key = activation_key(body, dataset, None)
+        return cache_folder(self.data.root, self.folder) / f"{name}-{key}.json"
 
     def _features(
         self,
@@ -191,4 +192,8 @@ class Activations:
         dataset.photos, _ = before_decisions(dataset.photos)
         loader = self.data.loader(dataset, persistent=False, whole=True)
         cache = cache_folder(self.data.root, folder or self.folder)
-        return precompute(self.body, loader, cache, self.fabric.device, view, description, watch)
+        found = [
+            precompute(member, loader, cache, self.fabric.device, view, description, watch)
+            for member in self.body.members()
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)

@@ -81,8 +81,7 @@ class Backbone(nn.Module):
         normalized = (images.to(self.mean.dtype) - self.mean) / self.std
         return normalized.contiguous(memory_format=torch.channels_last)
 
-    @staticmethod
-    def pool(maps: Sequence[torch.Tensor], tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+    def pool(self, maps: Sequence[torch.Tensor], tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         """Concat-pool what `feature_maps` returns, to `(B, num_features)`."""
         # Unlike adaptive pooling layers, these have a deterministic backward pass on CUDA.
         pooled = [part for depth in maps for part in (depth.amax((2, 3)), depth.mean((2, 3)))]
@@ -116,6 +115,10 @@ class Backbone(nn.Module):
         maps, tokens = body.feature_maps(body.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8)))
         widths = [*(2 * part.shape[1] for part in maps), *(part.shape[1] for part in tokens)]
         return widths if sum(widths) == self.num_features else [self.num_features]  # of a body with its own pooling
+
+    def members(self) -> list["Backbone"]:
+        """List the bodies that compute the features, one after the other: itself, unless it is a `Members`."""
+        return [self]
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """List the modules of early and late, children too: only parameters registered directly on each count."""

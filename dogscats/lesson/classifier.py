@@ -15,7 +15,7 @@ from dogscats.base.errors import ArgumentError
 from dogscats.base.trust import rebuild
 from dogscats.data.loading.dataset import Batch
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
-from dogscats.lesson.heads import Heads
+from dogscats.lesson.heads import Heads, rebuilt_kernel_head
 from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.metrics import epoch_metrics
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
@@ -98,7 +98,7 @@ class Classifier(LightningModule):
             raise ArgumentError("", f"class_weights={class_weights}: expected {len(self.classes)}, one for each class.")
         body = model if isinstance(model, nn.Module) else rebuild(Backbone, model, source="checkpoint")
         if isinstance(heads, Mapping):
-            heads = KernelHead(len(self.classes), **heads)
+            heads = rebuilt_kernel_head(len(self.classes), heads)
         elif not isinstance(heads, Heads | KernelHead):
             heads = Heads(body.num_features, len(self.classes), heads)
         self.body, self.scorer = body, None

@@ -118,9 +118,8 @@ class KernelHead(nn.Module):
     def each(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits `(1, B, C)` from features `(B, F)`."""
         device = features.device.type
-        off = (
-            torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-        )  # not exported
+        enabled = torch.is_autocast_enabled(device)
+        off = torch.autocast(device, enabled=False) if enabled else nullcontext()  # not exported
         exact = torch.float if device == "mps" else torch.double  # large coefficients nearly cancel; MPS lacks double
         with off:
             scores = self.kernel(*self.project(features)).to(exact) @ self.coefficients.to(exact)
@@ -166,8 +165,7 @@ class KernelHead(nn.Module):
             labels: class index of each photo.
             num_classes: number of classes `C`.
             widths: number of features of each depth.
-            groups: number of the group of each photo: photos of a group are left out together. `None` to leave out
-                each photo alone.
+            groups: group number of each photo, for photos to leave out together; `None` to leave out each alone.
             class_weights: weight of each class; `None` for equal weights.
         """
         labels = torch.as_tensor(labels)
@@ -225,9 +223,14 @@ class KernelFit:
     regression: Regression
 
     @property
+    def logits(self) -> torch.Tensor:
+        """Logits of the training photos, left out, `(N, C)`; those not `scored` mean nothing."""
+        return self.head.temperature * self.scores
+
+    @property
     def log_probabilities(self) -> torch.Tensor:
-        """Log-probabilities of the training photos, left out, `(N, C)`; those not `scored` mean nothing."""
-        return (self.head.temperature * self.scores).log_softmax(dim=1)
+        """Log-probabilities of the training photos, left out, `(N, C)`."""
+        return self.logits.log_softmax(dim=1)
 
     @property
     def log_loss(self) -> float:
@@ -237,7 +240,7 @@ class KernelFit:
     @property
     def accuracy(self) -> float:
         """Accuracy of the photos that are scored, left out; NaN if there are none."""
-        return (self.scores.argmax(dim=1) == self.labels)[self.scored].double().mean().item()
+        return (self.logits.argmax(dim=1) == self.labels)[self.scored].double().mean().item()
 
     @torch.no_grad()
     def left_out(self, features: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
@@ -293,6 +296,5 @@ def _kernel(head: KernelHead, features: torch.Tensor, rows: torch.Tensor) -> tor
 
 def _normalized(features: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
     """Divide the features `(B, F)` of each depth by their norm."""
-    return torch.cat(
-        [nnf.normalize(block.float(), dim=1) for block in torch.split(features, list(widths), dim=1)], dim=1
-    )
+    blocks = torch.split(features, list(widths), dim=1)
+    return torch.cat([nnf.normalize(block.float(), dim=1) for block in blocks], dim=1)

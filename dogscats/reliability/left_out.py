@@ -122,8 +122,7 @@ def keep_left_out(run_dir: Path, fit: KernelFit | None, activations: Activations
         return
     versions = [fit.log_probabilities[rows], *(fit.left_out(features, rows) for features in views)]
     averaged = torch.stack(versions).exp().mean(dim=0)
-    logits = fit.head.temperature * fit.scores
-    LeftOut(logits, fit.groups, fit.scored, rows, averaged).write(run_dir)
+    LeftOut(fit.logits, fit.groups, fit.scored, rows, averaged).write(run_dir)
 
 
 class LeftOutClassifier(Classifier):

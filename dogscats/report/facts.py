@@ -22,6 +22,9 @@ from dogscats.lesson.stage import Stage, final_stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
 
+AUTO = "auto.csv"
+"""Name of the file that lists what `recipe=auto` tried."""
+
 SPLITS = {"train": "training", "loo": "left-out training", "valid": "validation", "test": "test"}
 """Names of the splits in `photos.csv`, and of the training photos by leave-one-out, as they are written in a
 sentence."""
@@ -76,6 +79,14 @@ def final_weights(metrics: Mapping[str, Any], stages: Sequence[Stage], final: st
     return f"{weights}, the last{better}."
 
 
+def model_name(model: Mapping[str, Any]) -> str:
+    """Name a backbone, or several with their sizes, by its config group `model`."""
+    if "bodies" in model:
+        members = zip(model["bodies"], model["sizes"], strict=True)
+        return " + ".join(f"{model_name(body)} at {size}" for body, size in members)
+    return str(model.get("name", model["_target_"].rpartition(".")[2]))
+
+
 class Facts:
     """A finished run, as its files describe it.
 
@@ -105,7 +116,7 @@ class Facts:
         self.stages: list[Stage] = make_stages(self.config["recipe"])
         self.starts: list[dict[str, Any]] = read_json(run_dir / environment.FILE) or []
         model, tta = self.config["model"], (self.config.get("callbacks") or {}).get("tta") or {}
-        self.model_name = str(model.get("name", model["_target_"].rpartition(".")[2]))
+        self.model_name = model_name(model)
         self.data_name = Path(str(self.config["data"].get("root", ""))).name or "photos"
         self.n_aug = int(tta.get("n_aug") or 0)
 
@@ -146,6 +157,15 @@ class Facts:
     def judged(self) -> Result:
         """What the run is judged by: a labelled test/, or else the validation photos, or else leave-one-out."""
         return self.results[-1]
+
+    @cached_property
+    def tried(self) -> list[dict[str, Any]]:
+        """Networks that `recipe=auto` tried, lowest log loss first, with numbers or `None`; empty for other recipes."""
+        texts = ("candidate", "chosen", "note")
+        return [
+            {key: value if key in texts else float(value) if value else None for key, value in row.items()}
+            for row in self.rows(AUTO)
+        ]
 
     @property
     def best(self) -> Result:

@@ -17,7 +17,7 @@ from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.report.facts import Facts
-from dogscats.report.figures.curves import curve, lr_finder, lr_schedule
+from dogscats.report.figures.curves import auto, curve, lr_finder, lr_schedule
 from dogscats.report.figures.drawing import Drawn, draw_and_publish
 from dogscats.report.figures.photo_figures import augmentation, overlay, pictures
 from dogscats.report.figures.prediction_figures import accuracy_kept, confusion_matrix, reliability
@@ -48,7 +48,7 @@ class RunFigure:
     name: str
     draw: Callable[[Any], Drawn]
     drawn_from: Literal["predictions", "photos", "dataset", "run"]
-    section: Literal["results", "settings", "stages", "confusion", "errors", "calibration", "suspects", ""]
+    section: Literal["results", "settings", "stages", "confusion", "errors", "calibration", "suspects", "auto", ""]
     alt: str
     title: str = ""
     caption: str = ""
@@ -73,6 +73,10 @@ FIGURES = [
     RunFigure(
         "lr_schedule", lr_schedule, "run", "stages", "Learning rate of the head by iteration, for each stage",
         title="Learning rate", formats=("png", "svg"),
+    ),
+    RunFigure(
+        "auto", auto, "run", "auto", "Accuracy of each network and size that was tried, by seconds",
+        caption="Leave-one-out, with 95 % intervals; red: chosen", formats=("png", "svg"),
     ),
     RunFigure(
         "lr_finder", lr_finder, "run", "", "Learning rate by iteration, and smoothed loss by learning rate",

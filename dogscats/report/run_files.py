@@ -44,6 +44,7 @@ FILES = {
     "metrics.json": "all metrics in full precision",
     "model*.onnx": "the network alone, for batches of square images",
     "model*.pt2": "the network alone, for batches of square images",
+    "auto.csv": "networks and sizes that recipe=auto tried",
     "history.csv": "losses and metrics of each epoch",
     "lr_trace.csv": "learning rates of each step",
     "lr_finder*.png": "learning rate and loss of the LR finder",

@@ -9,6 +9,7 @@ import numpy as np
 
 from dogscats.base.errors import optional
 from dogscats.base.text import counted, listed, percent, plural, shown
+from dogscats.base.trust import entries
 from dogscats.lesson.tta import AUGMENTED
 from dogscats.report.facts import SPLITS, Facts, Result
 
@@ -223,8 +224,9 @@ def few_photos(facts: Facts) -> str | None:
 
 def unknown_weights(facts: Facts) -> str | None:
     """Leave-one-out with a network that may have been trained on these photos."""
-    weights = str(facts.config["model"].get("weights", "none"))
-    if "n_loo" not in facts.final or weights in ("imagenet", "none"):
+    given = (str(value) for key, value in entries(facts.config["model"]) if key == "weights")
+    weights = next((value for value in given if value not in ("imagenet", "none")), None)
+    if "n_loo" not in facts.final or weights is None:
         return None
     return (
         f"Leave-one-out is only honest if the network in model.weights={shown(PurePath(weights).name)} was not trained "

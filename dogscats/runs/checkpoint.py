@@ -19,11 +19,11 @@ from safetensors.torch import save
 
 from dogscats.base.errors import UserError, as_user_error, first_line
 from dogscats.base.files import atomic_path, cannot_write, check_exists, digest, write_text
-from dogscats.base.trust import checked, current_names, targets
+from dogscats.base.trust import checked, current_names, targets, with_weights
 from dogscats.base.weights import check_content, load_plain
 from dogscats.data.photos.arguments import MOST_PIXELS
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.kernel_head import KernelHead
+from dogscats.lesson.heads import rebuilt_kernel_head
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.runs.directory import run_of
 
@@ -177,9 +177,7 @@ def published(description: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         description: as for `save_classifier`.
     """
-    model, data = dict(description["model"]), description["data"]
-    if isinstance(model.get("weights"), str):
-        model["weights"] = PurePath(model["weights"]).name
+    model, data = with_weights(description["model"], lambda file: PurePath(file).name), description["data"]
     return {**description, "model": model, "data": {key: data[key] for key in ("fit", "shrink") if key in data}}
 
 
@@ -210,7 +208,7 @@ def load_classifier(
         saved = checked(checkpoint["hyper_parameters"], path, trust, named=targets(description))
         state = checkpoint["state_dict"]
         if heads == "saved":
-            classifier.heads = KernelHead(len(saved["classes"]), **saved["heads"])
+            classifier.heads = rebuilt_kernel_head(len(saved["classes"]), saved["heads"])
         theirs, ours = (
             {"model": comparable(built["model"]), "classes": list(built["classes"]), "heads": built["heads"]}
             for built in (saved, {**description, "heads": classifier.heads.config})
@@ -266,10 +264,12 @@ def check_description(description: Mapping[str, Any], state: Mapping[str, Any]) 
         raise ValueError("its classes are not names")
 
 
-def comparable(model: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(model: Any) -> Any:
     """Select the model settings that a checkpoint must share with the model it is loaded into.
 
     Weights are replaced, and convolutional networks take any image size; position embeddings of another size are
     refused later.
     """
-    return {key: value for key, value in model.items() if key not in ("weights", "size")}
+    if isinstance(model, Mapping):
+        return {key: comparable(value) for key, value in model.items() if key not in ("weights", "size")}
+    return [comparable(member) for member in model] if isinstance(model, list | tuple) else model

@@ -16,7 +16,7 @@ from pytorch_lightning import Callback
 
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.text import did_you_mean
-from dogscats.base.trust import current_names, instantiate_as
+from dogscats.base.trust import current_names, instantiate_as, with_weights
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.lr_finder import LRFinder
 from dogscats.lesson.sgdr import LRSchedule
@@ -105,19 +105,27 @@ def check_nodes(config: DictConfig) -> None:
         make_stages(recipe)
 
 
-def build_body(config: dict[str, Any], size: int, **replaced: Any) -> Backbone:
+def accepted_model(node: dict[str, Any]) -> dict[str, Any]:
+    """Drop `features` and `size` from a config group `model`, or from its members, where they are not taken."""
+    if "bodies" in node:
+        node = {**node, "bodies": [accepted_model(body) for body in node["bodies"]]}
+    return accepted(node, "model", OPTIONAL_MODEL)
+
+
+def build_body(config: dict[str, Any], size: int, random: bool = False) -> Backbone:
     """Build the backbone of a run, and check its layer groups and features on one black image.
 
     Args:
         config: config group `model`, as plain containers.
         size: side of the image, in pixels.
-        replaced: arguments that replace those of the config.
+        random: build it with random weights, as others will be loaded.
 
     Raises:
         UserError: for an object that is not a Backbone, or whose layer groups or features are not as declared.
     """
     target = f"model: {config['_target_']}"
-    body = instantiate_as(Backbone, config, "model", "a dogscats.Backbone", **replaced)
+    node = with_weights(config, lambda _: "none") if random else config
+    body = instantiate_as(Backbone, node, "model", "a dogscats.Backbone")
     if body.last_early not in dict(body.network.named_modules()):
         raise UserError(f"{target}: last_early={body.last_early!r} is not a module of its network.")
     failure = f"it cannot compute features of an image of {size} x {size} pixels"

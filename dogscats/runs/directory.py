@@ -214,15 +214,19 @@ def save_config(cfg: DictConfig, run_dir: Path) -> None:
     Raises:
         UserError: if the directory already contains a run.
     """
-    file = run_dir / "config.yaml"
-    if file.exists():
+    if (run_dir / "config.yaml").exists():
         raise UserError(already_used(run_dir))
-    with atomic_path(file) as temporary:
-        OmegaConf.save(OmegaConf.create(plain_config(cfg)), temporary)
+    replace_config(cfg, run_dir)
     if (of_sweep := run_dir.parent / "multirun.yaml").is_file():
         text = of_sweep.read_text(encoding="utf-8")
         if (masked := _masked(text, cfg)) != text:
             write_text(of_sweep, masked)
+
+
+def replace_config(cfg: DictConfig, run_dir: Path) -> None:
+    """Write the config of a run, also in place of an earlier one."""
+    with atomic_path(run_dir / "config.yaml") as temporary:
+        OmegaConf.save(OmegaConf.create(plain_config(cfg)), temporary)
 
 
 def save_hydra_config(cfg: DictConfig, run_dir: Path) -> None:

@@ -26,10 +26,11 @@ from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
 from dogscats.data.photos.run_photos import keep_decisions, with_own_decisions
 from dogscats.lesson.classifier import Classifier
+from dogscats.report.facts import model_name
 from dogscats.report.figures.drawing import publish
 from dogscats.report.figures.photo_figures import augmentation
 from dogscats.runs.checkpoint import body_trained_by, load_classifier
-from dogscats.runs.compose import OPTIONAL_DATA, OPTIONAL_MODEL, accepted, use_own_modules
+from dogscats.runs.compose import OPTIONAL_DATA, accepted, accepted_model, use_own_modules
 from dogscats.runs.directory import plain_config, save_config, save_hydra_config
 from dogscats.runs.ranks import distributed
 from dogscats.runs.run import Run, read_progress
@@ -78,7 +79,7 @@ def open_run(checked: Settings) -> Iterator[Run]:
     if resumed:
         data = with_own_decisions(data, run_dir)
     settings = checked.values | {
-        "model": accepted(checked.values["model"], "model", OPTIONAL_MODEL),
+        "model": accepted_model(checked.values["model"]),
         "data": accepted(data, "data", ("changed", *unset)),
     }
     accepted(checked.values["augment"], "augment", ())
@@ -232,8 +233,7 @@ def _cut_off(run: Run, data: DogsCatsDataModule) -> float:
 
 
 def _log_model(run: Run, model: Classifier) -> None:
-    config = run.settings["model"]
-    name = config.get("name", config["_target_"].rpartition(".")[2])
+    name = model_name(run.settings["model"])
     heads = "a kernel head" if run.stages[-1].is_closed_form else counted(len(model.heads), "head")
     log.info("Model     %s, %s, %s", name, counted(model.body.num_features, "pooled feature"), heads)
 

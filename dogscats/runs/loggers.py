@@ -18,6 +18,7 @@ from dogscats.base.errors import UserError, first_line, user_message
 from dogscats.base.files import CANNOT_WRITE
 from dogscats.base.text import shown
 from dogscats.base.trust import instantiate_as
+from dogscats.report.facts import model_name
 from dogscats.report.figures.drawing import send_figure
 from dogscats.runs.compose import nodes
 
@@ -231,13 +232,13 @@ def unless_idle(function: Callable[[], T]) -> T:
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Select the hyperparameters that loggers show, to compare runs by."""
-    data, model = settings["data"], settings["model"]
+    data = settings["data"]
     return {
         "lr": settings["lr"],
         "seed": settings["seed"],
         "heads": settings["heads"],
         "recipe": " ".join(settings["recipe"]),
-        "model": model.get("name", model["_target_"].rpartition(".")[2]),
+        "model": model_name(settings["model"]),
         "augment": settings["augment"]["_target_"].rpartition(".")[2],
         "views": settings["activations"]["views"],
         **{key: data.get(key) for key in ("root", "size", "batch_size")},

@@ -1,6 +1,7 @@
 """Settings of a new or resumed run: those that can only be wrong are refused, before torch is imported."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -8,23 +9,35 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from dogscats.base.environment import command
+from dogscats.base.environment import CONF, command
 from dogscats.base.errors import UserError
 from dogscats.base.newest import newest_named
 from dogscats.base.rules import SWITCH, Rule, check_values, normalize, one_of, or_none, values_by_key, whole
 from dogscats.base.text import home_expanded
 from dogscats.base.trust import load_config
-from dogscats.data.photos.arguments import check_arguments, check_decisions, check_root
+from dogscats.data.photos.arguments import MOST_PIXELS, check_arguments, check_decisions, check_root
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.runs.directory import checkpoint_of, plain_config
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+"""Units of `budget`, in seconds."""
+
+
+def seconds_of(budget: object) -> float | None:
+    """Return the seconds of a time such as `10m`; `None` if it is not one, or less than a minute."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(budget))
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0
+    return seconds if seconds >= UNITS["m"] else None
+
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "epochs": or_none(whole(1)),
     "heads": whole(1, 1000),
     "final": one_of("best", "last"),
+    "budget": or_none((seconds_of, "a time of at least 1m, with its unit: 90s, 10m or 2h")),  # type: ignore[arg-type]
     "activations.views": (whole(0, 10_000)[0], "a whole number of at least 0"),
     "model.weights": (lambda value: isinstance(value, str), "imagenet, none or a file"),
     "trust": SWITCH,
@@ -62,6 +75,9 @@ def check_settings(cfg: DictConfig) -> Settings:
     """
     normalize(cfg)
     set_epochs(cfg)
+    if cfg.get("resume") is None:
+        check_auto(cfg)
+        set_members(cfg)
     if isinstance(cfg.get("data"), DictConfig) and cfg.data.get("decisions") == "none":
         cfg.data.decisions = None
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -90,6 +106,8 @@ def check_settings(cfg: DictConfig) -> Settings:
     if values.get("load") and not resumed:
         cfg.load = values["load"] = str(checkpoint_of(values["load"]))
     stages = make_stages(values["recipe"])
+    if "bodies" in values["model"] and (trained := next((s for s in stages if not s.is_closed_form), None)):
+        raise UserError(f"members: stage {trained.name} cannot train several networks. Choose recipe=small.")
     for stage, later in combinations(stages, 2):
         if later.save and later.save == stage.save and values["final"] == "best":
             raise UserError(
@@ -128,6 +146,103 @@ def set_epochs(cfg: DictConfig) -> None:
     if any(typed.lstrip("+") == key for typed in values_by_key(HydraConfig.get().overrides.task)):
         raise UserError(f"epochs={epochs}: {key} is given too. Give one of them.")
     stage.epochs = epochs
+
+
+def check_auto(cfg: DictConfig) -> None:
+    """Refuse settings that do not go with `recipe=auto`, or have no effect without it.
+
+    Raises:
+        UserError: with what to do.
+    """
+    hydra = HydraConfig.get()
+    typed = values_by_key(hydra.overrides.task)
+    if hydra.runtime.choices.get("recipe") != "auto":
+        if other := next((key for key in ("budget", "candidates") if cfg.get(key) is not None), None):
+            raise UserError(f"{other}={cfg[other]}: it is for recipe=auto. Add that, or drop {other}.")
+        return
+    if hydra.mode is RunMode.MULTIRUN:
+        raise UserError("recipe=auto: it cannot be swept, as it chooses settings by itself. Run it without -m.")
+    if other := next((key for key in ("members", "load", "data.size") if typed.get(key, "null") != "null"), None):
+        advice = "Drop it; candidates=[{model: <name>, size: <pixels>}, ...] says what to choose from."
+        raise UserError(f"{other}={typed[other]}: recipe=auto chooses network and size itself. {advice}")
+    if cfg.get("budget") is None:
+        raise UserError("recipe=auto: it needs a time. Set budget=10m, for example.")
+    if cfg.get("candidates") is not None:
+        check_entries("candidates", cfg.candidates, 1)
+
+
+def check_entries(key: str, entries: Any, least: int) -> None:
+    """Refuse `members` or `candidates` that are not a list of models with their sizes.
+
+    Raises:
+        UserError: with what is expected.
+    """
+    good, _ = whole(1, MOST_PIXELS)
+    many = isinstance(entries, ListConfig) and len(entries) >= least
+    if not many or not all(
+        isinstance(entry, DictConfig) and entry.keys() == {"model", "size"} and good(entry["size"])
+        and isinstance(entry["model"], str | DictConfig)
+        for entry in entries
+    ):  # fmt: skip
+        number = "at least two of " if least > 1 else ""
+        raise UserError(
+            f"{key}={entries}: expected a list, {number}[{{model: <name>, size: <pixels>}}, ...]. A name is that of "
+            "model=<name>, or timm's; a network of your own is a node with _target_."
+        )
+
+
+def set_members(cfg: DictConfig) -> None:
+    """Make the config group `model` that of several networks, if `members` are given, and set the largest size.
+
+    Raises:
+        UserError: for bad members, or if the size is given too.
+    """
+    if cfg.get("members") is None:
+        return
+    check_entries("members", cfg.members, 2)
+    if "data.size" in values_by_key(HydraConfig.get().overrides.task):
+        raise UserError(f"data.size={cfg.data.size}: each of members has its size. Drop data.size.")
+    set_models(cfg, [(model_node(cfg.model, entry.model, entry.size), entry.size) for entry in cfg.members])
+
+
+def set_models(cfg: DictConfig, models: Sequence[tuple[dict[str, Any], int]]) -> None:
+    """Set the config group `model` and the size of the images.
+
+    Args:
+        cfg: config of the run.
+        models: config and image size of one network, or of each of several.
+    """
+    bodies, sizes = zip(*models, strict=True)
+    with open_dict(cfg):
+        several = {"_target_": "dogscats.Members", "bodies": list(bodies), "sizes": list(sizes)}
+        cfg.model = bodies[0] if len(bodies) == 1 else several
+        cfg.data.size = max(sizes)
+
+
+def model_node(own: DictConfig, model: str | DictConfig, size: int) -> dict[str, Any]:
+    """Return the config of a network by its name, with features of all depths.
+
+    Args:
+        own: config group `model` of the command, whose settings are those of the network of that name.
+        model: name in `conf/model/`, or of timm; or a node with `_target_`.
+        size: side of its images, in pixels.
+
+    Raises:
+        UserError: for a node without `_target_`.
+    """
+    if isinstance(model, str):
+        file = CONF / "model" / f"{model}.yaml"
+        node: Any = OmegaConf.to_container(OmegaConf.load(file if file.is_file() else CONF / "model" / "timm.yaml"))
+        node |= {} if file.is_file() else {"name": model}
+        if all(own.get(key) == node.get(key) for key in ("_target_", "name")):
+            node["weights"] = own.get("weights", "imagenet")
+    else:
+        node = OmegaConf.to_container(model, resolve=True)
+        _check_node(node, "model")
+    if isinstance(weights := node.get("weights"), str) and home_expanded(weights).is_file():
+        node["weights"] = str(home_expanded(weights))  # as the run may be resumed elsewhere
+    features = "all" if isinstance(model, str) else node.get("features", "all")
+    return {**node, "features": features, "size": size}
 
 
 def resumed_config(cfg: DictConfig) -> DictConfig:

@@ -18,8 +18,9 @@ from dogscats.base.text import counted, listed, percent
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.heads import fit_kernel_heads
 from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
-from dogscats.lesson.kernel_head import KernelFit, KernelHead
+from dogscats.lesson.kernel_head import KernelFit
 from dogscats.lesson.kernel_ridge import ROWS
 from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.lesson.metrics import METRICS
@@ -161,8 +162,8 @@ def fit_closed_form(run: Run, stage: Stage, model: Classifier, activations: Acti
     if trained_by := body_trained_by(run.stages, run.cfg.load):
         log.info("No leave-one-out: the body was trained by %s, perhaps on these photos", trained_by)
     if fabric.is_global_zero:
-        widths, began = activations.body.widths(data.size), time.perf_counter()
-        fit = KernelHead.fit(features, data.train.labels, len(data.classes), widths, groups, model.class_weights)
+        widths, began = [body.widths(data.size) for body in activations.body.members()], time.perf_counter()
+        fit = fit_kernel_heads(features, data.train.labels, len(data.classes), widths, groups, model.class_weights)
         log.info("Fitted to %s in %.1f s", counted(len(groups), "photo"), time.perf_counter() - began)
         valid = not trained_by and fit.scored.any()
         if valid:

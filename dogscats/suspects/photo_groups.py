@@ -7,7 +7,7 @@ decoded anyway. The pairs are cached beside the activations.
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,7 +40,9 @@ MAX_SHARE = 0.1
 A pair always is."""
 
 
-def features_and_groups(activations: Activations, group: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+def features_and_groups(
+    activations: Activations, group: str | None, watch: Callable[[], None] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the features `(N, F)` of the training photos, and the number of each photo's group `(N,)`.
 
     All ranks call this, and get the same.
@@ -48,6 +50,7 @@ def features_and_groups(activations: Activations, group: str | None) -> tuple[to
     Args:
         activations: activations of the run.
         group: the setting `data.group`.
+        watch: called before each batch.
     """
     data, fabric = activations.data, activations.fabric
     photos, rows = before_decisions(data.train)
@@ -57,10 +60,12 @@ def features_and_groups(activations: Activations, group: str | None) -> tuple[to
     thumbnails = torch.zeros(len(photos.paths), THUMBNAIL, THUMBNAIL)
 
     def look(batch: Batch) -> None:
+        if watch:
+            watch()
         gray = (batch.inputs.cpu() * LUMA).sum(dim=1, keepdim=True)
         thumbnails[batch.indices] = nnf.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)[:, 0]
 
-    features = activations.features(data.train, "activations of train", watch=look if wanted else None)
+    features = activations.features(data.train, "activations of train", watch=look if wanted or watch else None)
     if wanted:
         if not _summed(fabric, thumbnails.any().float()).any():  # the activations were cached
             loader = data.loader(PhotoDataset(photos, data.evaluation, data.seed), persistent=False, whole=True)

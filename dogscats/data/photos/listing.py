@@ -22,7 +22,7 @@ RAW = {
 }
 """Extensions of cameras' raw files. Many contain a TIFF header, but Pillow would decode a small preview at best."""
 
-DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/duplicates-", "tmp/parquet-", "tmp/shrunken-")
+DERIVED = ("tmp/activations-", "tmp/checked-", "tmp/duplicates-", "tmp/parquet-", "tmp/seconds-", "tmp/shrunken-")
 """Prefixes of the paths of files that this project keeps in the cache folder in the root."""
 
 LEFTOVERS = {

@@ -20,6 +20,7 @@ from dogscats.base.files import atomic_path, write_text
 from dogscats.base.text import counted, percent
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels import picture
+from dogscats.lesson.heads import KernelHeads
 from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
@@ -174,7 +175,7 @@ def export_int8(
 
     metadata = {**metadata, "precision": "int8"}
     with atomic_path(folder / "model-int8.onnx") as model, atomic_path(folder / "photo-int8.onnx") as photo:
-        kernel_head = isinstance(getattr(network, "heads", None), KernelHead)
+        kernel_head = isinstance(getattr(network, "heads", None), KernelHead | KernelHeads)
         _quantize(folder / "model.onnx", model, reference, kernel_head)
         quantized = onnx.load(model)
         onnx.helper.set_model_props(quantized, metadata)
@@ -268,9 +269,13 @@ def needed(nodes: Sequence[Any], output: str) -> set[str]:
 
 
 def of_kernel_head(nodes: Sequence[Any]) -> list[str]:
-    """Return the names of the nodes of a kernel head, which begins with norms of features: its distances need more."""
+    """Return the names of the nodes of kernel heads, which begin with norms of features: their distances need more."""
     last = [node for node in nodes if node.op_type == "ReduceL2"][-1]
-    values = {name for node in nodes if last.input[0] in node.output for name in node.output}  # of all depths
+    made_by = {name: node for node in nodes for name in node.output}
+    first = made_by[last.input[0]]
+    while (above := made_by.get(first.input[0])) and above.op_type == first.op_type == "Split":
+        first = above  # the features of a depth are split off from those of a member, and these from all
+    values = set(first.output)
     names = list[str]()
     for node in nodes:  # in the order of computation
         if values & set(node.input):

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from dogscats.lesson.lr_finder import SKIP, LRCurve
 from dogscats.lesson.stage import GROUPS
 from dogscats.report.facts import Facts
-from dogscats.report.figures.drawing import new_figure
+from dogscats.report.figures.drawing import as_name, drawable, new_figure
 
 
 def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
@@ -42,6 +42,26 @@ def curve(run: Facts, name: str, columns: Mapping[str, str]) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(columns) > 1:
         axes.legend()
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def auto(run: Facts) -> Figure | None:
+    """Draw the accuracy of what `recipe=auto` tried against the seconds that it took; `None` for other recipes."""
+    rows = [row for row in run.tried if row["accuracy"] is not None]
+    if not rows:
+        return None
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for row in rows:
+        color, point = "tab:red" if row["chosen"] else "tab:blue", (row["seconds"], row["accuracy"])
+        axes.vlines(row["seconds"], row["ci95_low"], row["ci95_high"], color=color, linewidth=0.8)
+        axes.plot(*point, "o", color=color)
+        if row["chosen"] or " + " not in row["candidate"]:
+            text = axes.annotate(drawable(row["candidate"]), point, (4, 4), fontsize=7, textcoords="offset points")
+            as_name([text], [row["candidate"]])
+    axes.set(xlabel="seconds", ylabel="accuracy by leave-one-out", xlim=(0, None))
+    axes.margins(x=0.2)
     axes.grid(alpha=0.25)
     return figure
 

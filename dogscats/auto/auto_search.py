@@ -1,0 +1,191 @@
+"""The search of `recipe=auto`: each candidate is a kernel head on cached features, cheapest first, while time lasts."""
+
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf, open_dict
+
+from dogscats.auto.candidates import (
+    SIZES,
+    Candidate,
+    Plan,
+    build_candidate,
+    final_passes,
+    find_candidates,
+    process_seconds,
+)
+from dogscats.auto.choice import LeftOutTable
+from dogscats.base.errors import Failure, UserError
+from dogscats.base.files import read_json, write_csv, write_json
+from dogscats.base.text import counted, percent, text_table
+from dogscats.data.loading.class_weights import class_weights
+from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.photos.decisions import before_decisions
+from dogscats.lesson.activations import Activations
+from dogscats.lesson.classifier import Classifier
+from dogscats.lesson.kernel_head import KernelHead
+from dogscats.lesson.metrics import loss_text, wilson_interval
+from dogscats.report.facts import AUTO
+from dogscats.runs.directory import replace_config
+from dogscats.runs.run import Run
+from dogscats.runs.settings import seconds_of, set_models
+from dogscats.suspects.photo_groups import features_and_groups
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("candidate", "accuracy", "ci95_low", "ci95_high", "photos", "log_loss", "seconds", "chosen", "note")
+"""Columns of `auto.csv`."""
+
+MOST_ROWS = 20
+"""Rows of the table on the console."""
+
+
+def search(run: Run) -> None:
+    """Choose network and image size of a run with `recipe=auto`, and write them into its config; all ranks together.
+
+    Nothing is done for other recipes, and for a resumed run that has chosen already.
+
+    Raises:
+        UserError: if no candidate can be built.
+    """
+    seconds = seconds_of(run.cfg.get("budget"))
+    if seconds is None:
+        return
+    run.fabric.launch()
+    start = process_seconds()
+    size = min([entry.size for entry in run.cfg.get("candidates") or []] or SIZES)
+    data = {size: _data(run, size)}
+    candidates = find_candidates(run, data[size])
+    plan = Plan(seconds, start, len(data[size].train.paths), final_passes(run, data[size]))
+    log.info("Search    %s, %s", counted(len(candidates), "candidate"), f"{seconds:g} s from the start of the command")
+    last: Candidate | None = None
+    for candidate in candidates:
+        if not candidate.note and last and not run.fabric.broadcast(plan.has_time(candidate, last, process_seconds())):
+            candidate.note = f"no time: about {plan.seconds(candidate, last):.0f} s"
+        if candidate.note:
+            continue
+        if candidate.size not in data:
+            data[candidate.size] = _data(run, candidate.size)
+        deadline = plan.budget - plan.after(candidate, last=last) if last else float("inf")
+        try:
+            _try(run, plan, candidate, data[candidate.size], deadline)
+        except UserError as error:
+            candidate.note = str(error)
+            log.warning("Left out  %s: %s", candidate.name, candidate.note)
+            continue
+        last = candidate
+    tried = [candidate for candidate in candidates if candidate.seconds is not None]
+    if not tried:
+        raise UserError("\n".join(dict.fromkeys(candidate.note for candidate in candidates)))
+    chosen = _choose(run, plan, candidates, tried) if run.fabric.is_global_zero else []
+    _configure(run, run.fabric.broadcast(chosen))
+
+
+def _data(run: Run, size: int) -> DogsCatsDataModule:
+    """Find and check the photos, for images of a size."""
+    data: DogsCatsDataModule = instantiate(run.settings["data"], size=size)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, deadline: float) -> None:
+    """Compute the features of a candidate, or read them from the cache, and fit a kernel head.
+
+    Raises:
+        UserError: if it cannot be built, or its features are not complete at the deadline.
+    """
+
+    def watch() -> None:
+        if process_seconds() > deadline:
+            raise UserError("no time: it took longer than estimated")
+        times.append(time.perf_counter())
+
+    started, times = time.perf_counter(), list[float]()
+    body = build_candidate(run, candidate)
+    activations = Activations(Classifier(body, data.classes), data, run.fabric, run.cfg.activations.dir)
+    file = activations.file("seconds", before_decisions(data.train)[0], body)
+    features, groups = features_and_groups(activations, run.settings["data"].get("group"), watch)
+    began, widths = time.perf_counter(), body.widths(data.size)
+    plan.compared.setdefault(candidate.size, began - (times or [began])[-1])
+    if run.fabric.is_global_zero:
+        weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
+        candidate.fit = fit = KernelHead.fit(features, data.train.labels, len(data.classes), widths, groups, weights)
+        n = int(fit.scored.sum())
+        judged = f"right on {percent(fit.accuracy, n)}, log loss {loss_text(fit.log_loss, n)}" if n else "not judged"
+        log.info("Tried     %s: %s, %.0f s", candidate.name, judged, time.perf_counter() - started)
+    candidate.fit_seconds = time.perf_counter() - began
+    per_batch = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    measured = [time.perf_counter() - started, per_batch / data.batch_size / run.fabric.world_size]
+    with suppress(UserError, TypeError):  # of an earlier search, whose features were not cached
+        measured = [max(pair) for pair in zip(measured, read_json(file), strict=True)]
+    candidate.seconds, candidate.photo_seconds = run.fabric.broadcast(measured)
+    if run.fabric.is_global_zero:
+        with suppress(Failure):
+            write_json(file, measured)
+
+
+def _choose(run: Run, plan: Plan, candidates: list[Candidate], tried: list[Candidate]) -> list[Candidate]:
+    """Choose one or two candidates, and write and print the table of all."""
+    fits = [candidate.fit for candidate in tried if candidate.fit]
+    scored = torch.stack([fit.scored for fit in fits]).all(dim=0)
+    n, now = int(scored.sum()), process_seconds()
+    probabilities = [fit.log_probabilities[scored].exp() for fit in fits]
+
+    def has_time(one: Candidate, other: Candidate) -> bool:
+        members = [one] if one is other else [one, other]
+        return now + plan.after(*members, last=one) <= plan.budget
+
+    allowed = torch.tensor([[has_time(one, other) for other in tried] for one in tried])
+    first, second, note, table = 0, 0, "leave-one-out can judge no photo: the cheapest is taken", None
+    if n:
+        table = LeftOutTable(probabilities, fits[0].labels[scored], fits[0].groups[scored])
+        first, second = table.choose(allowed)
+        note = f"right on {percent(table.resampled_accuracy(allowed), n)} with the choice resampled"
+
+    def row(*members: int) -> dict[str, Any]:
+        pair, found = (members[0], members[-1]), [tried[number] for number in members]
+        values: dict[str, Any] = {"candidate": " + ".join(candidate.name for candidate in found)}
+        values["seconds"] = round(sum(candidate.seconds or 0.0 for candidate in found), 1)
+        if table:
+            right = round(table.right[pair].sum().item())
+            values |= {"photos": n, "accuracy": right / n, "log_loss": table.loss[pair].sum().item() / n}
+            values["ci95_low"], values["ci95_high"] = wilson_interval(right, n)
+        return values | ({"chosen": "yes", "note": note} if {*pair} == {first, second} else {})
+
+    rows = [row(number) for number in range(len(tried))]
+    rows += [row(first, other) for other in range(len(tried)) if other != first and (allowed[first, other] and n)]
+    rows.sort(key=lambda values: values.get("log_loss", 0.0))
+    rows += [{"candidate": candidate.name, "note": candidate.note} for candidate in candidates if candidate.note]
+    write_csv(run.out / AUTO, COLUMNS, ([values.get(key, "") for key in COLUMNS] for values in rows))
+    shown = [["network", "accuracy", "log loss", "seconds", "note"]]
+    for values in rows[:MOST_ROWS]:
+        metrics = (
+            [percent(values["accuracy"], n), loss_text(values["log_loss"], n)] if "accuracy" in values else ["", ""]
+        )
+        shown.append([values["candidate"], *metrics, str(values.get("seconds", "")), values.get("note", "")])
+    log.info("\n%s", "\n".join(text_table(shown, left=1)))
+    chosen = [tried[number] for number in sorted({first, second}, key=lambda number: -tried[number].size)]
+    log.info("\nChosen    %s: %s", " + ".join(candidate.name for candidate in chosen), note)
+    if now + plan.after(*chosen, last=chosen[0]) > plan.budget:
+        log.warning("Warning   the budget of %g s is too short: the run will end later", plan.budget)
+    return chosen
+
+
+def _configure(run: Run, chosen: list[Candidate]) -> None:
+    """Write the choice into the config of the run, as if it had been given on the command line."""
+    cfg = run.cfg
+    with open_dict(cfg):
+        cfg.budget = cfg.candidates = None
+        cfg.members = [{"model": c.model, "size": c.size} for c in chosen] if len(chosen) > 1 else None
+    set_models(cfg, [(candidate.model, candidate.size) for candidate in chosen])
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    changed = {key: values[key] for key in ("model", "members", "budget", "candidates")}
+    run.settings |= changed | {"data": run.settings["data"] | {"size": cfg.data.size}}
+    if run.fabric.is_global_zero:
+        replace_config(cfg, run.out)
+    run.fabric.barrier()
