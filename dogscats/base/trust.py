@@ -202,12 +202,11 @@ def use_current_names(config: DictConfig | ListConfig) -> None:
                 config.update(MOVED[value])
 
 
-def with_weights(config: Any, change: Callable[[str], str]) -> Any:
+def with_weights(config: Any, change: Callable[[Any], Any]) -> Any:
     """Copy the config of a model, or of several members, with each of its `weights` changed."""
     if isinstance(config, Mapping):
         return {
-            key: change(value) if key == "weights" and isinstance(value, str) else with_weights(value, change)
-            for key, value in config.items()
+            key: change(value) if key == "weights" else with_weights(value, change) for key, value in config.items()
         }
     return [with_weights(member, change) for member in config] if isinstance(config, list | tuple) else config
 

@@ -33,7 +33,7 @@ def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | Non
     - for an augmented `view`, its index and the seed
     """
     digest = hashlib.blake2b(digest_size=16)
-    for tensor in (body.mean, body.std, *body.state_dict().values()) if body else ():
+    for tensor in (body.mean, body.std, *body.state_dict().values()) if body is not None else ():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     photos = fingerprint(dataset.photos.root, dataset.photos.paths)
     if dataset.photos.shrink:

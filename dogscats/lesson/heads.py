@@ -106,7 +106,7 @@ class KernelFits(KernelFit):
     """What the heads of several members say about the training photos when they are left out, on average.
 
     Attributes:
-        scores: logits of each photo, for which see `mean_logits`.
+        scores: logits of each photo, as of `mean_logits`.
         regression: that of the first member.
         fits: the fits of all.
     """

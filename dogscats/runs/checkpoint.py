@@ -177,7 +177,8 @@ def published(description: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         description: as for `save_classifier`.
     """
-    model, data = with_weights(description["model"], lambda file: PurePath(file).name), description["data"]
+    data = description["data"]
+    model = with_weights(description["model"], lambda file: PurePath(file).name if isinstance(file, str) else file)
     return {**description, "model": model, "data": {key: data[key] for key in ("fit", "shrink") if key in data}}
 
 

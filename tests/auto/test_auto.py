@@ -1,5 +1,6 @@
 """`recipe=auto`: what is tried within the time, what is chosen, and the run that follows."""
 
+import shutil
 import signal
 from pathlib import Path
 from unittest import mock
@@ -154,3 +155,27 @@ def test_the_choice_is_judged_by_photos_that_did_not_make_it() -> None:
     number, _ = compared.choose(allowed)
     flattered = compared.right[number, number].sum().item() / 60
     assert compared.resampled_accuracy(allowed) < flattered
+
+
+@pytest.mark.slow
+def test_two_ranks_search_together(shared_root: Path, run_process: Run, tmp_path: Path) -> None:
+    ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=6"]
+    settings = [setting for setting in AUTO if not setting.startswith("data.batch_size")]
+    result = run_process("train.py", f"data.root={shared_root}", *settings, *ranks, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Tried ") == 2
+    assert result.stdout.count("Chosen ") == 1
+    assert "Traceback" not in result.stderr
+    assert len([row for row in read_csv(tmp_path / "run" / "auto.csv") if row["chosen"]]) == 1
+
+
+@pytest.mark.slow
+def test_a_class_of_one_photo_and_no_time(root: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dogscats.auto.auto_search.process_seconds", lambda: 1000.0)
+    for photo in sorted((root / "train" / "dogs").iterdir())[1:]:
+        photo.unlink()
+    shutil.rmtree(root / "valid")
+    result = run_command("train.py", f"data.root={root}", *AUTO, "hydra.run.dir=run")
+    assert "is not scored by leave-one-out" in result.stdout, result.stderr
+    assert "the budget of 600 s is too short" in result.stdout
+    assert result.stdout.count("Tried ") == 1
