@@ -19,7 +19,7 @@ from dogscats.auto.candidates import (
     process_seconds,
 )
 from dogscats.auto.choice import LeftOutTable
-from dogscats.base.errors import Failure, UserError
+from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.text import counted, percent, text_table
 from dogscats.data.loading.class_weights import class_weights
@@ -73,8 +73,10 @@ def search(run: Run) -> None:
         deadline = plan.budget - plan.after(candidate, last=last) if last else float("inf")
         try:
             _try(run, plan, candidate, data[candidate.size], deadline)
+        except Failure:  # such as a full disk
+            raise
         except UserError as error:
-            candidate.note = str(error)
+            candidate.note = user_message(error) or ""
             log.warning("Left out  %s: %s", candidate.name, candidate.note)
             continue
         last = candidate
@@ -112,8 +114,8 @@ def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, d
     features, groups = features_and_groups(activations, run.settings["data"].get("group"), watch)
     began, widths = time.perf_counter(), body.widths(data.size)
     plan.compared.setdefault(candidate.size, began - (times or [began])[-1])
+    weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
     if run.fabric.is_global_zero:
-        weights = class_weights(run.settings["class_weights"], data.classes, data.train.labels)
         candidate.fit = fit = KernelHead.fit(features, data.train.labels, len(data.classes), widths, groups, weights)
         n = int(fit.scored.sum())
         judged = f"right on {percent(fit.accuracy, n)}, log loss {loss_text(fit.log_loss, n)}" if n else "not judged"
@@ -121,7 +123,7 @@ def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, d
     candidate.fit_seconds = time.perf_counter() - began
     per_batch = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
     measured = [time.perf_counter() - started, per_batch / data.batch_size / run.fabric.world_size]
-    with suppress(UserError, TypeError):  # of an earlier search, whose features were not cached
+    with suppress(UserError, TypeError, ValueError):  # of an earlier search, whose features were not cached
         measured = [max(pair) for pair in zip(measured, read_json(file), strict=True)]
     candidate.seconds, candidate.photo_seconds = run.fabric.broadcast(measured)
     if run.fabric.is_global_zero:

@@ -40,16 +40,18 @@ MAX_ENLARGED = 1.3
 MOST_MEASURED = 300
 """Number of photos whose sides are read for that."""
 
+IMPORTED = time.monotonic()
+
 BATCH = 8
 """Images of the batch by which the speed of a network is measured."""
 
 
 def process_seconds() -> float:
-    """Return the seconds since this process started; without Linux's `/proc`, since it began to compute."""
+    """Return the seconds since this process started; without Linux's `/proc`, since the import of this module."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.process_time()
+    return time.monotonic() - IMPORTED
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import groupby
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -53,15 +54,17 @@ def auto(run: Facts) -> Figure | None:
         return None
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
+    middle = max(row["seconds"] for row in rows) / 2
     for row in rows:
         color, point = "tab:red" if row["chosen"] else "tab:blue", (row["seconds"], row["accuracy"])
         axes.vlines(row["seconds"], row["ci95_low"], row["ci95_high"], color=color, linewidth=0.8)
         axes.plot(*point, "o", color=color)
         if row["chosen"] or " + " not in row["candidate"]:
-            text = axes.annotate(drawable(row["candidate"]), point, (4, 4), fontsize=7, textcoords="offset points")
+            left = row["seconds"] < middle
+            place: dict[str, Any] = {"xytext": (4 if left else -4, 4), "ha": "left" if left else "right"}
+            text = axes.annotate(drawable(row["candidate"]), point, fontsize=7, textcoords="offset points", **place)
             as_name([text], [row["candidate"]])
     axes.set(xlabel="seconds", ylabel="accuracy by leave-one-out", xlim=(0, None))
-    axes.margins(x=0.2)
     axes.grid(alpha=0.25)
     return figure
 
