@@ -41,7 +41,7 @@ GROUPS = {
 
 API = {
     "Photos": "DogsCatsDataModule SampleDataModule side_on top_down crops none",
-    "Networks": "resnet34 efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone Backbone",
+    "Networks": "resnet34 efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone Members Backbone",
     "Training": "Classifier KernelHead find_lr LRFinder SGDR LRSchedule LRTrace History",
     "Prediction": "Predictor TTA Predictions evaluation_metrics",
     "Figures": "Report Pictures",

@@ -230,7 +230,7 @@ def test_help_shows_settings_that_exist_with_their_defaults(run_command: Run) ->
     for key, value in settings:
         expected = choices.get(key) or OmegaConf.select(config, key, default="missing")
         assert OmegaConf.create({"x": expected}) == OmegaConf.create(f"x: {value}"), key
-    assert "recipe: adapt, gradual, head_only, heads, lesson1, quickstart, small" in shown
+    assert "recipe: adapt, auto, gradual, head_only, heads, lesson1, quickstart, small" in shown
     shown = run_command("evaluate.py", "--help").stdout
     config = OmegaConf.create(run_command("evaluate.py", "--cfg", "job").stdout)
     for key in re.findall(r"(?<![\w.])([a-z_.]+)=", shown.partition("Tasks")[2]):
