@@ -26,6 +26,7 @@ from dogscats.base.newest import newest_run
 from dogscats.base.text import hydra_text, setting
 from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import PATH_SETTINGS, empty_folders_removed
+from dogscats.runs.settings import NO_SWEEP
 
 OPEN = ("callbacks", "logger", "trainer")
 """Groups that take any key: what each builds refuses those that it does not know."""
@@ -233,13 +234,17 @@ class KnownKeys(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of the first job of a sweep: that of the sweep itself lacks what is swept."""
+        parsed = PARSER.parse_overrides([*config.hydra.overrides.task])
         first = [
             f"{typed.get_key_element()}={next(iter(typed.sweep_string_iterator()))}"
             if typed.is_discrete_sweep()
             else str(typed.input_line)
-            for typed in PARSER.parse_overrides([*config.hydra.overrides.task])
+            for typed in parsed
             if typed.is_discrete_sweep() or not typed.is_sweep_override()
         ]
+        recipes = (typed for typed in parsed if typed.get_key_element() == "recipe")
+        if any("auto" in re.split(r"\W+", str(typed.input_line)) for typed in recipes):
+            raise SystemExit(f"error: {NO_SWEEP}")
         try:
             job = GlobalHydra.instance().config_loader().load_sweep_config(config, first)
         except HydraException as error:  # Hydra would go on with a warning

@@ -48,7 +48,7 @@ FEW_PHOTOS = 5000
 
 BEGUN = (
     *("config.yaml", ".hydra", ".lock", "photos.csv", "decisions.csv", "environment.json", "bad_images.csv"),
-    "augmentation.png",
+    *("auto.csv", "augmentation.png"),
 )
 """What a run writes into its directory before its first stage."""
 

@@ -21,6 +21,8 @@ from dogscats.data.photos.arguments import MOST_PIXELS, check_arguments, check_d
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.runs.directory import checkpoint_of, plain_config
 
+NO_SWEEP = "recipe=auto: it cannot be swept, as it chooses settings by itself. Run it without -m."
+
 UNITS = {"s": 1, "m": 60, "h": 3600}
 """Units of `budget`, in seconds."""
 
@@ -161,7 +163,7 @@ def check_auto(cfg: DictConfig) -> None:
             raise UserError(f"{other}={cfg[other]}: it is for recipe=auto. Add that, or drop {other}.")
         return
     if hydra.mode is RunMode.MULTIRUN:
-        raise UserError("recipe=auto: it cannot be swept, as it chooses settings by itself. Run it without -m.")
+        raise UserError(NO_SWEEP)
     if other := next((key for key in ("members", "load", "data.size") if typed.get(key, "null") != "null"), None):
         advice = "Drop it; candidates=[{model: <name>, size: <pixels>}, ...] says what to choose from."
         raise UserError(f"{other}={typed[other]}: recipe=auto chooses network and size itself. {advice}")
