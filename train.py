@@ -76,6 +76,7 @@ def load_data(run: Run) -> DogsCatsDataModule:
 
     data: DogsCatsDataModule = instantiate(run.settings["data"])
     data.prepare_data()
+    data.keep_resident(run.fabric.device, run.passes)
     check_class_weights(run.settings["class_weights"], data.classes)
     data.setup()
     keep_photos(run, data)

@@ -34,6 +34,7 @@ class Scale:
         height: height of the photos in pixels.
         folder: folder that keeps the photos for later runs; empty for a temporary one.
         overrides: further arguments of `train.py`.
+        cores: number of CPU cores that it may use; 0 for all.
     """
 
     train: int = 23_000
@@ -42,6 +43,7 @@ class Scale:
     height: int = 375
     folder: str = ""
     overrides: list[str] = field(default_factory=list)
+    cores: int = 0
 
 
 def draw(file: Path, number: int, width: int, height: int) -> None:
@@ -84,7 +86,8 @@ def measure(scale: Scale, root: Path) -> dict[str, object]:
         query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-l", "1"]
         monitor = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
     try:
-        subprocess.run([sys.executable, str(REPOSITORY / "train.py"), *arguments], check=True)
+        few = ["taskset", "-c", f"0-{scale.cores - 1}"] if scale.cores else []
+        subprocess.run([*few, sys.executable, str(REPOSITORY / "train.py"), *arguments], check=True)
     finally:
         utilisation = ""
         if monitor is not None:

@@ -223,6 +223,11 @@ FAULTS: dict[str, list[int]] = {}
 """For each fault that tests inject: how often it was survived, how often it was injected."""
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU, or CUDA_VISIBLE_DEVICES hides it")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -12,7 +12,19 @@ import pytest
 import torch
 from conftest import TINY, command_runner
 
-from benchmarks import cross_validation, domains, growth, labelling, lesson_at_scale, limit, million, ours, results, run
+from benchmarks import (
+    cross_validation,
+    device,
+    domains,
+    growth,
+    labelling,
+    lesson_at_scale,
+    limit,
+    million,
+    ours,
+    results,
+    run,
+)
 from benchmarks.settings import Settings, from_command_line
 from dogscats.base.errors import UserError
 from dogscats.lesson.stage import Stage
@@ -125,6 +137,22 @@ def test_the_lesson_at_scale_reports_every_stage(tmp_path: Path, monkeypatch: py
     stage = metrics["stages"]["finetune"]
     assert stage["images_per_s"] == pytest.approx(12 / stage["seconds"])
     assert metrics["seconds"] > metrics["rest_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_both_ways_of_reading_photos_are_measured(tmp_path: Path) -> None:
+    """On 200 photos, as on a machine with a GPU but for the rows of half precision."""
+    settings = device.Device(
+        train=160, valid=40, part=40, size=32, batch_size=8, precisions=["32-true"],
+        output=str(tmp_path / "device.json"),
+        overrides=["model=timm", "model.name=test_resnet", "model.weights=none", "callbacks.lr_finder.before=none"],
+    )  # fmt: skip
+    found = device.measured(settings, tmp_path / "photos", torch.device("cpu"))
+    assert json.loads((tmp_path / "device.json").read_text())["rows"].keys() == found["rows"].keys()
+    assert {"the lesson, all cores", "one stage, 32-true"} <= found["rows"].keys()
+    assert all(ways.keys() == device.WAYS.keys() for ways in found["rows"].values())
+    assert min(found["parts"].values()) > 0
+    assert "| augment in batches | " in device.table(found)
 
 
 @pytest.fixture

@@ -24,13 +24,14 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 
 
-def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | None) -> str:
+def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | None, version: str = "") -> str:
     """Hash everything the activations depend on, to 32 hex digits.
 
     - the backbone, its weights and its normalization; none for what comes from the photos alone
     - the transform, with the image size
     - paths, sizes and modification times of the files, and how large ones are read
     - for an augmented `view`, its index and the seed
+    - the `version` of `PhotoBatches`
     """
     digest = hashlib.blake2b(digest_size=16)
     for tensor in (body.mean, body.std, *body.state_dict().values()) if body is not None else ():
@@ -38,6 +39,7 @@ def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | Non
     photos = fingerprint(dataset.photos.root, dataset.photos.paths)
     if dataset.photos.shrink:
         photos += dataset.photos.shrink.version(dataset.photos.paths)
+    photos += version
     seeded_view = None if view is None else (dataset.seed, view)
     digest.update(repr((str(body), str(dataset.transform), photos, seeded_view)).encode())
     return digest.hexdigest()
@@ -75,7 +77,7 @@ def precompute(
     assert batches.sampler.seed is None
     assert batches.whole or batches.num_replicas == 1
     batches.set_epoch(view or 0)
-    file = folder / f"activations-{activation_key(body, dataset, view)}.npy"
+    file = folder / f"activations-{activation_key(body, dataset, view, loader.dataset.version)}.npy"
     features = cached_array(
         file,
         (len(dataset), body.num_features),

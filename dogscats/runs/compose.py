@@ -41,7 +41,7 @@ OPTIONAL_MODEL = ("features", "size")
 
 OPTIONAL_DATA = {
     **dict.fromkeys(("labels", "columns", "extension", "group", "decisions")),
-    "shrink": "auto",
+    **dict.fromkeys(("shrink", "resident"), "auto"),
 }
 """Arguments that a user's own data module may lack, with the value at which they are dropped."""
 

@@ -21,6 +21,7 @@ from dogscats.base.files import remove_unfinished
 from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
 from dogscats.base.text import counted
+from dogscats.data.loading.cached_array import all_ranks
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
@@ -52,7 +53,7 @@ BEGUN = (
 )
 """What a run writes into its directory before its first stage."""
 
-NOT_SAVED = ("url", "sha256", "changed")
+NOT_SAVED = ("url", "sha256", "changed", "resident")
 """Settings of the data that a checkpoint does not need."""
 
 
@@ -212,6 +213,9 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
             heads = "none" if run.stages_left else "saved"  # fitted by a stage to come, or by the last one
         load_classifier(run.checkpoint, model, run.description, run.cfg.trust, heads)
     run.fabric.launch()
+    with all_ranks() as ranks:  # disks and memory may differ
+        if not all(ranks.each(lambda: data.resident is not None)):
+            data.resident = None
     if run.fabric.is_global_zero and not run.resumed:
         save_hydra_config(run.cfg, run.out)
     run.dir = run.fabric.broadcast(run.out)

@@ -65,6 +65,7 @@ class Run:
     Attributes:
         make_trainer: function that makes a Trainer from callbacks and further arguments.
         precision: precision of the Trainers.
+        passes: how many times augmented photos are read.
         report: metrics, written to `metrics.json` whenever they change.
         has_logged: whether this process has started loggers.
         dir: run directory of rank 0, in all ranks; set by `launch`.
@@ -105,6 +106,8 @@ class Run:
         # Built here only to report config errors before any computation.
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]
         n_aug = max((callback.n_aug for callback in built if isinstance(callback, TTA)), default=0)
+        self.passes = sum(0 if stage.precompute else stage.total_epochs for stage in stages)
+        self.passes += n_aug + settings["activations"]["views"]
         own = any(not type(callback).__module__.startswith("dogscats.") for callback in built)
         check_metric(settings["optimized_metric"], stages, n_aug, own)
         build_loggers(settings.get("logger"), out, "final")

@@ -6,16 +6,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from dogscats.base.content import cache_folder, stable_seed
-from dogscats.base.errors import ArgumentError, UserError
+from dogscats.base.errors import ArgumentError
 from dogscats.base.text import counted, listed
-from dogscats.data.loading.dataset import Batch, PhotoDataset
-from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, photo_loader, process_rank
-from dogscats.data.loading.photo_check import bad_listed, usable_photos
+from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
+from dogscats.data.loading.loaders import SharedBatchSampler, photo_loader, shared_batches
+from dogscats.data.loading.photo_check import check_classes, usable_photos
+from dogscats.data.loading.resident import Resident
 from dogscats.data.loading.workers import default_num_workers
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
 from dogscats.data.photos.class_names import numbers_among
@@ -62,6 +64,7 @@ class DogsCatsDataModule(LightningDataModule):
         group: regular expression on the path; photos with the same match, or group 1 of it, are held out together.
         shrink: `auto` to keep shrunken copies of large photos if the disk has room, `True` to require them, `False` to
             decode all photos in full; see `data.shrink`.
+        resident: whether `keep_resident` keeps photos decoded: `auto`, `True` or `False`; see `data.resident`.
         decisions: CSV file of photos to drop or relabel; splits, classes and `limit` do not depend on it.
         columns: names of the table's columns, by `path`, `label` and `split`; `None` to find them.
         extension: ending of the photos where several files have the name in the table; `None` to find it.
@@ -74,6 +77,7 @@ class DogsCatsDataModule(LightningDataModule):
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad, elongated: what was found of the photos, after `setup`; see `photo_check.Findings`.
         shrinking: how large photos are read that have no copies; `None` for `shrink=False`.
+        resident: makes loaders of photos that stay decoded; `None` to decode them every time.
         held_out: after `labelled`: where the photos are that the split is a part of; empty if it is a whole split.
 
     Raises:
@@ -81,6 +85,7 @@ class DogsCatsDataModule(LightningDataModule):
     """
 
     test: Photos | None = None
+    resident: Resident | None = None
     held_out = decided = ""
 
     def __init__(
@@ -106,6 +111,7 @@ class DogsCatsDataModule(LightningDataModule):
         decisions: str | None = None,
         columns: Mapping[str, str] | None = None,
         extension: str | None = None,
+        resident: str | bool = False,
     ):
         check_arguments(locals())
         super().__init__()
@@ -117,7 +123,7 @@ class DogsCatsDataModule(LightningDataModule):
         self._finder = DatasetFinder(
             self.root, valid_fraction, seed, limit, labels, group, cache_dir, columns, extension, on_bad_image == "skip"
         )
-        self._decisions_file = decisions and str(decisions)
+        self._resident, self._decisions_file = resident, decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
         self.evaluation = fitted(transforms.none(size), size, fit)
@@ -166,6 +172,13 @@ class DogsCatsDataModule(LightningDataModule):
         """
         return self._found.classes
 
+    def keep_resident(self, device: torch.device, passes: int) -> None:
+        """Before `setup`: keep photos decoded, as `resident` says, for a device that reads them `passes` times."""
+        if self._resident is True or (self._resident and device.type != "cpu" and passes > 1):
+            candidate = Resident(device, cache_folder(self.root, self.cache_dir), self.size, self._resident is True)
+            paths = [path for photos in self._found.splits.values() for path in photos.paths]
+            self.resident = candidate if candidate.is_possible(self.augmentation, self.root, paths) else None
+
     def setup(self, stage: str | None = None) -> None:
         """List the photos and check that they can be decoded; set `train`, `valid`, `test` and `bad`.
 
@@ -178,14 +191,7 @@ class DogsCatsDataModule(LightningDataModule):
         found = self._found
         splits = dict(zip(found.splits, self._usable(self._changes, *found.splits.values()), strict=True))
         for split, photos in splits.items():
-            labels = set(photos.labels)
-            missing = [name for number, name in enumerate(found.classes) if number not in labels]
-            if found.splits[split].paths and (not labels or (missing and split != "test")):
-                of_class = "" if split == "test" else f"of class {missing[0]!r} "
-                raise UserError(
-                    f"data.root={self.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
-                    + bad_listed(photos.root, self.bad)
-                )
+            check_classes(split, found.splits[split], photos, found.classes, self.bad)
         self.splits, self.test, self.train, self.valid = splits, splits.get("test"), splits["train"], splits["valid"]
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
@@ -214,7 +220,9 @@ class DogsCatsDataModule(LightningDataModule):
         activations. But an unreadable one is no error.
         """
         cache_dir = cache_folder(self.root, self.cache_dir)
-        shrink = self.shrinking and replace(self.shrinking, folder=cache_dir / f"shrunken-{self.shrinking.side}")
+        shrink = self.shrinking
+        if shrink and (shrink.required or not self.resident):  # decoded photos take the place of copies
+            shrink = replace(shrink, folder=cache_dir / f"shrunken-{shrink.side}")
         dropped = {path for path, label in changes.items() if label is None}
         readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
         self.bad, self.elongated = found.bad, found.elongated
@@ -260,27 +268,19 @@ class DogsCatsDataModule(LightningDataModule):
         Args:
             dataset: dataset to load.
             shuffle: whether to shuffle, for training.
-            persistent: whether to keep the workers between epochs.
+            persistent: whether it is read again, so that workers are kept.
             whole: whether ranks take whole batches in turn; otherwise each batch is split across ranks.
         """
         batches = self.batch_sampler(dataset, shuffle, whole)
-        return photo_loader(dataset, batches, self.num_workers, self.size, persistent)
+        workers, again = self.num_workers, persistent or dataset.transform is self.augmentation
+        kept = self.resident.loader(dataset, batches, workers, persistent) if self.resident and again else None
+        if kept is not None:
+            return kept
+        return photo_loader(PhotoBatches(dataset), batches, workers, 3 * self.size**2, persistent)
 
     def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, whole: bool = False) -> SharedBatchSampler:
-        """Make the batch sampler of `loader`.
-
-        Raises:
-            UserError: if the batch size cannot be split across ranks.
-        """
-        rank, ranks = process_rank()
-        if self.batch_size % ranks or self.batch_size < 2 * ranks:
-            wrong = f"batch_size={self.batch_size}: it is shared out among {ranks} ranks"
-            raise ArgumentError("data", f"{wrong}. Choose a multiple of {ranks}, at least {2 * ranks}.")
-        if shuffle and min(self.batch_size, len(dataset)) // ranks < 2:
-            too_few = f"{len(dataset)} training photos are too few for {ranks} ranks"
-            raise ArgumentError("data", f"root={self.root}: {too_few}.")
-        sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
-        return SharedBatchSampler(sampler, self.batch_size, shuffle, rank, ranks, whole)
+        """Make the batch sampler of `loader`; see `shared_batches`."""
+        return shared_batches(dataset, self.batch_size, shuffle, whole, self.root)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of augmented training photos, for your own Trainer."""

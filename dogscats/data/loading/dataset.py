@@ -1,7 +1,8 @@
 """Datasets of photos and of features computed beforehand; random numbers depend only on seed, photo and epoch."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
@@ -12,6 +13,8 @@ from dogscats.base.errors import UserError
 from dogscats.base.text import shown
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import UnreadableImageError, read_image, stack_images
+
+B = TypeVar("B", bound=tuple[Any, ...])
 
 
 class Batch(NamedTuple):
@@ -40,16 +43,26 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
         index, epoch = key
+        image = self.decoded(index)
+        with self.drawing(index, epoch):
+            image = self.transform(image)
+        return image, self.photos.labels[index] if self.photos.labels else -1, index
+
+    def decoded(self, index: int) -> torch.Tensor:
+        """Decode a photo `(3, H, W)`, not yet transformed."""
         root, path = self.photos.root, self.photos.paths[index]
         shrink, quietly = self.photos.shrink, path in self.photos.odd
         try:
-            image = shrink.read(root, path, quietly) if shrink else read_image(root / path, quietly)
+            return shrink.read(root, path, quietly) if shrink else read_image(root / path, quietly)
         except UnreadableImageError as error:
             raise UserError(f"{shown(root / path)}: it became unreadable ({error}).") from None
+
+    @contextmanager
+    def drawing(self, index: int, epoch: int) -> Iterator[None]:
+        """Let torch's global generator give the random numbers of a photo and epoch."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed(self.seed, epoch, path))
-            image = self.transform(image)
-        return image, self.photos.labels[index] if self.photos.labels else -1, index
+            torch.manual_seed(stable_seed(self.seed, epoch, self.photos.paths[index]))
+            yield
 
 
 class PhotoBatches(Dataset[Batch]):
@@ -57,7 +70,12 @@ class PhotoBatches(Dataset[Batch]):
 
     Args:
         dataset: dataset of single photos.
+
+    Attributes:
+        version: what keys of the cache add for batches with other pixels.
     """
+
+    version = ""
 
     def __init__(self, dataset: PhotoDataset):
         self.dataset, self.photos = dataset, dataset.photos
@@ -67,13 +85,19 @@ class PhotoBatches(Dataset[Batch]):
 
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
         images, labels, indices = zip(*(self.dataset[key] for key in keys), strict=True)
-        batch = Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices))
-        if get_worker_info() is not None:
-            # Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and
-            # the loader would wait forever.
-            for tensor in batch:
-                tensor.share_memory_()  # type: ignore[no-untyped-call]
-        return batch
+        return shared(Batch(stack_images(images), torch.tensor(labels), torch.tensor(indices)))
+
+
+def shared(batch: B) -> B:
+    """Move a batch of a worker process to shared memory.
+
+    Otherwise the thread that sends the batch moves it: an error there, for lack of room, would be lost, and the loader
+    would wait forever.
+    """
+    if get_worker_info() is not None:
+        for tensor in batch:
+            tensor.share_memory_()
+    return batch
 
 
 class ActivationDataset(Dataset[Batch]):

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from dogscats.base.content import stable_seed
+from dogscats.base.errors import ArgumentError
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
 from dogscats.data.loading.workers import SECONDS_BETWEEN_LOOKS, WorkerLoader, fitting_workers, prepare_worker
 
@@ -105,22 +107,46 @@ def process_rank() -> tuple[int, int]:
     return 0, 1
 
 
+def shared_batches(
+    dataset: PhotoDataset, batch_size: int, shuffle: bool, whole: bool, root: Path
+) -> SharedBatchSampler:
+    """Make the batch sampler of a dataset for this rank.
+
+    Raises:
+        UserError: if the batch size cannot be split across ranks.
+    """
+    rank, ranks = process_rank()
+    if batch_size % ranks or batch_size < 2 * ranks:
+        wrong = f"batch_size={batch_size}: it is shared out among {ranks} ranks"
+        raise ArgumentError("data", f"{wrong}. Choose a multiple of {ranks}, at least {2 * ranks}.")
+    if shuffle and min(batch_size, len(dataset)) // ranks < 2:
+        raise ArgumentError("data", f"root={root}: {len(dataset)} training photos are too few for {ranks} ranks.")
+    sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
+    return SharedBatchSampler(sampler, batch_size, shuffle, rank, ranks, whole)
+
+
 def photo_loader(
-    dataset: PhotoDataset, batches: SharedBatchSampler, num_workers: int, size: int, persistent: bool = True
+    dataset: PhotoBatches,
+    batches: SharedBatchSampler,
+    num_workers: int,
+    photo_bytes: int,
+    persistent: bool = True,
+    loader: type[WorkerLoader] = WorkerLoader,
 ) -> DataLoader[Batch]:
     """Load batches of photos.
 
     Args:
-        dataset: dataset of single photos.
+        dataset: dataset of batches.
         batches: sampler from `DogsCatsDataModule.batch_sampler`.
         num_workers: number of worker processes, if there is room for their batches.
-        size: side of the square images, in pixels.
+        photo_bytes: what a worker sends of each photo, in bytes.
         persistent: whether to keep the workers between epochs.
+        loader: class of the loader.
     """
     ranks = batches.num_replicas
-    workers = fitting_workers(num_workers, batches.batch_size * 3 * size**2 // ranks, ranks)
-    return WorkerLoader(
-        PhotoBatches(dataset),
+    workers = fitting_workers(num_workers, batches.batch_size * photo_bytes // ranks, ranks)
+    return loader(
+        dataset,
         sampler=batches,
         batch_size=None,
         num_workers=workers,
@@ -129,7 +155,7 @@ def photo_loader(
         timeout=SECONDS_BETWEEN_LOOKS if workers else 0,
         worker_init_fn=prepare_worker,
         # A DataLoader draws a seed every epoch, even if unused. Its own generator leaves the global one alone.
-        generator=torch.Generator().manual_seed(dataset.seed),
+        generator=torch.Generator().manual_seed(dataset.dataset.seed),
     )
 
 

@@ -241,3 +241,19 @@ def skip_advice(splits: Iterable[Photos], bad: Container[str]) -> str:
 def leave_out(photos: Photos, bad: Container[str]) -> Photos:
     """Remove the labelled photos whose paths are in `bad`."""
     return photos.select([row for row, path in enumerate(photos.paths) if path not in bad])
+
+
+def check_classes(split: str, given: Photos, readable: Photos, classes: Sequence[str], bad: Mapping[str, str]) -> None:
+    """Refuse a split whose photos, or those of a class of train or valid, are all unreadable.
+
+    Raises:
+        UserError: listing the unreadable photos.
+    """
+    labels = set(readable.labels)
+    missing = [name for number, name in enumerate(classes) if number not in labels]
+    if given.paths and (not labels or (missing and split != "test")):
+        of_class = "" if split == "test" else f"of class {missing[0]!r} "
+        raise UserError(
+            f"data.root={given.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
+            + bad_listed(given.root, bad)
+        )

@@ -36,6 +36,11 @@ def _is_columns(value: Any) -> bool:
     )
 
 
+AUTO: Rule = (
+    lambda value: isinstance(value, str | bool) and value in ("auto", True, False),
+    "auto, true or false",
+)
+
 RULES: dict[str, Rule] = {
     "size": whole(1, MOST_PIXELS),
     "batch_size": whole(2),  # BatchNorm cannot train on one photo
@@ -49,7 +54,8 @@ RULES: dict[str, Rule] = {
     "changed": one_of("refuse", "accept"),
     "on_bad_image": one_of("error", "skip"),
     "sha256": or_none((lambda value: bool(re.fullmatch("[0-9a-fA-F]{64}", str(value))), "64 hexadecimal digits")),
-    "shrink": (lambda value: isinstance(value, str | bool) and value in ("auto", True, False), "auto, true or false"),
+    "shrink": AUTO,
+    "resident": AUTO,
     "labels": or_none(_path("a table, such as labels.csv")),
     "columns": or_none((_is_columns, "names of columns: {path: ..., label: ..., split: ...}, or some of them")),
     "extension": or_none(

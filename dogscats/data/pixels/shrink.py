@@ -130,10 +130,16 @@ def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
     """
     if shrink.folder is None or not paths:
         return shrink
-    chosen = paths[:: -(-len(paths) // SAMPLED)]
-    sizes = [size for path in chosen if (size := image_size(root / path)) and is_large(size, shrink.side)]
-    has_room = not sizes or _has_room(shrink, sizes, len(paths) / len(chosen))
+    sampled, share = sampled_sizes(root, paths)
+    sizes = [size for size in sampled if is_large(size, shrink.side)]
+    has_room = not sizes or _has_room(shrink, sizes, share)
     return shrink if has_room else replace(shrink, folder=None)
+
+
+def sampled_sizes(root: Path, paths: Sequence[str]) -> tuple[list[tuple[int, int]], float]:
+    """Read the width and height of `SAMPLED` of some photos; return how many photos each stands for, too."""
+    chosen = paths[:: -(-len(paths) // SAMPLED)]
+    return [size for path in chosen if (size := image_size(root / path))], len(paths) / len(chosen)
 
 
 def completed(shrink: Shrink, root: Path, sizes: Mapping[str, tuple[int, int]]) -> Shrink:
