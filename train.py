@@ -140,7 +140,7 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     from dogscats.runs import finish
     from dogscats.runs.stages import make_loggers
 
-    finish.fit_detector(run, model, activations)  # scores how unlike the training photos a photo is; not in the lesson
+    finish.fit_signs(run, model, activations)  # scores how unlike the training photos a photo is; not in the lesson
     callbacks, loggers = finish.final_callbacks(run, model, data), make_loggers(run, "final")
     n_aug = next((callback.n_aug for callback in callbacks if isinstance(callback, TTA)), 0)
     classifier, loaders = finish.final_prediction(run, model, activations, n_aug)

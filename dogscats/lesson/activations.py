@@ -117,6 +117,13 @@ def fold_batchnorm(body: Backbone) -> nn.Module:
         return deepcopy(body).eval()
 
 
+def apart(photos: Photos) -> list[Photos]:
+    """Part photos from those that were added at their end: more of these do not change the cache of the others."""
+    count = sum(path not in photos.added for path in photos.paths)
+    parts = [range(count), range(count, len(photos.paths))]
+    return [photos.select(rows) for rows in parts] if 0 < count < len(photos.paths) else [photos]
+
+
 class Activations:
     """Activations of the training and validation photos, computed on first use.
 
@@ -189,13 +196,22 @@ class Activations:
         folder: str | None = None,
         watch: Callable[[Batch], None] | None = None,
     ) -> torch.Tensor:
-        dataset = copy(dataset)
         # Also photos that decisions.csv drops or relabels: a new decision changes rows and labels, but not the cache.
-        dataset.photos, _ = before_decisions(dataset.photos)
-        loader = self.data.loader(dataset, persistent=False, whole=True)
-        cache = cache_folder(self.data.root, folder or self.folder)
-        found = [
-            precompute(member, loader, cache, self.fabric.device, view, description, watch)
-            for member in self.body.members()
-        ]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        photos, _ = before_decisions(dataset.photos)
+        cache, done, parts = cache_folder(self.data.root, folder or self.folder), 0, list[torch.Tensor]()
+
+        def see(batch: Batch) -> None:
+            if watch:
+                watch(batch._replace(indices=batch.indices + done))
+
+        for part, name in zip(apart(photos), (description, f"{description}, added"), strict=False):
+            dataset = copy(dataset)
+            dataset.photos = part
+            loader = self.data.loader(dataset, persistent=False, whole=True)
+            found = [
+                precompute(member, loader, cache, self.fabric.device, view, name, watch and see)
+                for member in self.body.members()
+            ]
+            parts.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))
+            done += len(part.paths)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

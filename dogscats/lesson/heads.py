@@ -136,7 +136,7 @@ def fit_kernel_heads(
         labels: class index of each photo.
         num_classes: number of classes.
         widths: for each member, number of features of each depth.
-        others: `groups` and `class_weights`, as for `KernelHead.fit`.
+        others: `groups`, `class_weights` and `judged`, as for `KernelHead.fit`.
     """
     parts = torch.split(features, [sum(member) for member in widths], dim=1)
     fits = [

@@ -157,6 +157,7 @@ class KernelHead(nn.Module):
         widths: Sequence[int],
         groups: Sequence[int] | torch.Tensor | None = None,
         class_weights: Sequence[float] | None = None,
+        judged: torch.Tensor | None = None,
     ) -> "KernelFit":
         """Fit a head to the features of training photos, on the CPU and in double precision.
 
@@ -167,12 +168,13 @@ class KernelHead(nn.Module):
             widths: number of features of each depth.
             groups: group number of each photo, for photos to leave out together; `None` to leave out each alone.
             class_weights: weight of each class; `None` for equal weights.
+            judged: photos whose errors count `(N,)`; `None` for all.
         """
         labels = torch.as_tensor(labels)
         groups = torch.arange(len(labels)) if groups is None else torch.as_tensor(groups)
         weights = torch.as_tensor(class_weights or [1.0] * num_classes, dtype=torch.double)[labels]
         weights, targets = weights / weights.mean(), 2 * nnf.one_hot(labels, num_classes).double() - 1
-        scored = ~alone_in_class(labels, groups)
+        scored = ~alone_in_class(labels, groups) & (True if judged is None else judged)
         most = BYTES[1] // (8 * num_classes)  # so that the coefficients need at most half of the room
         exact = len(labels) <= min(MAX_EXACT, most)
         some = torch.arange(len(labels)) if exact else in_proportion(labels, min(CENTERS, most))

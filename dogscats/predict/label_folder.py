@@ -30,9 +30,9 @@ from dogscats.lesson.activations import Activations
 from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
+from dogscats.reliability.detector_fit import WithEarly
 from dogscats.reliability.neighbors import ROWS
 from dogscats.reliability.signs import ForwardPass
-from dogscats.reliability.strangers import WithEarly
 from dogscats.reliability.thresholds import words
 from dogscats.runs.directory import checkpoint_of, run_of
 

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 FILE = "left_out.npz"
 
+MIN_JUDGED = 100
+"""With fewer training photos in `data.root`, leave-one-out judges the photos of `data.add`, too."""
+
 MAX_AUGMENTED = 500
 """Largest number of training photos whose augmented versions are predicted, left out."""
 
@@ -91,6 +94,19 @@ class LeftOut:
         averaged = predicted(self.augmented, self.averaged) if len(self.augmented) else None
         rows = torch.searchsorted(kept, self.augmented)
         return LeftOutPredictions(plain, averaged, rows, None if scores is None else scores[kept])
+
+
+def judged_alone(photos: Photos) -> torch.Tensor | None:
+    """Return which photos leave-one-out judges `(N,)`, `None` for all: those of `data.root`, if they are enough.
+
+    Added photos may have been chosen because they are difficult, or be easier than others.
+    """
+    own = torch.tensor([path not in photos.added for path in photos.paths])
+    count = int(own.sum())
+    if count < MIN_JUDGED or count == len(own):
+        return None
+    log.info("Leave-one-out judges the %d training photos of data.root, not the %d added ones", count, len(own) - count)
+    return own
 
 
 def needs_training_photos(data: DogsCatsDataModule) -> bool:

@@ -26,6 +26,22 @@ NEIGHBORS = 10
 """Number of nearest training photos."""
 
 
+class GivenStrangers(NamedTuple):
+    """Strangers that were given with the training photos.
+
+    Attributes:
+        features: features `(M, F)`.
+        early: early features `(M, E)` of a trained body; `None` for a frozen one.
+        parts: number of the part of each, which is held out with it `(M,)`.
+        kinds: number of the kind of each `(M,)`.
+    """
+
+    features: torch.Tensor
+    early: torch.Tensor | None
+    parts: torch.Tensor
+    kinds: torch.Tensor
+
+
 class TrainingPhotos(NamedTuple):
     """What signs learn from.
 
@@ -35,6 +51,7 @@ class TrainingPhotos(NamedTuple):
         labels: class index of each photo.
         num_classes: number of classes.
         widths: function that counts the features of each depth of the network.
+        strangers: photos of no class; `None` without any.
     """
 
     features: torch.Tensor
@@ -42,6 +59,7 @@ class TrainingPhotos(NamedTuple):
     labels: Sequence[int]
     num_classes: int
     widths: Callable[[], Sequence[int]]
+    strangers: GivenStrangers | None = None
 
 
 class ForwardPass(NamedTuple):

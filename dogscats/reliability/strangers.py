@@ -4,28 +4,21 @@ A detector is fitted to the training photos of a run, and similar ones are found
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from copy import copy, deepcopy
-from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
-from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError, user_message
 from dogscats.base.text import shown
 from dogscats.data.loading.dataset import PhotoDataset
-from dogscats.lesson.activations import Activations
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.kernel_head import KernelHead
-from dogscats.lesson.stage import Stage
 from dogscats.reliability.agreement import Disagreement
-from dogscats.reliability.neighbors import ROWS, nearest
+from dogscats.reliability.known_strangers import KnownStrangers
+from dogscats.reliability.neighbors import nearest
 from dogscats.reliability.signs import (
     MAX_PHOTOS_KEPT,
     Distance,
@@ -39,17 +32,12 @@ from dogscats.reliability.signs import (
 
 log = logging.getLogger(__name__)
 
-FOLDS = 10
-"""Parts of the training photos without which the signs are fitted anew."""
-
-MAX_PHOTOS_PASSED = 4000
-"""Largest number of training photos, evenly spaced, that pass a body whose activations are not cached."""
-
 SIGNS: tuple[tuple[type[Sign], ...], ...] = (
     (Distance,),  # for photos of another kind
     (EarlyDistance, Disagreement, Energy),  # for photos of an unknown class that resembles the known ones
+    (KnownStrangers,),  # for photos like the strangers that were given
 )
-"""The signs of a stranger. Of each row, the first that applies is used."""
+"""The signs of a stranger. Of each row, the first that applies is used; of the last, perhaps none."""
 
 
 class StrangerDetector(nn.Module):
@@ -85,7 +73,7 @@ class StrangerDetector(nn.Module):
             paths: path of each photo, below the root of the data.
         """
         kept = evenly_spaced(len(paths), MAX_PHOTOS_KEPT).tolist()
-        return cls(_fit_signs(photos), [paths[row] for row in kept])
+        return cls(fit_signs(photos), [paths[row] for row in kept])
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """Return the arrays of all signs, `median` and `spread`, as saved in `strangers.npz`."""
@@ -97,7 +85,7 @@ class StrangerDetector(nn.Module):
     @classmethod
     def restore(cls, arrays: Mapping[str, torch.Tensor], paths: Sequence[str]) -> "StrangerDetector":
         """Restore the detector from the arrays of `strangers.npz`."""
-        detector = cls([next(filter(None, (sign.restore(arrays) for sign in row))) for row in SIGNS], paths)
+        detector = cls(_first(lambda sign: sign.restore(arrays)), paths)
         detector.median, detector.spread = arrays["median"].float(), arrays["spread"].float()
         return detector
 
@@ -165,109 +153,15 @@ class StrangerDetector(nn.Module):
         ]
 
 
-def _fit_signs(photos: TrainingPhotos) -> list[Sign]:
-    return [next(filter(None, (sign.fit(photos) for sign in row))) for row in SIGNS]
+def fit_signs(photos: TrainingPhotos) -> list[Sign]:
+    """Fit the signs that apply to training photos."""
+    return _first(lambda sign: sign.fit(photos))
 
 
-def out_of_fold_scores(photos: TrainingPhotos, groups: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
-    """Compute the signs of training photos, each by what was learned without its fold: otherwise they are too small.
-
-    Args:
-        photos: what the signs learn from.
-        groups: number of the group of each photo `(N,)`; a group is in one fold.
-        logits: logits of each photo, left out, `(N, C)`.
-
-    Returns:
-        Signs `(N, S)`; `None` if all photos are of one group.
-    """
-    _, places = torch.unique(groups, return_inverse=True)
-    folds, labels = places % FOLDS, torch.tensor(photos.labels)  # photos are in the order of the classes
-    if places.max() == 0:
-        return None
-    scores = torch.empty(len(labels), len(SIGNS))
-    chosen = torch.unique(folds).tolist()
-    for fold in progress_bar(chosen, "Leaving out folds", len(chosen), "fold"):
-        (others,), (rows,) = (which.nonzero(as_tuple=True) for which in (folds != fold, folds == fold))
-        known = photos._replace(features=photos.features[others], labels=labels[others].tolist())
-        signs = _fit_signs(known)
-        for some in torch.split(rows, ROWS):
-            computed = ForwardPass(photos.features[some], logits[None, some])
-            scores[some] = torch.stack([sign.score(computed) for sign in signs], dim=1)
-    return scores
-
-
-def fit_detector(
-    activations: Activations,
-    stages: Sequence[Stage],
-    fabric: Fabric,
-    run_dir: Path,
-    left_out: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[StrangerDetector, torch.Tensor | None] | None:
-    """Fit the signs to the training photos in the feature space of the final body.
-
-    The activations of a frozen body are cached; photos pass a trained one once.
-
-    Args:
-        activations: activations of the run.
-        stages: stages of the recipe.
-        fabric: Fabric of all ranks; all call this.
-        run_dir: run directory, for a temporary folder.
-        left_out: groups and logits of the training photos, as for `out_of_fold_scores`, if their signs are needed.
-
-    Returns:
-        The detector, and those signs; the same in all ranks. `None`, with the reason in the log, if they cannot be
-        computed: nothing else needs them.
-    """
-    trained = any(stage.trains_body for stage in stages)
-    plain = any(stage.is_closed_form or (stage.precompute and activations.views == 0) for stage in stages)
-    cached, folder, found = not trained and plain, run_dir / ".features", None
-    body, data, photos = activations.body, activations.data, activations.data.train
-    try:
-        if not cached:
-            photos = photos.select(evenly_spaced(len(photos.paths), MAX_PHOTOS_PASSED).tolist())
-        if trained and not stages[-1].precompute:
-            activations = copy(activations)
-            with suppress(AttributeError, IndexError, RuntimeError, TypeError):  # an unusual output of the early layer
-                activations.body = WithEarly(body, data.size)
-        features = activations.features(photos, "activations of train", None if cached else str(folder))
-        if fabric.is_global_zero:
-            features, early = features[:, : body.num_features], features[:, body.num_features :]
-            training = TrainingPhotos(
-                features,
-                early if early.shape[1] else None,
-                photos.labels,
-                len(data.classes),
-                lambda: body.widths(data.size),
-            )
-            scores = out_of_fold_scores(training, *left_out) if left_out else None
-            found = StrangerDetector.fit(training, photos.paths), scores
-    except Exception as error:  # of odd photos or networks; but no rank may wait for one that has failed
-        if fabric.world_size > 1 and not isinstance(error, UserError):
-            raise
-        log_not_measured(error)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return fabric.broadcast(found)
-
-
-class WithEarly(Backbone):
-    """A body whose features are followed by its early ones.
-
-    Args:
-        body: the body.
-        size: side of the images in pixels.
-    """
-
-    def __init__(self, body: Backbone, size: int):
-        nn.Module.__init__(self)
-        self.body, self.mean, self.std, self.method = body, body.mean, body.std, body.method
-        with torch.inference_mode():
-            images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-            self.num_features = deepcopy(self).cpu().eval()(images).shape[1]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute both, `(B, num_features)`."""
-        return torch.cat(self.body.forward_with_early(images), dim=1)
+def _first(make: Callable[[type[Sign]], Sign | None]) -> list[Sign]:
+    """Make of each row of `SIGNS` the first that applies, if any does."""
+    found = (next(filter(None, map(make, row)), None) for row in SIGNS)
+    return [sign for sign in found if sign is not None]
 
 
 def similar_photos(model: Classifier, dataset: PhotoDataset, count: int) -> list[list[tuple[str, float]]]:

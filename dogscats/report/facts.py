@@ -21,6 +21,7 @@ from dogscats.lesson.predictions import CONFUSED_PAIRS
 from dogscats.lesson.stage import Stage, final_stage, make_stages
 from dogscats.reliability.kept import RELIABILITY
 from dogscats.reliability.measured import LABELS
+from dogscats.reliability.passing import passing_text
 
 AUTO = "auto.csv"
 """Name of the file that lists what `recipe=auto` tried."""
@@ -202,7 +203,7 @@ class Facts:
         """Photos of each class in each split that has any, after decisions; empty for a run without `photos.csv`."""
         found = {split: Counter[str]() for split in SPLITS}
         for row in self.rows(PHOTOS_FILE):
-            if row.get("label") in self._by_cell:  # older versions wrote none
+            if row["split"] in found and row.get("label") in self._by_cell:  # older versions wrote none
                 found[row["split"]][self._by_cell[row["label"]]] += 1
         return {split: counts for split, counts in found.items() if counts}
 
@@ -214,7 +215,7 @@ class Facts:
             content = row["bytes"], row["sample"]
             if row["split"] == "train":
                 training.add(content)
-            elif row["sample"] and content in training:
+            elif row["split"] in SPLITS and row["sample"] and content in training:
                 found[row["split"]] += 1
         return found
 
@@ -269,6 +270,11 @@ class Facts:
                 f"{kept} of the {photos} are classified, {right} of these correctly; the others are unsure or none."
             )
         return found
+
+    @property
+    def strangers(self) -> list[str]:
+        """Which share of known strangers would pass as a class, in sentences; none for a run without strangers."""
+        return passing_text(self.final)
 
     @property
     def limitations(self) -> list[str]:

@@ -67,6 +67,7 @@ class RunReport:
         stage: str | None = None,
         augmented: tuple[float, float] | None = None,
         left_out: Predictions | None = None,
+        strangers: Mapping[str, Any] | None = None,
     ) -> None:
         """Record the final metrics of validation and leave-one-out, and write the predictions.
 
@@ -77,6 +78,7 @@ class RunReport:
             augmented: as of `TTA.augmented_accuracy`.
             left_out: predictions of the training photos by leave-one-out, if it is valid; without validation photos
                 they take their place.
+            strangers: metrics of known strangers, as of `passing`.
         """
         predictions = averaged or plain or left_out
         assert predictions is not None
@@ -88,6 +90,7 @@ class RunReport:
             **(dict(zip(AUGMENTED, augmented, strict=True)) if augmented else {}),
             "confusion_matrix": predictions.confusion_matrix,
             **(_left_out(left_out) if left_out else {}),
+            **(strangers or {}),
         }
         self.metrics["peak_rss_mb"] = round(peak_rss_mb(), 1)
         predictions.write(self.run_dir / f"predictions_{'valid' if plain else 'loo'}.csv")
@@ -110,7 +113,7 @@ class RunReport:
     @property
     def final_numbers(self) -> dict[str, float]:
         """Final metrics by dotted path; those that are undefined are left out."""
-        final, counts = self.metrics["final"], ("n", "n_loo", "n_test")
+        final, counts = self.metrics["final"], ("n", "n_loo", "n_test", "n_strangers")
         return {f"final.{k}": v for k, v in final.items() if isinstance(v, int | float) and k not in counts}
 
     def summarise(self) -> None:

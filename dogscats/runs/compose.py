@@ -40,7 +40,7 @@ REFUSED_CALLBACKS = {
 OPTIONAL_MODEL = ("features", "size")
 
 OPTIONAL_DATA = {
-    **dict.fromkeys(("labels", "columns", "extension", "group", "decisions")),
+    **dict.fromkeys(("labels", "columns", "extension", "group", "decisions", "strangers", "add")),
     **dict.fromkeys(("shrink", "resident"), "auto"),
 }
 """Arguments that a user's own data module may lack, with the value at which they are dropped."""

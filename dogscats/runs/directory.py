@@ -25,7 +25,10 @@ from dogscats.base.trust import needs_trust
 
 log = logging.getLogger(__name__)
 
-PATH_SETTINGS = ("data.root", "data.cache_dir", "data.decisions", "activations.dir", "load", "model.weights")
+PATH_SETTINGS = (
+    *("data.root", "data.cache_dir", "data.decisions", "data.strangers", "data.add"),
+    *("activations.dir", "load", "model.weights"),
+)
 """Settings that name a file or folder."""
 
 PREDICTIONS = "predictions.csv"

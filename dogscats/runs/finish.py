@@ -18,10 +18,12 @@ from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import final_stage
 from dogscats.lesson.tta import TTA, tta_loaders
-from dogscats.reliability import strangers
+from dogscats.reliability.detector_fit import fit_detector
 from dogscats.reliability.kept import log_reliability, weights_digest, write_reliability
 from dogscats.reliability.left_out import LeftOut, LeftOutClassifier, left_out_loader, needs_training_photos
 from dogscats.reliability.measured import measured
+from dogscats.reliability.passing import passing, passing_text
+from dogscats.reliability.strangers import log_not_measured
 from dogscats.report import card, page
 from dogscats.report.facts import Facts, final_weights
 from dogscats.report.figure_table import Pictures, publish_figures
@@ -31,6 +33,7 @@ from dogscats.runs.checkpoint import load_classifier, save_classifier, save_weig
 from dogscats.runs.compose import build_callbacks
 from dogscats.runs.loggers import close, hyperparameters
 from dogscats.runs.run import UNNAMED, Run, stage_checkpoint
+from dogscats.suspects.photo_groups import groups_of
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ CURVES_FIRST = {
 """TensorBoard's tab of custom scalars, whose order is ours: the other tabs sort by name."""
 
 
-def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
+def fit_signs(run: Run, model: Classifier, activations: Activations) -> None:
     """Fit the detector of strangers: predictions then say how unlike the training photos a photo is.
 
     What leave-one-out says of the training photos is read, too.
@@ -75,10 +78,13 @@ def fit_detector(run: Run, model: Classifier, activations: Activations) -> None:
     if not run.is_trial:
         trained = run.stages[: run.stages.index(run.final_stage) + 1]
         needed = (left_out.groups, left_out.logits) if left_out and needs_training_photos(data) else None
-        found = strangers.fit_detector(activations, trained, run.fabric, run.dir, needed)
-        model.scorer, scores = found or (None, None)
+        groups = None
+        if data.strangers:
+            groups = groups_of(activations, data.strangers.photos, run.settings["data"].get("group"))
+        found = fit_detector(activations, model.heads, trained, run.fabric, run.dir, needed, groups)
+        model.scorer, scores, run.strangers = found or (None, None, None)
         if model.scorer and scores is None and not data.valid.paths:
-            strangers.log_not_measured(UserError("there are too few photos"))
+            log_not_measured(UserError("there are too few photos"))
             model.scorer = None
         run.weights = weights_digest(model.state_dict())  # before a Trainer may convert them to its precision
     run.left_out = left_out.predictions(data, scores) if left_out else None
@@ -128,7 +134,8 @@ def keep_predictions(run: Run, data: DogsCatsDataModule, tta: TTA) -> None:
         left_out = _decided(run, replace(left_out, unlike=tta.plain.unlike))
     plain = _decided(run, tta.plain) if validated else None
     averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
-    run.report.finish(plain, averaged, run.final_stage.name, tta.augmented_accuracy, left_out)
+    known = passing(run.strangers, run.reliability, data.classes) if run.strangers and run.reliability else None
+    run.report.finish(plain, averaged, run.final_stage.name, tta.augmented_accuracy, left_out, known)
 
 
 def keep_test_predictions(run: Run, tta: TTA) -> None:
@@ -172,6 +179,8 @@ def finish_run(run: Run, model: Classifier, loggers: list[Logger]) -> float:
     log.info("%s", final_weights(run.report.metrics, run.stages, run.cfg.final))
     if run.reliability:
         log_reliability(run.reliability)
+    for sentence in passing_text(run.report.metrics["final"]):
+        log.info("%s", sentence)
     run.report.summarise()
     return run.metric
 

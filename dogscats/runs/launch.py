@@ -20,7 +20,7 @@ from dogscats.base.errors import UserError, is_mistake, optional
 from dogscats.base.files import remove_unfinished
 from dogscats.base.locks import locked
 from dogscats.base.signals import stop_if_interrupted
-from dogscats.base.text import counted
+from dogscats.base.text import counted, listed
 from dogscats.data.loading.cached_array import all_ranks
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import write_bad_images
@@ -144,12 +144,17 @@ def keep_photos(run: Run, data: DogsCatsDataModule) -> None:
     """
     check_left_out(run, data)
     accept = data.changed == "accept"
-    run_photos.keep_photos(run.out, data.root, data.classes, data.splits, run.resumed, accept)
+    labelled = {split: (photos, data.classes) for split, photos in data.splits.items()}
+    strangers = {"strangers": (data.strangers.photos, data.strangers.kinds)} if data.strangers else {}
+    run_photos.keep_photos(run.out, data.root, labelled | strangers, run.resumed, accept)
     given = run.cfg.data.get("decisions")
     keep_decisions(data.decisions, run.out, given, run.resumed)
     log.info("Data      %s: %s; layout: %s", data.root, data.summary, data.layout)
     if data.decided:
         log.info("Decisions %s", data.decided)
+    if data.strangers:
+        photos, kinds = counted(len(data.strangers.photos.paths), "photo"), listed(data.strangers.kinds, 5)
+        log.info("Strangers %s of no class: %s", photos, kinds)
     if data.test:
         log.info("Test      %s, predicted once after the last stage", counted(len(data.test.paths), "labelled photo"))
     if data.left_out:

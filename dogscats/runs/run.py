@@ -19,6 +19,7 @@ from dogscats.base.errors import UserError
 from dogscats.base.files import read_json
 from dogscats.lesson.stage import Stage, final_stage
 from dogscats.lesson.tta import TTA
+from dogscats.reliability.detector_fit import HeldOutStrangers
 from dogscats.reliability.left_out import LeftOut
 from dogscats.reliability.measured import LeftOutPredictions, Reliability
 from dogscats.report.optimized_metric import check_metric
@@ -75,6 +76,7 @@ class Run:
         figures: figures that the loggers get at the end, by name.
         reliability: calibration and thresholds; `None` before the final prediction, or if they cannot be measured.
         left_out: predictions of the training photos by leave-one-out; `None` before the end, or where it is not valid.
+        strangers: what is computed for known strangers; `None` before the end, or without any.
 
     Raises:
         UserError: for callbacks, loggers or Trainer arguments that cannot be used.
@@ -102,6 +104,7 @@ class Run:
         self.figures: dict[str, Figure] = {}
         self.reliability: Reliability | None = None
         self.left_out: LeftOutPredictions | None = None
+        self.strangers: HeldOutStrangers | None = None
         self.lr_finder = build_lr_finder(cfg.callbacks)
         # Built here only to report config errors before any computation.
         built = [callback for stage in (*stages, None) for callback in build_callbacks(cfg.callbacks, stage).values()]

@@ -27,7 +27,7 @@ from dogscats.lesson.metrics import METRICS
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
-from dogscats.reliability.left_out import keep_left_out
+from dogscats.reliability.left_out import judged_alone, keep_left_out
 from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish
 from dogscats.report.history import History
@@ -163,13 +163,14 @@ def fit_closed_form(run: Run, stage: Stage, model: Classifier, activations: Acti
         log.info("No leave-one-out: the body was trained by %s, perhaps on these photos", trained_by)
     if fabric.is_global_zero:
         widths, began = [body.widths(data.size) for body in activations.body.members()], time.perf_counter()
-        fit = fit_kernel_heads(features, data.train.labels, len(data.classes), widths, groups, model.class_weights)
+        judged, classes = judged_alone(data.train), len(data.classes)
+        fit = fit_kernel_heads(features, data.train.labels, classes, widths, groups, model.class_weights, judged)
         log.info("Fitted to %s in %.1f s", counted(len(groups), "photo"), time.perf_counter() - began)
         valid = not trained_by and fit.scored.any()
         if valid:
             log.info("Each left out: right on %s, log loss %.3g", percent(fit.accuracy, len(groups)), fit.log_loss)
         if not trained_by:
-            _log_not_scored(fit, data)
+            _log_not_scored(fit, data, judged)
         fitted = fit.head, {"loo_loss": fit.log_loss} if valid else {}
     model.heads, metrics = fabric.broadcast(fitted)
     if "loo_loss" in metrics:
@@ -206,9 +207,9 @@ def _unused(run: Run, stage: Stage) -> list[str]:
     return [*others, *(f"recipe.{stage.name}.{key}" for key in stage.unused), *views, *callbacks]
 
 
-def _log_not_scored(fit: KernelFit, data: DogsCatsDataModule) -> None:
+def _log_not_scored(fit: KernelFit, data: DogsCatsDataModule, judged: torch.Tensor | None) -> None:
     """Name the training photos that leave-one-out cannot judge."""
-    left = (~fit.scored).nonzero().flatten().tolist()
+    left = (~fit.scored if judged is None else ~fit.scored & judged).nonzero().flatten().tolist()
     if left:
         classes = sorted({data.classes[data.train.labels[number]] for number in left})
         photos = f"{counted(len(left), 'training photo')} {'is' if len(left) == 1 else 'are'}"

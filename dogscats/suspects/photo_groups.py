@@ -52,35 +52,76 @@ def features_and_groups(
         group: the setting `data.group`.
         watch: called before each batch.
     """
-    data, fabric = activations.data, activations.fabric
-    photos, rows = before_decisions(data.train)
-    file = activations.file("duplicates", photos)
-    pairs: list[list[int]] | None = fabric.broadcast(_read(file))
-    wanted = pairs is None and len(photos.paths) <= MOST_COMPARED
-    thumbnails = torch.zeros(len(photos.paths), THUMBNAIL, THUMBNAIL)
-
-    def look(batch: Batch) -> None:
-        if watch:
-            watch()
-        gray = (batch.inputs.cpu() * LUMA).sum(dim=1, keepdim=True)
-        thumbnails[batch.indices] = nnf.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)[:, 0]
-
-    features = activations.features(data.train, "activations of train", watch=look if wanted or watch else None)
-    if wanted:
-        if not _summed(fabric, thumbnails.any().float()).any():  # the activations were cached
-            loader = data.loader(PhotoDataset(photos, data.evaluation, data.seed), persistent=False, whole=True)
-            for batch in progress_bar(loader, "Looking at photos", len(loader), "batch"):
-                look(batch)
-        thumbnails = _summed(fabric, thumbnails)
-        pairs = fabric.broadcast(_compare(thumbnails, file) if fabric.is_global_zero else None)
+    train, classes = activations.data.train, activations.data.classes
+    photos, rows = before_decisions(train)
+    seen = Thumbnails(activations, photos, watch)
+    features = activations.features(train, "activations of train", watch=seen.look if seen.wanted or watch else None)
+    pairs = seen.near_duplicates()
     if pairs is None:
         log.info("Near-duplicates are not looked for among more than %d photos", MOST_COMPARED)
     chosen = range(len(photos.paths)) if rows is None else rows
     place = {row: number for number, row in enumerate(chosen)}
     alike = [(place[a], place[b]) for a, b in pairs or () if a in place and b in place]
+    return features, torch.tensor(left_out_together(train, classes, _named(train, group), alike))
+
+
+def groups_of(activations: Activations, photos: Photos, group: str | None) -> torch.Tensor:
+    """Number the groups of photos `(N,)`, of near-duplicates and of the setting `data.group`; all ranks together."""
+    first: dict[str, int] = {}
+    named = [(first.setdefault(name, row), row) for row, name in enumerate(_named(photos, group)) if name is not None]
+    pairs = Thumbnails(activations, photos).near_duplicates() or ()
+    return torch.tensor(joined_by(len(photos.paths), [*named, *((a, b) for a, b in pairs)]))
+
+
+def _named(photos: Photos, group: str | None) -> list[str | None]:
+    """Return the user's group of each photo; `None` for one on its own."""
     pattern = group_pattern(group)
-    named = [group_of(pattern, path) if pattern else None for path in data.train.paths]
-    return features, torch.tensor(left_out_together(data.train, data.classes, named, alike))
+    return [group_of(pattern, path) if pattern else None for path in photos.paths]
+
+
+class Thumbnails:
+    """Thumbnails of photos, taken as they pass the network or else from the files; their pairs are cached.
+
+    Args:
+        activations: activations of the run.
+        photos: the `N` photos.
+        watch: called before each batch.
+
+    Attributes:
+        wanted: whether thumbnails are needed: the pairs are not cached, and the photos are not too many.
+    """
+
+    def __init__(self, activations: Activations, photos: Photos, watch: Callable[[], None] | None = None):
+        self._data, self._fabric, self._photos, self._watch = activations.data, activations.fabric, photos, watch
+        self._file = activations.file("duplicates", photos)
+        self._pairs: list[list[int]] | None = self._fabric.broadcast(_read(self._file))
+        self.wanted = self._pairs is None and len(photos.paths) <= MOST_COMPARED
+        self._thumbnails = torch.zeros(len(photos.paths) if self.wanted else 0, THUMBNAIL, THUMBNAIL)
+
+    def look(self, batch: Batch) -> None:
+        """Take the thumbnails of a batch, if they are needed."""
+        if self._watch:
+            self._watch()
+        if not self.wanted:
+            return
+        gray = (batch.inputs.cpu() * LUMA).sum(dim=1, keepdim=True)
+        small = nnf.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
+        self._thumbnails[batch.indices] = small[:, 0]
+
+    def near_duplicates(self) -> list[list[int]] | None:
+        """Find pairs of near-duplicates; all ranks together. `None` among too many photos."""
+        if self.wanted:
+            seen = _summed(self._fabric, self._thumbnails.flatten(1).any(dim=1).float())
+            if len(unseen := (seen == 0).nonzero().flatten()):  # their activations were cached
+                dataset = PhotoDataset(self._photos.select(unseen.tolist()), self._data.evaluation, self._data.seed)
+                loader = self._data.loader(dataset, persistent=False, whole=True)
+                for batch in progress_bar(loader, "Looking at photos", len(loader), "batch"):
+                    self.look(batch._replace(indices=unseen[batch.indices]))
+            thumbnails = _summed(self._fabric, self._thumbnails)
+            self._pairs = self._fabric.broadcast(
+                _compare(thumbnails, self._file) if self._fabric.is_global_zero else None
+            )
+        return self._pairs
 
 
 def _summed(fabric: Fabric, share: torch.Tensor) -> torch.Tensor:

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from dogscats import KernelHead, Predictions
+from dogscats.reliability.detector_fit import out_of_fold_scores
 from dogscats.reliability.kept import thresholds_text
 from dogscats.reliability.measured import LeftOutPredictions, Reliability, measure
 from dogscats.reliability.signs import ForwardPass, TrainingPhotos
-from dogscats.reliability.strangers import StrangerDetector, out_of_fold_scores
+from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Judged, are_enough, basis, best_thresholds, expected_share, lost
 
 WIDTHS = [24, 40]

@@ -14,17 +14,19 @@ from torchvision.transforms import v2
 from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import ArgumentError
 from dogscats.base.text import counted, listed
+from dogscats.data.added.additions import Additions
+from dogscats.data.added.stranger_photos import StrangerPhotos, usable_strangers
 from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
 from dogscats.data.loading.loaders import SharedBatchSampler, photo_loader, shared_batches
 from dogscats.data.loading.photo_check import check_classes, usable_photos
 from dogscats.data.loading.resident import Resident
 from dogscats.data.loading.workers import default_num_workers
-from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments
+from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments, root_of
 from dogscats.data.photos.class_names import numbers_among
 from dogscats.data.photos.decisions import Decisions, NewLabels, decide, decided, read_decisions
 from dogscats.data.photos.download import LESSON_URL, download_dataset
 from dogscats.data.photos.layouts import DatasetFinder, Found, Photos
-from dogscats.data.photos.listing import left_out, left_out_summary
+from dogscats.data.photos.listing import left_out, left_out_summary, set_aside
 from dogscats.data.pixels import transforms
 from dogscats.data.pixels.shrink import Shrink
 from dogscats.data.pixels.transforms import fitted, needed_side
@@ -41,7 +43,6 @@ class DogsCatsDataModule(LightningDataModule):
     Example:
         >>> data = DogsCatsDataModule("photos", size=224)
         >>> data.classes  # ["cats", "dogs"]
-        >>> data.setup()
         >>> batch = next(iter(data.train_dataloader()))  # inputs: (64, 3, 224, 224), uint8; labels: (64,)
 
     Args:
@@ -68,11 +69,14 @@ class DogsCatsDataModule(LightningDataModule):
         decisions: CSV file of photos to drop or relabel; splits, classes and `limit` do not depend on it.
         columns: names of the table's columns, by `path`, `label` and `split`; `None` to find them.
         extension: ending of the photos where several files have the name in the table; `None` to find it.
+        strangers: folder of photos of no class, perhaps in sub-folders by kind; `None` without any.
+        add: table of new labels, whose photos join the training photos; `None` without one.
 
     Attributes:
         train: training photos, after `setup` and decisions.
         valid: validation photos, after `setup` and decisions.
         test: labelled test photos, after `setup` and decisions; `None` without any.
+        strangers: photos of no class, after `setup`; `None` without any.
         splits: labelled photos of each split that has any, after `setup`: train, valid and perhaps test.
         decided: what decisions change, in one line, after `setup` or `labelled`; empty without decisions.
         bad, elongated: what was found of the photos, after `setup`; see `photo_check.Findings`.
@@ -86,6 +90,7 @@ class DogsCatsDataModule(LightningDataModule):
 
     test: Photos | None = None
     resident: Resident | None = None
+    strangers: StrangerPhotos | None = None
     held_out = decided = ""
 
     def __init__(
@@ -112,17 +117,20 @@ class DogsCatsDataModule(LightningDataModule):
         columns: Mapping[str, str] | None = None,
         extension: str | None = None,
         resident: str | bool = False,
+        strangers: str | None = None,
+        add: str | None = None,
     ):
         check_arguments(locals())
         super().__init__()
         if not callable(augment):
             raise ArgumentError("data", f"augment={augment}: expected a function from the size to a transform.")
-        self.root, self.size, self.batch_size, self.seed = Path(root).expanduser(), size, batch_size, seed
+        self.root, self.size, self.batch_size, self.seed = root_of(root, labels), size, batch_size, seed
         self.cache_dir, self.on_bad_image, self.changed = cache_dir, on_bad_image, changed
+        self.bad, self.elongated = dict[str, str](), list[str]()
         self.download, self.url, self.sha256, self.valid_fraction = download, url, sha256, valid_fraction
-        self._finder = DatasetFinder(
-            self.root, valid_fraction, seed, limit, labels, group, cache_dir, columns, extension, on_bad_image == "skip"
-        )
+        self._additions = Additions(self.root, limit, on_bad_image == "skip", strangers, add)
+        others = labels, group, cache_dir, columns, extension, on_bad_image == "skip", self._additions.folders
+        self._finder = DatasetFinder(self.root, valid_fraction, seed, limit, *others)
         self._resident, self._decisions_file = resident, decisions and str(decisions)
         self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.augmentation = fitted(augment(size), size, fit)
@@ -134,8 +142,7 @@ class DogsCatsDataModule(LightningDataModule):
         """Download the dataset if enabled, find its photos, and read decisions about them.
 
         Raises:
-            UserError: if `root` has no photos or its layout is unclear (the message says how to get data), the
-                download fails, or decisions do not fit the photos.
+            UserError: if `root` has no photos or an unclear layout, the download fails, or decisions do not fit.
         """
         if self.download:
             download_dataset(self.url, self.root, self.sha256)
@@ -146,7 +153,7 @@ class DogsCatsDataModule(LightningDataModule):
         found = self._finder.find()
         for note in found.notes:
             log.warning("%s", note)
-        return found
+        return self._additions.join(found)
 
     @cached_property
     def decisions(self) -> Decisions | None:
@@ -160,7 +167,8 @@ class DogsCatsDataModule(LightningDataModule):
     @cached_property
     def _changes(self) -> NewLabels:
         found = self._found
-        changes, self.decided = decide(self.decisions, found.splits, found.classes, found.labelled)
+        others = found.labelled, self._additions.listed(found.train.root)
+        changes, self.decided = decide(self.decisions, found.splits, found.classes, *others)
         return changes
 
     @cached_property
@@ -183,8 +191,7 @@ class DogsCatsDataModule(LightningDataModule):
         """List the photos and check that they can be decoded; set `train`, `valid`, `test` and `bad`.
 
         Raises:
-            UserError: if classes are missing, empty or differ between splits, there are too few photos, photos are
-                unreadable, or decisions do not fit the photos.
+            UserError: as `prepare_data`, or if photos are unreadable.
         """
         if hasattr(self, "train"):
             return
@@ -193,6 +200,9 @@ class DogsCatsDataModule(LightningDataModule):
         for split, photos in splits.items():
             check_classes(split, found.splits[split], photos, found.classes, self.bad)
         self.splits, self.test, self.train, self.valid = splits, splits.get("test"), splits["train"], splits["valid"]
+        strangers = self._additions.strangers(found.train.root, self._changes)
+        if strangers.photos.paths:
+            self.strangers = usable_strangers(strangers, self._usable({}, strangers.photos)[0], splits)
 
     def labelled(self, split: str, classes: Sequence[str]) -> Photos:
         """List the photos of one split for a classifier of `classes`, and check that they can be decoded.
@@ -201,8 +211,7 @@ class DogsCatsDataModule(LightningDataModule):
         `decided`. Decisions about photos of other splits are ignored.
 
         Raises:
-            UserError: if the split is missing, empty or has unknown classes, photos are unreadable, or decisions do
-                not fit them.
+            UserError: for a split that is missing, empty or of unknown classes, unreadable photos, or bad decisions.
         """
         found, photos, self.held_out = self._finder.find_split(split)
         numbers = numbers_among(found, classes, f"data.root={self.root}: the classes in {split}")
@@ -225,7 +234,7 @@ class DogsCatsDataModule(LightningDataModule):
             shrink = replace(shrink, folder=cache_dir / f"shrunken-{shrink.side}")
         dropped = {path for path, label in changes.items() if label is None}
         readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
-        self.bad, self.elongated = found.bad, found.elongated
+        self.bad, self.elongated = {**self.bad, **found.bad}, [*self.elongated, *found.elongated]
         return [decided(photos, changes) for photos in readable] if changes else readable
 
     @property
@@ -243,7 +252,8 @@ class DogsCatsDataModule(LightningDataModule):
     @property
     def left_out(self) -> str:
         """One line about the files and folders in `root` that are not used; empty if all are."""
-        return left_out_summary(left_out(self.root, self._found.used), self._found.empty_folders)
+        with set_aside(self._additions.folders):
+            return left_out_summary(left_out(self.root, self._found.used), self._found.empty_folders)
 
     @property
     def layout(self) -> str:

@@ -249,10 +249,9 @@ def check_classes(split: str, given: Photos, readable: Photos, classes: Sequence
     Raises:
         UserError: listing the unreadable photos.
     """
-    labels = set(readable.labels)
-    missing = [name for number, name in enumerate(classes) if number not in labels]
-    if given.paths and (not labels or (missing and split != "test")):
-        of_class = "" if split == "test" else f"of class {missing[0]!r} "
+    gone = sorted({*given.labels} - {*readable.labels})  # a class of added photos has none to validate
+    if gone and (split != "test" or not readable.paths):
+        of_class = "" if split == "test" else f"of class {classes[gone[0]]!r} "
         raise UserError(
             f"data.root={given.root}: no photo {of_class}in {split} can be read. Replace some of these:\n"
             + bad_listed(given.root, bad)

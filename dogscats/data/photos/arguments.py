@@ -62,6 +62,8 @@ RULES: dict[str, Rule] = {
         (lambda value: bool(re.fullmatch(r"\.?\w+", str(value))), "the ending of the photos, such as jpg")
     ),
     "decisions": or_none(_path("a file: decisions.csv")),
+    "strangers": or_none(_path("a folder")),
+    "add": or_none(_path("a table, such as labels.csv")),
 }
 """Rule of each argument that is checked: a test, and the expected value in words."""
 
@@ -74,6 +76,20 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """
     check_values(RULES, arguments, raises=partial(ArgumentError, "data"))
     group_pattern(arguments.get("group"))
+
+
+def root_of(root: str | Path, labels: str | Path | None) -> Path:
+    """Return the folder of a dataset; that of the table, if there is no other and it names the folders of its photos.
+
+    Args:
+        root: the setting `data.root`.
+        labels: the setting `data.labels`.
+    """
+    folder, table = Path(root).expanduser(), Path(labels or "").expanduser()
+    if folder.exists() or not table.is_file() or table.suffix.lower() != ".csv":
+        return folder
+    with table.open(encoding="utf-8-sig", errors="replace") as lines:
+        return table.absolute().parent if "folder" in lines.readline().strip().split(",") else folder
 
 
 def check_root(root: Path) -> None:

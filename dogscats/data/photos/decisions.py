@@ -1,6 +1,7 @@
-"""Decisions about photos, `decisions.csv`: which to drop, and which to relabel. No file of a photo is touched."""
+"""Decisions about photos, `decisions.csv`: which to drop, relabel, or make strangers. No file of a photo is touched."""
 
 import io
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.tables.columns import find_columns
 from dogscats.data.photos.tables.table_rows import ENCODING, text_rows
 
-KINDS = ("keep", "drop", "relabel")
+KINDS = ("keep", "drop", "relabel", "none")
 
 COLUMNS = {"path": ("path",), "decision": ("decision",), "label": ("label",)}
 
+STRANGER = -1
+"""Stands for the class of a photo that is of no class: it is dropped from its split, and becomes a stranger."""
+
 NewLabels = Mapping[str, int | None]
-"""Class index of each photo that decisions change, by path; `None` for a dropped one."""
+"""Class index of each photo that decisions change, by path; `None` for a dropped one, and `STRANGER`."""
 
 
 class Decision(NamedTuple):
@@ -75,13 +79,17 @@ class Decisions:
             if path is None or path not in photos:
                 continue
             applied += 1
+            if row.kind == "relabel" and photos[path] == STRANGER:
+                raise self._error(row, "it relabels a stranger. Label the photo in a table for data.add")
             if row.kind == "keep" and row.label and numbers.get(row.label) != photos[path]:
+                own = shown([*classes, "none"][photos[path]])  # whose last is that of a stranger
                 raise self._error(
                     row,
-                    f"it keeps a photo of {shown(classes[photos[path]])!r}, but its label is {shown(row.label)!r}. "
-                    "Write relabel to change the label, or leave it empty",
+                    f"it keeps a photo of {own!r}, but its label is {shown(row.label)!r}. Write relabel to change "
+                    "the label, or leave it empty",
                 )
-            label = {"keep": photos[path], "drop": None, "relabel": numbers.get(row.label)}[row.kind]
+            labels = {"keep": photos[path], "drop": None, "relabel": numbers.get(row.label), "none": STRANGER}
+            label = labels[row.kind]
             before, first = found.setdefault(path, (label, row))
             if label != before:
                 raise self._error(
@@ -140,6 +148,7 @@ def decide(
     splits: Mapping[str, Photos],
     classes: Sequence[str],
     others: Collection[str] | None = None,
+    strangers: Collection[str] = (),
 ) -> tuple[NewLabels, str]:
     """Find the changes that decisions make to splits.
 
@@ -149,6 +158,7 @@ def decide(
         classes: class names.
         others: paths of further photos, about which decisions are ignored; `None` to ignore those about all others,
             known or not, and to allow that a class loses all its photos.
+        strangers: paths of photos of no class, which can be dropped.
 
     Returns:
         The new labels; and what changes, in one line, empty without decisions.
@@ -159,7 +169,7 @@ def decide(
     if decisions is None:
         return {}, ""
     labels = {path: label for part in splits.values() for path, label in zip(part.paths, part.labels, strict=True)}
-    changes, applied = decisions.new_labels(labels, classes, others)
+    changes, applied = decisions.new_labels(dict.fromkeys(strangers, STRANGER) | labels, classes, others)
     for split, photos in splits.items():
         left = set(decided(photos, changes).labels)
         gone = [name for number, name in enumerate(classes) if number not in left]
@@ -170,28 +180,31 @@ def decide(
     why = "photos of other splits" if others is None else "photos that data.limit leaves out"
     others_are = f"; {left_out} {plural(left_out, 'is', 'are')} about {why}" if left_out else ""
     applies = f"{applied} of {len(decisions.rows)} decisions apply{others_are}"
-    return changes, f"{_summary(decisions.name, splits, changes)}. {applies}"
+    paths = {split: photos.paths for split, photos in splits.items()} | {"strangers": [*strangers]}
+    return changes, f"{_summary(decisions.name, paths, changes)}. {applies}"
 
 
-def _summary(name: str, splits: Mapping[str, Photos], changes: NewLabels) -> str:
+def _summary(name: str, splits: Mapping[str, Sequence[str]], changes: NewLabels) -> str:
     """Say in one line what changes: `decisions.csv: 3 photos dropped (train 2, valid 1), 1 relabeled (train 1)`."""
-
-    def counted(drops: bool, unit: str) -> str:
-        numbers = {
-            split: sum(path in changes and (changes[path] is None) is drops for path in photos.paths)
-            for split, photos in splits.items()
-        }
-        where = ", ".join(f"{split} {number}" for split, number in numbers.items() if number)
-        total = sum(numbers.values())
-        return f"{total} {unit if total != 1 else unit.replace('photos', 'photo')}{f' ({where})' if where else ''}"
-
-    return f"{name}: {counted(True, 'photos dropped')}, {counted(False, 'relabeled')}"
+    what = {None: "dropped", STRANGER: "of no class"}
+    found = {"dropped": Counter[str](), "relabeled": Counter[str](), "of no class": Counter[str]()}
+    for split, paths in splits.items():
+        for path in paths:
+            if path in changes:
+                found[what.get(changes[path], "relabeled")][split] += 1
+    parts = []
+    for kind, numbers in found.items():
+        if kind != "of no class" or numbers:
+            where = ", ".join(f"{split} {number}" for split, number in numbers.items())
+            total = counted(numbers.total(), "photo") if kind == "dropped" else numbers.total()
+            parts.append(f"{total} {kind}{f' ({where})' if where else ''}")
+    return f"{name}: {', '.join(parts)}"
 
 
 def decided(photos: Photos, changes: NewLabels) -> Photos:
-    """Drop and relabel photos; the others keep their order and labels."""
+    """Drop and relabel photos; the others keep their order and labels. Strangers are dropped, too."""
     pairs = zip(photos.paths, photos.labels, strict=True)
-    kept = [(path, new) for path, label in pairs if (new := changes.get(path, label)) is not None]
+    kept = [(path, new) for path, label in pairs if (new := changes.get(path, label)) is not None and new >= 0]
     labels = [label for _, label in kept]
     if len(kept) == len(photos.paths):
         return replace(photos, labels=labels)

@@ -16,7 +16,7 @@ from dogscats.base.text import listed
 from dogscats.data.photos.arguments import check_root
 from dogscats.data.photos.class_names import in_one_spelling, joined_hint
 from dogscats.data.photos.folders import Folders
-from dogscats.data.photos.listing import unreadable_notes, unreadable_skipped
+from dogscats.data.photos.listing import set_aside, unreadable_notes, unreadable_skipped
 from dogscats.data.photos.split import check_groups, group_pattern, hold_out, in_both, split_of
 from dogscats.data.photos.tables.columns import LabelTable
 from dogscats.data.photos.tables.label_table import Table
@@ -92,6 +92,7 @@ class Photos:
         labels: class index of each photo; empty for unlabelled photos.
         odd: paths of photos that the JPEG library would print warnings about.
         shrink: how large photos are read; `None` to decode all in full.
+        added: paths of photos that `data.add` has added, at the end.
         undecided: the photos before decisions dropped some; `None` if none are dropped.
     """
 
@@ -100,6 +101,7 @@ class Photos:
     labels: Sequence[int]
     odd: Collection[str] = ()
     shrink: Shrink | None = field(default=None, compare=False)  # the same photos, however they are read
+    added: Collection[str] = field(default=(), compare=False, repr=False)
     undecided: "Photos | None" = field(default=None, compare=False, repr=False)
 
     def select(self, rows: Sequence[int]) -> "Photos":
@@ -164,6 +166,7 @@ class DatasetFinder:
         columns: names of the columns of the table, by `path`, `label` and `split`; `None` to find them.
         extension: ending of the photos where several files have the name in the table; `None` to find it.
         skip: whether to leave out folders that cannot be listed, and say so, instead of an error.
+        aside: folders that may lie in `root`, and have no photos of the dataset.
     """
 
     root: Path
@@ -176,6 +179,7 @@ class DatasetFinder:
     columns: Mapping[str, str] | None = None
     extension: str | None = None
     skip: bool = False
+    aside: Sequence[Path] = ()
 
     def find(self) -> Found:
         """Find the photos of all splits.
@@ -183,7 +187,7 @@ class DatasetFinder:
         Raises:
             UserError: if folders, classes or photos are missing, or the classes differ between splits.
         """
-        with unreadable_skipped(self.skip) as unreadable:
+        with unreadable_skipped(self.skip) as unreadable, set_aside(self.aside):
             found = self._found(self._source())
         return replace(found, notes=[*found.notes, *unreadable_notes(unreadable)])
 
@@ -202,7 +206,7 @@ class DatasetFinder:
         Raises:
             UserError: if folders are missing.
         """
-        with unreadable_skipped(self.skip) as unreadable:
+        with unreadable_skipped(self.skip) as unreadable, set_aside(self.aside):
             source, kind = self._source(), split_of(split)
             if kind in ("train", "valid") and "valid" not in source.splits:
                 found = self._found(source)
@@ -222,11 +226,8 @@ class DatasetFinder:
     def _source(self) -> Source:
         check_root(self.root)
         columns = {kind: str(name) for kind, name in (self.columns or {}).items()}
-        labels = (
-            LabelTable(str(self.labels), columns, self.extension and str(self.extension))
-            if self.labels is not None
-            else None
-        )
+        extension = self.extension and str(self.extension)
+        labels = None if self.labels is None else LabelTable(str(self.labels), columns, extension)
         if labels is None and (columns or self.extension):
             given = f"columns={columns}" if columns else f"extension={self.extension}"
             raise ArgumentError("data", f"{given}: it needs a table: data.labels=<table>.")
@@ -250,8 +251,7 @@ class DatasetFinder:
                 f"{source.name}: {place('test')} has photos of {listed(unknown)}, but the classes of {place('train')} "
                 f"are {listed(classes)}. Take the others out of {place('test')}."
             )
-        hint = joined_hint(classes) if source.tables else []
-        notes = [*source.notes, *spelled, *hint]
+        notes = [*source.notes, *spelled, *(hint := joined_hint(classes) if source.tables else [])]
         notes += check_groups(train, pattern) if pattern else []
         if "valid" in source.splits:
             if classes != list(valid):

@@ -11,7 +11,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dogscats.base.errors import Failure, UserError
-from dogscats.base.text import listed, shown
+from dogscats.base.text import counted, listed, shown
 from dogscats.data.pixels.images import FILE_ERRORS, image_size
 
 EXTENSIONS = {*IMG_EXTENSIONS, ".gif", ".heic", ".heif"}
@@ -49,9 +49,7 @@ def natural_key(path: str | Path) -> str:
 
 
 def _number_key(found: re.Match[str]) -> str:
-    number = found[0]
-    if number[0] == "0" or not number.isascii():
-        number = str(int(number))
+    number = found[0] if found[0][0] != "0" and found[0].isascii() else str(int(found[0]))
     return f"\0{chr(len(number))}{number}"
 
 
@@ -73,6 +71,19 @@ def unreadable_skipped(skip: bool = True) -> Iterator[list[str]]:
         _unreadable.reset(token)
 
 
+_aside: ContextVar[frozenset[str]] = ContextVar("aside", default=frozenset())
+
+
+@contextmanager
+def set_aside(folders: Iterable[Path]) -> Iterator[None]:
+    """Skip folders: their photos are not those of a dataset that they lie in."""
+    token = _aside.set(frozenset(os.path.realpath(folder) for folder in folders))
+    try:
+        yield
+    finally:
+        _aside.reset(token)
+
+
 def _cannot_list(path: str, error: OSError) -> None:
     """Raise an error that names a folder, or note it within `unreadable_skipped`."""
     skipped, reason = _unreadable.get(), error.strerror or str(error)
@@ -89,8 +100,9 @@ def _cannot_list(path: str, error: OSError) -> None:
 
 def unreadable_notes(folders: Sequence[str]) -> list[str]:
     """Count and name folders that were skipped, in one line; without any, there is none."""
-    count = f"{len(folders)} folder{'s' if len(folders) > 1 else ''}"
-    return [f"{count} left out that cannot be listed: {listed(folders, 5)}"] if folders else []
+    return (
+        [f"{counted(len(folders), 'folder')} left out that cannot be listed: {listed(folders, 5)}"] if folders else []
+    )
 
 
 def unreadable_in(folder: Path) -> bool:
@@ -117,6 +129,8 @@ def list_folder(folder: str | Path) -> tuple[list[str], list[str]]:
                         _cannot_list(entry.path, error)
                         continue
                     is_folder = False
+                if is_folder and _aside.get() and os.path.realpath(entry.path) in _aside.get():
+                    continue
                 (folders if is_folder else files).append(entry.name)
     except OSError as error:
         _cannot_list(str(folder), error)
@@ -133,8 +147,7 @@ def walk_files(folder: Path) -> Iterator[str]:
     Raises:
         UserError: as `list_folder`.
     """
-    visited: set[str] = set()
-    waiting = [""]
+    visited, waiting = set[str](), [""]
     while waiting:
         inner = waiting.pop()
         parent = f"{folder}/{inner[:-1]}" if inner else str(folder)
@@ -170,8 +183,7 @@ def is_image_name(folder: Path, name: str) -> bool:
     dot = name.rfind(".")
     if dot > 0 and name[dot - 1] not in "./" and name[dot:].lower() in EXTENSIONS:
         return True  # most files; a Path for each would take most of the time
-    path = folder / name
-    extension = path.suffix.lower()
+    path, extension = folder / name, Path(name).suffix.lower()
     return extension in EXTENSIONS or (extension not in RAW and image_size(path) is not None)
 
 

@@ -25,22 +25,21 @@ DECISIONS_FILE = "decisions.csv"
 
 
 def keep_photos(
-    run_dir: Path, root: Path, classes: Sequence[str], splits: Mapping[str, Photos], resumed: bool, accept: bool = False
+    run_dir: Path, root: Path, splits: Mapping[str, tuple[Photos, Sequence[str]]], resumed: bool, accept: bool = False
 ) -> None:
     """Write `photos.csv` (split, path, size in bytes, hash of samples, label), or compare it with a resumed run's.
 
     Args:
         run_dir: run directory.
         root: folder of the dataset.
-        classes: class names.
-        splits: labelled photos of each split.
+        splits: photos of each split, with the names of their labels: those of train are the classes.
         resumed: whether the run is resumed.
         accept: whether to accept that photos have changed: `data.changed=accept`.
 
     Raises:
         UserError: if photos were added, removed, changed or moved between splits, and this is not accepted.
     """
-    file = run_dir / PHOTOS_FILE
+    file, classes = run_dir / PHOTOS_FILE, splits["train"][1]
     if resumed and file.is_file():
         with as_user_error(file, *DAMAGED, KeyError):
             before = {row["path"]: (row["split"], row["bytes"], row["sample"], row["label"]) for row in csv_rows(file)}
@@ -50,7 +49,7 @@ def keep_photos(
                 f"data.root={root}: the classes are {listed(classes)} now, but those of the run in {run_dir} are "
                 f"{listed(sorted(labels))}. Put them back as they were, or start a new run."
             )
-        now = {path: (split, *rest) for split, path, *rest in _rows(classes, splits)}
+        now = {path: (split, *rest) for split, path, *rest in _rows(splits)}
         if not any(split == "test" for split, *_ in before.values()):
             # Training is the same with a labelled test/ that was added since.
             now = {path: row for path, row in now.items() if row[0] != "test"}
@@ -62,13 +61,13 @@ def keep_photos(
                 f"data.root={root}: the photos have changed since the run in {run_dir} began: {changes}. Put them back "
                 "as they were, or go on with the current photos: data.changed=accept."
             )
-    write_rows(file, ["split", "path", "bytes", "sample", "label"], _rows(classes, splits))
+    write_rows(file, ["split", "path", "bytes", "sample", "label"], _rows(splits))
 
 
-def _rows(classes: Sequence[str], splits: Mapping[str, Photos]) -> Iterator[tuple[str, str, str, str, str]]:
+def _rows(splits: Mapping[str, tuple[Photos, Sequence[str]]]) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield the rows of `photos.csv`, one at a time in memory."""
-    names = [str(cell(name)) for name in classes]
-    for split, photos in splits.items():
+    for split, (photos, classes) in splits.items():
+        names = [str(cell(name)) for name in classes]
         versions = file_versions(photos.root, photos.paths)
         for path, label, version in zip(photos.paths, photos.labels, versions, strict=True):
             _, size, sample = version or (0, "", "")
@@ -126,21 +125,25 @@ def with_own_decisions(data: Mapping[str, Any], run_dir: Path) -> dict[str, Any]
     return {**data} | ({"decisions": str(copy)} if data.get("decisions") and copy.is_file() else {})
 
 
-def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which of a run's table and `decisions` are for the photos in `root`; `None` for those that are not.
+OF_OWN_PHOTOS = ("decisions", "strangers", "add")
+"""Settings of the data that are only for a run's own photos."""
 
-    Decisions are only for the run's own photos. A table is also for another root that has it.
+
+def labels_at(root: str | Path | None, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which of a run's table, decisions and additions are for the photos in `root`; `None` for the others.
+
+    Only a table is also for another root, if that has it.
 
     Args:
         root: folder of photos; `None` for the run's own.
         trained_on: config of the run's data module.
     """
-    found = {key: trained_on.get(key) for key in ("labels", "columns", "extension", "decisions")}
-    if root is None or _is_own(root, trained_on):
-        return found
+    found = {key: trained_on.get(key) for key in ("labels", "columns", "extension", *OF_OWN_PHOTOS)}
+    if root is None or _is_own(root, trained_on):  # a table of added photos, which are in training alone, may be gone
+        return found | {"add": found["add"] if found["add"] and Path(found["add"]).is_file() else None}
     labels = found["labels"]
     there = labels and not Path(labels).expanduser().is_absolute() and (Path(root).expanduser() / labels).is_file()
-    return found | {"decisions": None} if there else dict.fromkeys(found)
+    return found | dict.fromkeys(OF_OWN_PHOTOS) if there else dict.fromkeys(found)
 
 
 def cache_at(root: str | Path, trained_on: Mapping[str, Any]) -> Path | None:

@@ -1,5 +1,6 @@
 """Tables of labelled photos: CSV or Parquet files with the columns path, label and perhaps split."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ class Table:
     ):
         self.root, self.name, self.tables = root, name, tables
         self.notes: Sequence[str] = ()
+        self._anywhere: set[str] = set()
         self._by_split: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         rows, self.splits_from = self._rows(file, settings.columns if settings else {})
         paths = self._paths(rows, settings.extension if settings else None)
@@ -74,10 +76,14 @@ class Table:
             lines: Lines = exported_rows(file, self.name, self.root)
         else:
             header, columns, lines = labelled_rows(file, self.name, chosen)
+        folder = next((index for index, column in enumerate(header) if column.strip().casefold() == "folder"), None)
         column = header[columns["split"]].strip() if "split" in columns else ""
         rows, empty = [], defaultdict[str, list[str]](list)
         for where, cells in lines:
             path, label = ("" if is_empty(cell := cells[columns[kind]]) else cell.strip() for kind in ("path", "label"))
+            if folder is not None and (file.parent / cells[folder].strip() / path).is_file():  # as in labels.csv
+                path = path_in(self.root, file.parent / cells[folder].strip() / path)
+                self._anywhere.add(path)
             split = split_in(column, cells[columns["split"]].strip(), f"{self.name}: {where}") if column else "train"
             rows.append(Row(where, path, label, split))
             if not label or not path:
@@ -94,7 +100,7 @@ class Table:
         """Find the file of each row; where several have its name, the ending that all other rows have decides."""
         files = FileIndex(self.root)
         self._names = files.names
-        found = [files.find(row.path) for row in rows]
+        found = [[row.path] if row.path in self._anywhere else files.find(row.path) for row in rows]
         if missing := [f"{row.where} {shown(row.path)!r}" for row, paths in zip(rows, found, strict=True) if not paths]:
             raise UserError(
                 f"{self.name}: {len(missing)} of {counted(len(rows), 'row')} name files that are not in {self.root}: "
@@ -258,6 +264,12 @@ def _other_labels(file: Path, index: FileIndex, folders: Mapping[str, str]) -> l
     if 2 * len(named) < len(rows) or len(labels) < 2 or own or len(pairs) == len(labels) == len({f for _, f in pairs}):
         return []
     return labels
+
+
+def path_in(root: Path, file: Path) -> str:
+    """Return the path of a file as `Photos` has it: relative to the root of the dataset, or absolute elsewhere."""
+    top, path = os.path.abspath(root), os.path.abspath(file)  # noqa: PTH100  # text, as the paths are
+    return path.removeprefix(f"{top.rstrip('/')}/")
 
 
 def inside(root: Path, file: Path) -> list[str]:
