@@ -117,9 +117,8 @@ class KernelHead(nn.Module):
 
     def each(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits `(1, B, C)` from features `(B, F)`."""
-        device = features.device.type
-        enabled = torch.is_autocast_enabled(device)
-        off = torch.autocast(device, enabled=False) if enabled else nullcontext()  # not exported
+        device = features.device.type  # autocast cannot be exported
+        off = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
         exact = torch.float if device == "mps" else torch.double  # large coefficients nearly cancel; MPS lacks double
         with off:
             scores = self.kernel(*self.project(features)).to(exact) @ self.coefficients.to(exact)
@@ -170,8 +169,7 @@ class KernelHead(nn.Module):
             class_weights: weight of each class; `None` for equal weights.
             judged: photos whose errors count `(N,)`; `None` for all.
         """
-        labels = torch.as_tensor(labels)
-        groups = torch.arange(len(labels)) if groups is None else torch.as_tensor(groups)
+        labels, groups = torch.as_tensor(labels), torch.as_tensor(range(len(labels)) if groups is None else groups)
         weights = torch.as_tensor(class_weights or [1.0] * num_classes, dtype=torch.double)[labels]
         weights, targets = weights / weights.mean(), 2 * nnf.one_hot(labels, num_classes).double() - 1
         scored = ~alone_in_class(labels, groups) & (True if judged is None else judged)

@@ -7,18 +7,17 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from dogscats.base.content import cache_folder, stable_seed
+from dogscats.base.content import cache_folder
 from dogscats.base.errors import ArgumentError
 from dogscats.base.text import counted, listed
 from dogscats.data.added.additions import Additions
 from dogscats.data.added.stranger_photos import StrangerPhotos, usable_strangers
-from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
-from dogscats.data.loading.loaders import SharedBatchSampler, photo_loader, shared_batches
+from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.loading.photo_check import check_classes, usable_photos
+from dogscats.data.loading.photo_loaders import PhotoLoaders
 from dogscats.data.loading.resident import Resident
 from dogscats.data.loading.workers import default_num_workers
 from dogscats.data.photos.arguments import HOW_TO_GET_DATA, check_arguments, root_of
@@ -34,7 +33,7 @@ from dogscats.data.pixels.transforms import fitted, needed_side
 log = logging.getLogger(__name__)
 
 
-class DogsCatsDataModule(LightningDataModule):
+class DogsCatsDataModule(PhotoLoaders):
     """Labelled photos in the lesson's layout, `train/<class>/`, `valid/<class>/`, or another that is found by looking.
 
     Other layouts and tables are also supported: docs/how-to/photos.md. Validation photos are optional. `trainer.test`
@@ -88,8 +87,6 @@ class DogsCatsDataModule(LightningDataModule):
         ArgumentError: for a bad value.
     """
 
-    test: Photos | None = None
-    resident: Resident | None = None
     strangers: StrangerPhotos | None = None
     held_out = decided = ""
 
@@ -259,50 +256,6 @@ class DogsCatsDataModule(LightningDataModule):
     def layout(self) -> str:
         """The layout of the photos in a few words, with folders as they are on disk: `train/ + val/`."""
         return self._found.layout
-
-    def train_dataset(self, stage: str, augment: bool) -> PhotoDataset:
-        """Make the training dataset; augmentation depends on the seed, `stage` and the epoch."""
-        self.setup()
-        transform = self.augmentation if augment else self.evaluation
-        return PhotoDataset(self.train, transform, stable_seed(self.seed, stage))
-
-    def valid_dataset(self) -> PhotoDataset:
-        """Make the validation dataset, with the evaluation transform."""
-        return PhotoDataset(self.valid, self.evaluation, self.seed)
-
-    def loader(
-        self, dataset: PhotoDataset, shuffle: bool = False, persistent: bool = True, whole: bool = False
-    ) -> DataLoader[Batch]:
-        """Make a loader of batches, in the order of the photos or shuffled by the dataset's seed and the epoch.
-
-        Args:
-            dataset: dataset to load.
-            shuffle: whether to shuffle, for training.
-            persistent: whether it is read again, so that workers are kept.
-            whole: whether ranks take whole batches in turn; otherwise each batch is split across ranks.
-        """
-        batches = self.batch_sampler(dataset, shuffle, whole)
-        workers, again = self.num_workers, persistent or dataset.transform is self.augmentation
-        kept = self.resident.loader(dataset, batches, workers, persistent) if self.resident and again else None
-        if kept is not None:
-            return kept
-        return photo_loader(PhotoBatches(dataset), batches, workers, 3 * self.size**2, persistent)
-
-    def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, whole: bool = False) -> SharedBatchSampler:
-        """Make the batch sampler of `loader`; see `shared_batches`."""
-        return shared_batches(dataset, self.batch_size, shuffle, whole, self.root)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Make the loader of augmented training photos, for your own Trainer."""
-        return self.loader(self.train_dataset("train", augment=True), shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Make the loader of validation photos, for your own Trainer."""
-        return self.loader(self.valid_dataset())
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Make the loader of labelled test photos, or of the validation photos if there are none."""
-        return self.loader(PhotoDataset(self.test or self.valid, self.evaluation, self.seed))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of unlabelled photos in `test1/` or `test/`; without any, of the validation photos."""
