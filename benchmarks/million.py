@@ -85,8 +85,9 @@ def measure(settings: Million) -> dict[str, float]:
         write_json(folder / f"checked-{key}.json", {"photos": settings.files, **asdict(nothing)})
         data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
         data.setup()
+        labelled = {name: (photos, data.classes) for name, photos in data.splits.items()}
         with timed("photos_csv"):
-            keep_photos(run_dir, data.root, data.classes, data.splits, resumed=False)
+            keep_photos(run_dir, data.root, labelled, resumed=False)
         with timed("sampler"):
             batches = data.batch_sampler(data.train_dataset("s", augment=False), shuffle=True)
             assert sum(map(len, batches)) > settings.files // 2
@@ -99,7 +100,7 @@ def measure(settings: Million) -> dict[str, float]:
             data = DogsCatsDataModule(root, num_workers=0, shrink="auto")
             data.prepare_data()
             data.setup()
-            keep_photos(run_dir, data.root, data.classes, data.splits, resumed=False)
+            keep_photos(run_dir, data.root, labelled, resumed=False)
             assert not data.left_out
             for dataset in data.train_dataset("s", augment=False), data.valid_dataset():
                 features = precompute(body, data.loader(dataset), folder, torch.device("cpu"))
