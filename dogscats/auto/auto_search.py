@@ -21,7 +21,7 @@ from dogscats.auto.candidates import (
 from dogscats.auto.choice import LeftOutTable
 from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.files import read_json, write_csv, write_json
-from dogscats.base.text import counted, percent, text_table
+from dogscats.base.text import counted, percent, shown, text_table
 from dogscats.data.loading.class_weights import class_weights
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.decisions import before_decisions
@@ -148,6 +148,12 @@ def _choose(run: Run, plan: Plan, candidates: list[Candidate], tried: list[Candi
         table = LeftOutTable(probabilities, fits[0].labels[scored], fits[0].groups[scored])
         first, second = table.choose(allowed)
         note = f"right on {percent(table.resampled_accuracy(allowed), n)} with the choice resampled"
+        if table.loss[first, second].sum() >= table.guessing:
+            log.warning(
+                "Warning   no network tells the classes apart better than guessing by their frequencies. Look whether "
+                "the labels belong to the photos: python evaluate.py run=%s suspects=true",
+                shown(run.out),
+            )
 
     def row(*members: int) -> dict[str, Any]:
         pair, found = (members[0], members[-1]), [tried[number] for number in members]
@@ -164,13 +170,13 @@ def _choose(run: Run, plan: Plan, candidates: list[Candidate], tried: list[Candi
     rows.sort(key=lambda values: values.get("log_loss", 0.0))
     rows += [{"candidate": candidate.name, "note": candidate.note} for candidate in candidates if candidate.note]
     write_csv(run.out / AUTO, COLUMNS, ([values.get(key, "") for key in COLUMNS] for values in rows))
-    shown = [["network", "accuracy", "log loss", "seconds", "note"]]
+    lines = [["network", "accuracy", "log loss", "seconds", "note"]]
     for values in rows[:MOST_ROWS]:
         metrics = (
             [percent(values["accuracy"], n), loss_text(values["log_loss"], n)] if "accuracy" in values else ["", ""]
         )
-        shown.append([values["candidate"], *metrics, str(values.get("seconds", "")), values.get("note", "")])
-    log.info("\n%s", "\n".join(text_table(shown, left=1)))
+        lines.append([values["candidate"], *metrics, str(values.get("seconds", "")), values.get("note", "")])
+    log.info("\n%s", "\n".join(text_table(lines, left=1)))
     chosen = [tried[number] for number in sorted({first, second}, key=lambda number: -tried[number].size)]
     log.info("\nChosen    %s: %s", " + ".join(candidate.name for candidate in chosen), note)
     if now + plan.after(*chosen, last=chosen[0]) > plan.budget:

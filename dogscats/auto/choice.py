@@ -20,12 +20,15 @@ class LeftOutTable:
         loss: log loss `(K, K, G)`, the candidates themselves on the diagonal.
         right: photos that are predicted right `(K, K, G)`.
         photos: photos of each group `(G,)`.
+        guessing: log loss of guessing by the frequencies of the classes, summed over the photos.
     """
 
     def __init__(self, probabilities: Sequence[torch.Tensor], labels: torch.Tensor, groups: torch.Tensor):
         count, (names, groups) = len(probabilities), torch.unique(groups, return_inverse=True)
         self.loss, self.right = torch.zeros(2, count, count, len(names)).double()
         self.photos = torch.bincount(groups, minlength=len(names)).double()
+        counts = torch.bincount(labels).double()
+        self.guessing = -torch.special.xlogy(counts, counts / len(labels)).sum().item()
         for first, second in torch.combinations(torch.arange(count), with_replacement=True).tolist():
             mean = (probabilities[first].double() + probabilities[second]) / 2
             of_label = mean.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(torch.float32).tiny)

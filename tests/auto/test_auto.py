@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import QUIET, Run, command_runner
+from conftest import QUIET, Run, command_runner, draw_photo
 from omegaconf import OmegaConf
 
 from dogscats.auto.candidates import Candidate, Plan
@@ -155,6 +155,16 @@ def test_the_choice_is_judged_by_photos_that_did_not_make_it() -> None:
     number, _ = compared.choose(allowed)
     flattered = compared.right[number, number].sum().item() / 60
     assert compared.resampled_accuracy(allowed) < flattered
+
+
+def test_candidates_no_better_than_guessing(run_command: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):  # photos of one kind
+        for number in range(14):
+            draw_photo(tmp_path / "photos" / name / f"{number}.jpg", 0, number + 100 * (name == "b"))
+    small = f"candidates=[{entry('test_resnet', 32)}]"
+    result = run_command("train.py", "data.root=photos", *AUTO[:2], small, *AUTO[3:])
+    assert result.returncode == 0, result.stderr
+    assert "no network tells the classes apart better than guessing" in result.stdout + result.stderr
 
 
 @pytest.mark.slow
