@@ -132,7 +132,7 @@ def find_candidates(run: Run, data: DogsCatsDataModule) -> list[Candidate]:
         entries = [(entry.model, entry.size) for entry in run.cfg.candidates]
     else:
         entries = [(model, size) for model in _at_hand(own) for size in _sizes(data)]
-    found = [Candidate(accepted_model(model_node(own, model, size)), size) for model, size in entries]
+    found = [Candidate(model_node(own, model, size), size) for model, size in entries]
     return _cheapest_first(run, found)
 
 
@@ -165,7 +165,7 @@ def _sizes(data: DogsCatsDataModule) -> list[int]:
 def build_candidate(run: Run, candidate: Candidate) -> Backbone:
     """Build the network of a candidate as the run would."""
     seed_everything(run.cfg.seed, workers=True, verbose=False)
-    return build_body(candidate.model, candidate.size)
+    return build_body(accepted_model(candidate.model), candidate.size)
 
 
 def _cheapest_first(run: Run, candidates: list[Candidate]) -> list[Candidate]:
@@ -185,6 +185,8 @@ def _cheapest_first(run: Run, candidates: list[Candidate]) -> list[Candidate]:
                 log.warning("Left out  %s: %s", model_name(candidate.model), note)
             found[key] = seconds, candidate.size, note
         seconds, size, candidate.note = found[key]
+        if not candidate.note:
+            candidate.model = accepted_model(candidate.model)
         candidate.pass_seconds = seconds * (candidate.size / size) ** 2 / run.fabric.world_size
     return sorted(candidates, key=lambda candidate: candidate.pass_seconds)
 

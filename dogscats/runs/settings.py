@@ -235,7 +235,7 @@ def model_node(own: DictConfig, model: str | DictConfig, size: int) -> dict[str,
     if isinstance(model, str):
         file = CONF / "model" / f"{model}.yaml"
         node: Any = OmegaConf.to_container(OmegaConf.load(file if file.is_file() else CONF / "model" / "timm.yaml"))
-        node |= {} if file.is_file() else {"name": model}
+        node |= {"name": model} if node.get("name") == "???" else {}
         if all(own.get(key) == node.get(key) for key in ("_target_", "name")):
             node["weights"] = own.get("weights", "imagenet")
     else:

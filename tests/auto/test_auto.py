@@ -24,7 +24,8 @@ def entry(name: str, size: int) -> str:
 AUTO = [
     "recipe=auto",
     "budget=10m",
-    f"candidates=[{entry('test_resnet', 32)},{entry('test_efficientnet', 24)},{entry('no_such_network', 24)}]",
+    f"candidates=[{entry('test_resnet', 32)},{entry('test_efficientnet', 24)},{entry('no_such_network', 24)},"
+    "{model: {_target_: dogscats.resnet34, wieghts: none}, size: 24},{model: timm, size: 24}]",
     *("data.batch_size=5", "callbacks.tta.n_aug=1", *QUIET),
 ]
 
@@ -51,6 +52,8 @@ def test_all_candidates_are_listed_and_the_best_is_the_runs_own(searched: tuple[
     rows = {row["candidate"]: row for row in read_csv(run / "auto.csv")}
     assert {"test_resnet at 32", "test_efficientnet at 24", "no_such_network at 24"} <= rows.keys()
     assert "timm has no such model" in rows["no_such_network at 24"]["note"]
+    assert "timm has no such model" in rows["timm at 24"]["note"]
+    assert "has no such argument" in rows["resnet34 at 24"]["note"]
     (chosen,) = (row for row in rows.values() if row["chosen"])
     assert "with the choice resampled" in chosen["note"]
     config = OmegaConf.load(run / "config.yaml")
