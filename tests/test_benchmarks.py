@@ -313,7 +313,7 @@ def test_the_table_of_domains_has_medians_and_intervals(shared_root: Path, tmp_p
     with pytest.raises(UserError, match=r"there is no nothing/valid/"):
         list(domains.cells(tiny_domains(shared_root, tmp_path / "domains.json", datasets=["nothing:32"])))
     failing = tiny_domains(shared_root, tmp_path / "domains.json", recipes=["nothing"], seeds=[0])
-    with pytest.raises(UserError, match=r"recipe=nothing .*failed:\n[^$]*recipe/nothing"):
+    with pytest.raises(UserError, match=r"recipe=nothing .*failed:\n[^$]*recipe=nothing"):
         domains.measure(failing)
 
 

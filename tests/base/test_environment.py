@@ -93,7 +93,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
         assert "Warning" not in result.stderr
         return result.stdout
 
-    assert "recipe: adapt, gradual, head_only" in run("dogscats.train", "--help")
+    assert "recipe: adapt, auto, gradual, head_only" in run("dogscats.train", "--help")
     run("dogscats.train", f"data.root={root}", *FAST, "hydra.run.dir=run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["final"]["n"] == 10

@@ -50,16 +50,16 @@ def edited_checkpoint(finished: Path, file: Path, change: Callable[[dict[str, An
 
 @pytest.mark.slow
 def test_what_a_run_was_trained_with_evaluates_it_once_trusted(own: Path, run_command: Run, tmp_path: Path) -> None:
-    for source in (f"run={own}", f"ckpt={own / 'checkpoints' / 'last.ckpt'}"):
+    for folder, source in (("by_run", f"run={own}"), ("by_ckpt", f"ckpt={own / 'checkpoints' / 'last.ckpt'}")):
         result = run_command("evaluate.py", source)
         assert result.returncode == 1
         for name in ("mine.network", "mine.augmentation", "mine.Data", "trust=true"):
             assert name in result.stderr
         assert "Traceback" not in result.stderr
-        result = run_command("evaluate.py", source, "trust=true", "hydra.run.dir=evaluated", "callbacks.tta.n_aug=1")
+        result = run_command("evaluate.py", source, "trust=true", f"hydra.run.dir={folder}", "callbacks.tta.n_aug=1")
         assert result.returncode == 0, result.stderr
         assert "own data module" not in result.stdout  # evaluation lists the photos of one split by itself
-        found = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+        found = json.loads((tmp_path / folder / "metrics.json").read_text())
         trained = json.loads((own / "metrics.json").read_text())["final"]
         assert found["accuracy"] == trained["valid_acc"]
         assert found["log_loss"] == pytest.approx(trained["valid_loss"], rel=1e-5)

@@ -34,7 +34,7 @@ def state(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "recipe", ["lesson1", *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("gradual", "small"))]
+    "recipe", ["lesson1", *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("gradual", "heads"))]
 )
 def test_early_stopping_ends_each_stage_and_epochs_are_those_that_ran(
     run_command: Run, shared_root: Path, tmp_path: Path, recipe: str

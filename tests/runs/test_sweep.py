@@ -26,7 +26,7 @@ def test_a_sweep_ends_with_a_table_and_reports_a_failed_job(
     run_command: Run, shared_root: Path, tmp_path: Path
 ) -> None:
     result = run_command(
-        "train.py", "-m", "lr=-1,1e-3,1e-2", f"data.root={shared_root}", *FAST,
+        "train.py", "-m", "lr=1e-3,-1,1e-2", f"data.root={shared_root}", *FAST,
         "optimized_metric=final.valid_loss", f"activations.dir={tmp_path / 'cache'}",
     )  # fmt: skip
     assert result.returncode == 1
@@ -40,7 +40,7 @@ def test_a_sweep_ends_with_a_table_and_reports_a_failed_job(
         metrics = json.loads((tmp_path / row["run_dir"] / "metrics.json").read_text())
         assert metrics["final"]["valid_loss"] == float(row["metric"])
     assert {row["lr"] for row in rows[:2]} == {"0.001", "0.01"}
-    assert (rows[2]["job"], rows[2]["lr"], rows[2]["metric"]) == ("0", "-1", "nan")
+    assert (rows[2]["job"], rows[2]["lr"], rows[2]["metric"]) == ("1", "-1", "nan")
     assert rows[2]["status"].startswith("failed: recipe.precompute.lr=-1: expected a positive number")
     assert result.stdout.count("Computing activations of train") == 1
     assert result.stdout.count("Reusing activations of train") == 3  # one by training, and at the end of both

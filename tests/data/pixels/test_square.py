@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from dogscats import DogsCatsDataModule, Predictor
 from dogscats.base.errors import UserError
+from dogscats.base.files import read_csv
 from dogscats.data.photos.arguments import FITS
 from dogscats.data.pixels import transforms
 from dogscats.data.pixels.transforms import Square, fitted, pad_to_square
@@ -85,6 +86,5 @@ def test_training_evaluation_and_export_use_the_same_fit(fit: str, run_command: 
     exported = onnx.load(tmp_path / "exported" / "model.onnx")
     assert {entry.key: entry.value for entry in exported.metadata_props}["fit"] == fit
     predictions, _ = Predictor.load(tmp_path / "run").predict([root / "valid" / "a" / "0.jpg"], n_aug=0)
-    with (tmp_path / "run" / "predictions_valid.csv").open() as file:
-        row = next(line for line in file if "valid/a/0.jpg" in line)
-    assert predictions.probabilities[0, 0].item() == pytest.approx(float(row.split(",")[3]), rel=1e-4)
+    row = next(row for row in read_csv(tmp_path / "run" / "predictions_valid.csv") if row["path"] == "valid/a/0.jpg")
+    assert predictions.probabilities[0, 0].item() == pytest.approx(float(row["prob_a"]), rel=1e-4)
