@@ -28,7 +28,7 @@ from dogscats.suspects import search_folder
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
-OTHERS = {"cd", "curl", "git", "hf", "make", "npm", "pip", "python3", "scp", "ssh", "tensorboard", "uv"}
+OTHERS = {"cd", "curl", "git", "grep", "hf", "make", "npm", "pip", "python3", "scp", "ssh", "tensorboard", "uv"}
 """Programs of others that pages name."""
 
 

@@ -94,8 +94,8 @@ def all_classes(known: Sequence[str], further: Sequence[object]) -> list[str]:
     classes = list(dict.fromkeys([*known, *(str(name).strip() for name in further)]))
     if clash := [name for name in classes if form(name) == NONE]:
         raise UserError(
-            f"The class {clash[0]!r} cannot be labelled: in labels.csv, none means no class. Train with the rows that have "
-            "a class as data.labels, and those of none as data.add: there they are strangers. Or rename the class."
+            f"The class {clash[0]!r} cannot be labelled: in labels.csv, none means no class. Train with the rows of "
+            "classes as data.labels, and those of none as data.add: there they are strangers. Or rename the class."
         )
     return classes
 
