@@ -227,7 +227,9 @@ def probabilities_text(classes: Sequence[str], probabilities: torch.Tensor) -> s
 def next_command(folder: Path, source: Path | None) -> str:
     """Return the command that trains with the labels that will be saved."""
     if source is None:
-        model = HydraConfig.get().runtime.choices["model"] or "resnet34"
-        return f"{command('train')} data.root={shlex.quote(str(folder))} data.labels=<file> model={model} recipe=small"
+        hydra = HydraConfig.get()
+        given = [shlex.quote(text) for text in hydra.overrides.task if text.startswith(("data.size=", "model."))]
+        network = " ".join([f"model={hydra.runtime.choices['model'] or 'resnet34'}", *given])
+        return f"{command('train')} data.root={shlex.quote(str(folder))} data.labels=<file> {network} recipe=small"
     trained_by = command_of(run_of(checkpoint_of(source)), replaced="data.add")
     return f"{trained_by or command('train')} data.add=<file>"

@@ -116,7 +116,8 @@ def test_without_a_run_by_diversity(run_command: Run, pool: Path, tmp_path: Path
     assert {row["reason"] for row in rows} <= {"diversity", "duplicate"}
     assert [name["name"] for name in page["classes"]] == ["ants", "bees"]
     assert {item["proposed"] for item in page["items"]} == {None}
-    assert "data.labels=<file> model=timm recipe=small" in result.stdout
+    assert "data.labels=<file> model=timm model.name=test_resnet " in result.stdout
+    assert "data.size=32 recipe=small" in result.stdout
 
 
 def test_labels_csv_alone_trains(run_command: Run, pool: Path, tmp_path: Path) -> None:
