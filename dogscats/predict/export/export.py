@@ -146,7 +146,7 @@ class Difference:
         largest: largest difference of a probability.
         photos: number of photos compared.
         scaled: number of photos among them that predictions decode at a fraction of their size (`data.shrink`).
-        decoder: largest difference for those from what predictions say, of which the decoder is the cause.
+        decoder: largest difference from predictions that is due to the decoder, for those.
     """
 
     largest: float

@@ -92,7 +92,7 @@ def export_web(
         metadata: as in `export_onnx`.
         folder: folder for the files.
         reference: photos for the comparison.
-        run_dir: directory of the run, of which the page shows the accuracy; `None` if there is none.
+        run_dir: directory of the run, whose accuracy the page shows; `None` without one.
         runtime: folder of the runtime's files; `None` to look in the user's cache, or download them.
         name: name of the static site's folder; `classifier.html` belongs to `web` alone.
 
