@@ -1,8 +1,7 @@
 """Fine-tune a pretrained image classifier the way the fast.ai lesson taught.
 
 Reads top to bottom: data, model, one `fit` per stage (`dogscats/lesson/stage.py`), test-time augmentation, report.
-`python train.py --help` lists the settings. Each run writes to its own directory under `outputs/`. Run
-directories, checkpoints, resuming and error handling are in `dogscats/runs/`.
+`python train.py --help` lists the settings. Run directories, checkpoints, resuming and errors: `dogscats/runs/`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ if __name__ == "__main__":  # no traceback while the imports below take their se
         signal.signal(number, lambda signum, frame: os._exit(128 + signum))
 
 import logging
-import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,23 +49,29 @@ def train(cfg: DictConfig) -> float:
     """Run all stages of the recipe, then the report. Return the metric named by `optimized_metric`."""
     settings = check_settings(cfg)
     from dogscats.auto.auto_search import search
-    from dogscats.lesson.activations import Activations
     from dogscats.runs.finish import choose_weights
-    from dogscats.runs.launch import launch, open_run
+    from dogscats.runs.launch import open_run
 
     with open_run(settings) as run:
         if run.finished:
             log.info("The run in %s is finished; its metrics are in metrics.json.", run.out)
             return run.metric
-        search(run)  # with recipe=auto: network and image size
-        data = load_data(run)
-        model = build_model(run, data)
-        launch(run, data, model)
-        activations = Activations(model, data, run.fabric, run.cfg.activations.dir, run.cfg.activations.views)
-        for stage in run.stages_left:
-            fit(run, stage, model, data, activations)
+        run = search(run, train_stages)  # with recipe=auto: network, image size, perhaps another recipe
+        model, data, activations = train_stages(run)
         choose_weights(run, model)  # those of the best stage, or of the last as in the lesson
         return report(run, model, data, activations)
+
+
+def train_stages(run: Run) -> tuple[Classifier, DogsCatsDataModule, Activations]:
+    """Load the photos, build the model, and train the stages that are not finished."""
+    from dogscats.runs.launch import launch
+
+    data = load_data(run)
+    model = build_model(run, data)
+    activations = launch(run, data, model)
+    for stage in run.stages_left:
+        fit(run, stage, model, data, activations)
+    return model, data, activations
 
 
 def load_data(run: Run) -> DogsCatsDataModule:
@@ -147,8 +151,8 @@ def report(run: Run, model: Classifier, data: DogsCatsDataModule, activations: A
     predict(classifier, loaders, run.make_trainer, callbacks, loggers, partial(finish.keep_predictions, run, data))
     if data.test:
         log.info("Predicting %s", counted(len(data.test.paths), "test photo"))
-        write = partial(finish.keep_test_predictions, run)
-        predict(model, tta_loaders(data, data.test, n_aug), run.make_trainer, [TTA(n_aug)], write=write)
+        loaders, write = tta_loaders(data, data.test, n_aug), partial(finish.keep_test_predictions, run)
+        predict(model, loaders, run.make_trainer, [TTA(n_aug)], write=write)
     return finish.finish_run(run, model, loggers)
 
 
@@ -157,7 +161,7 @@ def main(cfg: DictConfig) -> float:
     """Train as configured."""
     with user_errors_exit(), sweep_job(cfg), interruptible(), logging_redirect_tqdm(), resume_hint():
         return train(cfg)
-    return math.nan  # a failed job of a sweep
+    return float("nan")  # a failed job of a sweep
 
 
 if __name__ == "__main__":

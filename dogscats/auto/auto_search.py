@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from dogscats.auto.candidates import (
     find_candidates,
     process_seconds,
 )
-from dogscats.auto.choice import LeftOutTable
+from dogscats.auto.choice import Kernel, LeftOutTable
+from dogscats.auto.fine_tuning import Train, fine_tuned, taken_over
 from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.text import counted, percent, shown, text_table
@@ -44,18 +46,27 @@ MOST_ROWS = 20
 """Rows of the table on the console."""
 
 
-def search(run: Run) -> None:
+def search(run: Run, train: Train) -> Run:
     """Choose network and image size of a run with `recipe=auto`, and write them into its config; all ranks together.
 
     Nothing is done for other recipes, and for a resumed run that has chosen already.
+
+    Args:
+        run: the run.
+        train: trains a run that fine-tunes the best network.
+
+    Returns:
+        The run to go on with: this one, or the one that was fine-tuned.
 
     Raises:
         UserError: if no candidate can be built.
     """
     seconds = seconds_of(run.cfg.get("budget"))
     if seconds is None:
-        return
+        return run
     run.fabric.launch()
+    if tuned := taken_over(run):
+        return tuned
     start = process_seconds()
     size = min([entry.size for entry in run.cfg.get("candidates") or []] or SIZES)
     data = {size: _data(run, size)}
@@ -65,7 +76,8 @@ def search(run: Run) -> None:
     last: Candidate | None = None
     for candidate in candidates:
         if not candidate.note and last and not run.fabric.broadcast(plan.has_time(candidate, last, process_seconds())):
-            candidate.note = f"no time: about {plan.seconds(candidate, last):.0f} s"
+            needed = plan.seconds(candidate, last) + plan.after(candidate, last=last)
+            candidate.note = f"no time: about {needed:.0f} s with the rest of the run"
         if candidate.note:
             continue
         if candidate.size not in data:
@@ -83,8 +95,18 @@ def search(run: Run) -> None:
     tried = [candidate for candidate in candidates if candidate.seconds is not None]
     if not tried:
         raise UserError("\n".join(dict.fromkeys(candidate.note for candidate in candidates)))
-    chosen = _choose(run, plan, candidates, tried) if run.fabric.is_global_zero else []
-    _configure(run, run.fabric.broadcast(chosen))
+    found = _choose(run, plan, tried) if run.fabric.is_global_zero else None
+    choice: Choice = run.fabric.broadcast(found)  # type: ignore[assignment]
+    chosen, best = [tried[number] for number in choice.chosen], tried[choice.best]
+    tuned, row = None, dict[str, Any]()
+    if choice.kernel.scored.any():
+        deadline = plan.budget - plan.after(*chosen, last=chosen[0])
+        tuned, row = fine_tuned(run, plan, best, data[best.size], choice.kernel, deadline, train)
+    if run.fabric.is_global_zero:
+        _report(run, choice.rows, row, tuned is not None, candidates)
+    if tuned is None:
+        _configure(run, chosen)
+    return tuned or run
 
 
 def _data(run: Run, size: int) -> DogsCatsDataModule:
@@ -131,12 +153,29 @@ def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, d
             write_json(file, measured)
 
 
-def _choose(run: Run, plan: Plan, candidates: list[Candidate], tried: list[Candidate]) -> list[Candidate]:
-    """Choose one or two candidates, and write and print the table of all."""
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        chosen: number of the candidate, or of both, larger images first.
+        best: number of the best single candidate.
+        kernel: what they say of the training photos by leave-one-out.
+        rows: rows of `auto.csv` of all that were tried, lowest log loss first.
+    """
+
+    chosen: list[int]
+    best: int
+    kernel: Kernel
+    rows: list[dict[str, Any]]
+
+
+def _choose(run: Run, plan: Plan, tried: list[Candidate]) -> Choice:
+    """Choose one or two candidates by leave-one-out."""
     fits = [candidate.fit for candidate in tried if candidate.fit]
     scored = torch.stack([fit.scored for fit in fits]).all(dim=0)
     n, now = int(scored.sum()), process_seconds()
-    probabilities = [fit.log_probabilities[scored].exp() for fit in fits]
+    probabilities = [fit.log_probabilities.exp() for fit in fits]
 
     def has_time(one: Candidate, other: Candidate) -> bool:
         members = [one] if one is other else [one, other]
@@ -145,7 +184,7 @@ def _choose(run: Run, plan: Plan, candidates: list[Candidate], tried: list[Candi
     allowed = torch.tensor([[has_time(one, other) for other in tried] for one in tried])
     first, second, note, table = 0, 0, "leave-one-out can judge no photo: the cheapest is taken", None
     if n:
-        table = LeftOutTable(probabilities, fits[0].labels[scored], fits[0].groups[scored])
+        table = LeftOutTable([each[scored] for each in probabilities], fits[0].labels[scored], fits[0].groups[scored])
         first, second = table.choose(allowed)
         note = f"right on {percent(table.resampled_accuracy(allowed), n)} with the choice resampled"
         if table.loss[first, second].sum() >= table.guessing:
@@ -168,20 +207,41 @@ def _choose(run: Run, plan: Plan, candidates: list[Candidate], tried: list[Candi
     rows = [row(number) for number in range(len(tried))]
     rows += [row(first, other) for other in range(len(tried)) if other != first and (allowed[first, other] and n)]
     rows.sort(key=lambda values: values.get("log_loss", 0.0))
+    numbers = sorted({first, second}, key=lambda number: -tried[number].size)
+    chosen = [tried[number] for number in numbers]
+    log.info("\nBest      %s: %s", " + ".join(candidate.name for candidate in chosen), note)
+    if now + plan.after(*chosen, last=chosen[0]) > plan.budget:
+        log.warning("Warning   the budget of %g s is too short: the run will end later", plan.budget)
+    mean = (probabilities[first] + probabilities[second]) / 2
+    return Choice(numbers, first, Kernel(mean, scored, fits[0].labels, fits[0].groups), rows)
+
+
+def _report(
+    run: Run, rows: list[dict[str, Any]], tuned: dict[str, Any], taken: bool, candidates: list[Candidate]
+) -> None:
+    """Write `auto.csv`, and print it.
+
+    Args:
+        run: the run.
+        rows: rows of the candidates that were tried.
+        tuned: row of the fine-tuned network; empty if there is none.
+        taken: whether that is taken.
+        candidates: all candidates.
+    """
+    if taken:
+        rows = [tuned | {"chosen": "yes"}, *({**values, "chosen": ""} for values in rows)]
+    elif tuned:
+        rows = [*rows, tuned]
     rows += [{"candidate": candidate.name, "note": candidate.note} for candidate in candidates if candidate.note]
     write_csv(run.out / AUTO, COLUMNS, ([values.get(key, "") for key in COLUMNS] for values in rows))
     lines = [["network", "accuracy", "log loss", "seconds", "note"]]
     for values in rows[:MOST_ROWS]:
-        metrics = (
-            [percent(values["accuracy"], n), loss_text(values["log_loss"], n)] if "accuracy" in values else ["", ""]
-        )
+        n, metrics = values.get("photos", 0), ["", ""]
+        if n:
+            metrics = [percent(values["accuracy"], n), loss_text(values["log_loss"], n)]
         lines.append([values["candidate"], *metrics, str(values.get("seconds", "")), values.get("note", "")])
     log.info("\n%s", "\n".join(text_table(lines, left=1)))
-    chosen = [tried[number] for number in sorted({first, second}, key=lambda number: -tried[number].size)]
-    log.info("\nChosen    %s: %s", " + ".join(candidate.name for candidate in chosen), note)
-    if now + plan.after(*chosen, last=chosen[0]) > plan.budget:
-        log.warning("Warning   the budget of %g s is too short: the run will end later", plan.budget)
-    return chosen
+    log.info("\nChosen    %s", next(values["candidate"] for values in rows if values.get("chosen")))
 
 
 def _configure(run: Run, chosen: list[Candidate]) -> None:

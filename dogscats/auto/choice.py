@@ -1,11 +1,34 @@
 """The choice among networks, or the mean of two, by what leave-one-out says of the training photos."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 DRAWS = 200
 """Number of resamples of the photos."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the kernel heads of the choice say of the training photos by leave-one-out.
+
+    Attributes:
+        probabilities: of each photo, left out `(N, C)`.
+        scored: whether it can be judged `(N,)`.
+        labels: class indices `(N,)`.
+        groups: number of the group of each photo `(N,)`.
+    """
+
+    probabilities: torch.Tensor
+    scored: torch.Tensor
+    labels: torch.Tensor
+    groups: torch.Tensor
+
+    @property
+    def error(self) -> float:
+        """Share of the photos that are predicted wrong."""
+        return (self.probabilities.argmax(dim=1) != self.labels)[self.scored].double().mean().item()
 
 
 class LeftOutTable:
@@ -53,13 +76,15 @@ class LeftOutTable:
         drawn = torch.arange(len(self.photos)) if drawn is None else drawn
         loss, photos = self.loss[..., drawn], self.photos[drawn]
         best = int(loss.sum(dim=2).diagonal().argmin())
-        gain = loss[best, best] - loss[best]
-        mean = gain.sum(dim=1) / photos.sum()
-        groups = len(photos)
-        error = (gain - mean[:, None] * photos).square().sum(dim=1) * groups / max(1, groups - 1)
-        better = allowed[best] & (mean > error.sqrt() / photos.sum())
-        other = int(mean.where(better, -torch.inf).argmax()) if better.any() else best
+        gain, error = _gain(loss[best, best], loss[best], photos)
+        better = allowed[best] & (gain > error)
+        other = int(gain.where(better, -torch.inf).argmax()) if better.any() else best
         return best, other
+
+    def is_better(self, candidate: int, than: int) -> bool:
+        """Return whether the loss of a candidate is lower than that of another by more than a standard error."""
+        gain, error = _gain(self.loss[than, than], self.loss[candidate, candidate], self.photos)
+        return bool(gain > error)
 
     def resampled_accuracy(self, allowed: torch.Tensor) -> float:
         """Return the accuracy of the choice on groups that it was not made by, over bootstrap resamples.
@@ -73,3 +98,17 @@ class LeftOutTable:
             right += self.right[*self.choose(allowed, drawn), others].sum().item()
             photos += self.photos[others].sum().item()
         return right / photos if photos else float("nan")
+
+
+def _gain(before: torch.Tensor, after: torch.Tensor, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return by how much a loss is lower per photo, and the standard error of that; groups are independent.
+
+    Args:
+        before: loss of each group `(G,)`.
+        after: other losses `(..., G)`.
+        photos: photos of each group `(G,)`.
+    """
+    gain, count = before - after, len(photos)
+    mean = gain.sum(dim=-1) / photos.sum()
+    squares = (gain - mean[..., None] * photos).square().sum(dim=-1)
+    return mean, (squares * count / max(1, count - 1)).sqrt() / photos.sum()

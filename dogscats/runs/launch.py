@@ -26,6 +26,7 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import write_bad_images
 from dogscats.data.photos import run_photos
 from dogscats.data.photos.run_photos import keep_decisions, with_own_decisions
+from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
 from dogscats.report.facts import model_name
 from dogscats.report.figures.drawing import publish
@@ -187,10 +188,13 @@ def check_left_out(run: Run, data: DogsCatsDataModule) -> None:
         )
 
 
-def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
+def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> Activations:
     """Load the checkpoint, start the other ranks, and draw the augmentation figure.
 
     Called late, so that config errors are reported before any rank waits for another.
+
+    Returns:
+        The activations of the run, which are computed when they are needed.
     """
     for folder in (run.out, run.out / "checkpoints"):
         remove_unfinished(folder)
@@ -232,6 +236,7 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> None:
     run.figures["augmentation"] = augmentation(data.train_dataset("augmentation", augment=True))
     with optional("augmentation"):
         publish(run.figures["augmentation"], run.out / "augmentation.png")
+    return Activations(model, data, run.fabric, run.cfg.activations.dir, run.cfg.activations.views)
 
 
 def _cut_off(run: Run, data: DogsCatsDataModule) -> float:

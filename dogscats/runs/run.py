@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from pytorch_lightning import Trainer
 
 from dogscats.base.errors import UserError
 from dogscats.base.files import read_json
@@ -115,7 +116,7 @@ class Run:
         check_metric(settings["optimized_metric"], stages, n_aug, own)
         build_loggers(settings.get("logger"), out, "final")
         make_trainer = trainer_factory(settings["trainer"], out, fabric.device)
-        self.make_trainer = partial(make_trainer, plugins=[VerifiedCheckpointIO()])
+        self.make_trainer: Callable[..., Trainer] = partial(make_trainer, plugins=[VerifiedCheckpointIO()])
         self.precision = str(self.make_trainer().precision)
 
     @property

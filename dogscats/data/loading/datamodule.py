@@ -143,7 +143,7 @@ class DogsCatsDataModule(PhotoLoaders):
         """
         if self.download:
             download_dataset(self.url, self.root, self.sha256)
-        self._changes  # noqa: B018
+        self.new_labels  # noqa: B018
 
     @cached_property
     def _found(self) -> Found:
@@ -162,7 +162,8 @@ class DogsCatsDataModule(PhotoLoaders):
         return read_decisions(self._decisions_file) if self._decisions_file else None
 
     @cached_property
-    def _changes(self) -> NewLabels:
+    def new_labels(self) -> NewLabels:
+        """What decisions change, of all photos; see `NewLabels`."""
         found = self._found
         others = found.labelled, self._additions.listed(found.train.root)
         changes, self.decided = decide(self.decisions, found.splits, found.classes, *others)
@@ -193,11 +194,11 @@ class DogsCatsDataModule(PhotoLoaders):
         if hasattr(self, "train"):
             return
         found = self._found
-        splits = dict(zip(found.splits, self._usable(self._changes, *found.splits.values()), strict=True))
+        splits = dict(zip(found.splits, self._usable(self.new_labels, *found.splits.values()), strict=True))
         for split, photos in splits.items():
             check_classes(split, found.splits[split], photos, found.classes, self.bad)
         self.splits, self.test, self.train, self.valid = splits, splits.get("test"), splits["train"], splits["valid"]
-        strangers = self._additions.strangers(found.train.root, self._changes)
+        strangers = self._additions.strangers(found.train.root, self.new_labels)
         if strangers.photos.paths:
             self.strangers = usable_strangers(strangers, self._usable({}, strangers.photos)[0], splits)
 
