@@ -1,9 +1,11 @@
 """The search of `recipe=auto`: each candidate is a kernel head on cached features, cheapest first, while time lasts."""
 
 import logging
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +22,16 @@ from dogscats.auto.candidates import (
     process_seconds,
 )
 from dogscats.auto.choice import Kernel, LeftOutTable
-from dogscats.auto.fine_tuning import Train, fine_tuned, taken_over
+from dogscats.auto.fine_tuning import FOLDER, Train, fine_tuned, is_to_take_over, take_over
+from dogscats.base.content import cache_folder, stable_seed
 from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.text import counted, percent, shown, text_table
 from dogscats.data.loading.class_weights import class_weights
 from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.decisions import before_decisions
-from dogscats.lesson.activations import Activations
+from dogscats.lesson.activations import Activations, activation_key
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.metrics import loss_text, wilson_interval
@@ -65,8 +69,8 @@ def search(run: Run, train: Train) -> Run:
     if seconds is None:
         return run
     run.fabric.launch()
-    if tuned := taken_over(run):
-        return tuned
+    if is_to_take_over(run):
+        return take_over(run)
     start = process_seconds()
     size = min([entry.size for entry in run.cfg.get("candidates") or []] or SIZES)
     data = {size: _data(run, size)}
@@ -75,16 +79,19 @@ def search(run: Run, train: Train) -> Run:
     log.info("Search    %s, %s", counted(len(candidates), "candidate"), f"{seconds:g} s from the start of the command")
     last: Candidate | None = None
     for candidate in candidates:
-        if not candidate.note and last and not run.fabric.broadcast(plan.has_time(candidate, last, process_seconds())):
-            needed = plan.seconds(candidate, last) + plan.after(candidate, last=last)
-            candidate.note = f"no time: about {needed:.0f} s with the rest of the run"
         if candidate.note:
+            continue
+        file = _seconds_file(run, candidate, data[size])
+        cached = run.fabric.broadcast(file.is_file())
+        if last and not run.fabric.broadcast(plan.has_time(candidate, last, process_seconds(), cached)):
+            needed = plan.seconds(candidate, last, cached) + plan.after(candidate, last=last)
+            candidate.note = f"no time: about {needed:.0f} s with the rest of the run"
             continue
         if candidate.size not in data:
             data[candidate.size] = _data(run, candidate.size)
         deadline = plan.budget - plan.after(candidate, last=last) if last else float("inf")
         try:
-            _try(run, plan, candidate, data[candidate.size], deadline)
+            _try(run, plan, candidate, data[candidate.size], deadline, file)
         except Failure:  # such as a full disk
             raise
         except UserError as error:
@@ -98,15 +105,17 @@ def search(run: Run, train: Train) -> Run:
     found = _choose(run, plan, tried) if run.fabric.is_global_zero else None
     choice: Choice = run.fabric.broadcast(found)  # type: ignore[assignment]
     chosen, best = [tried[number] for number in choice.chosen], tried[choice.best]
-    tuned, row = None, dict[str, Any]()
+    better, row = False, dict[str, Any]()
     if choice.kernel.scored.any():
         deadline = plan.budget - plan.after(*chosen, last=chosen[0])
-        tuned, row = fine_tuned(run, plan, best, data[best.size], choice.kernel, deadline, train)
+        better, row = fine_tuned(run, plan, best, data[best.size], choice.kernel, deadline, train)
     if run.fabric.is_global_zero:
-        _report(run, choice.rows, row, tuned is not None, candidates)
-    if tuned is None:
-        _configure(run, chosen)
-    return tuned or run
+        _report(run, choice.rows, row, better, candidates)
+    if better:
+        return take_over(run)
+    _configure(run, chosen)
+    shutil.rmtree(run.out / FOLDER, ignore_errors=True)
+    return run
 
 
 def _data(run: Run, size: int) -> DogsCatsDataModule:
@@ -117,7 +126,14 @@ def _data(run: Run, size: int) -> DogsCatsDataModule:
     return data
 
 
-def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, deadline: float) -> None:
+def _seconds_file(run: Run, candidate: Candidate, data: DogsCatsDataModule) -> Path:
+    """Return the path of the file with the seconds of a candidate; it is there once its features are in the cache."""
+    photos = PhotoDataset(before_decisions(data.train)[0], data.evaluation, data.seed)
+    key = stable_seed(activation_key(None, photos, None), candidate.model, candidate.size)
+    return cache_folder(data.root, run.cfg.activations.dir) / f"seconds-{key}.json"
+
+
+def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, deadline: float, file: Path) -> None:
     """Compute the features of a candidate, or read them from the cache, and fit a kernel head.
 
     Raises:
@@ -132,7 +148,6 @@ def _try(run: Run, plan: Plan, candidate: Candidate, data: DogsCatsDataModule, d
     started, times = time.perf_counter(), list[float]()
     body = build_candidate(run, candidate)
     activations = Activations(Classifier(body, data.classes), data, run.fabric, run.cfg.activations.dir)
-    file = activations.file("seconds", before_decisions(data.train)[0], body)
     features, groups = features_and_groups(activations, run.settings["data"].get("group"), watch)
     began, widths = time.perf_counter(), body.widths(data.size)
     plan.compared.setdefault(candidate.size, began - (times or [began])[-1])

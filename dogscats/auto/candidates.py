@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import seed_everything
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet34_Weights
 
 from dogscats.base.environment import CONF
@@ -107,8 +108,10 @@ class Plan:
         others = max(0.0, last.photo_seconds - last.pass_seconds)
         return candidate.photo_seconds or candidate.pass_seconds + others
 
-    def seconds(self, candidate: Candidate, last: Candidate) -> float:
-        """Estimate the seconds of a candidate."""
+    def seconds(self, candidate: Candidate, last: Candidate, cached: bool = False) -> float:
+        """Estimate the seconds of a candidate, whose features may be `cached`."""
+        if cached:
+            return last.fit_seconds
         compare = 0.0 if candidate.size in self.compared else max(self.compared.values(), default=0.0)
         return self.photos * self.photo_seconds(candidate, last) + last.fit_seconds + compare
 
@@ -120,9 +123,9 @@ class Plan:
             total += photos * self.photo_seconds(candidate, last) + 2 * (candidate.fit_seconds or last.fit_seconds)
         return total
 
-    def has_time(self, candidate: Candidate, last: Candidate, now: float) -> bool:
+    def has_time(self, candidate: Candidate, last: Candidate, now: float, cached: bool = False) -> bool:
         """Return whether a candidate can be tried and chosen `now` seconds after the start of the process."""
-        return now + self.seconds(candidate, last) + self.after(candidate, last=last) <= self.budget
+        return now + self.seconds(candidate, last, cached) + self.after(candidate, last=last) <= self.budget
 
 
 def find_candidates(run: Run, data: DogsCatsDataModule) -> list[Candidate]:
@@ -169,37 +172,46 @@ def build_candidate(run: Run, candidate: Candidate) -> Backbone:
 
 
 def _cheapest_first(run: Run, candidates: list[Candidate]) -> list[Candidate]:
-    """Measure the speed of each network at its smallest size, and sort the candidates, cheapest first."""
-    found: dict[str, tuple[float, int, str]] = {}
+    """Sort the candidates by the operations of their networks, and measure the speed of each at its smallest size.
+
+    Measured seconds would give another order, and perhaps another choice, each time.
+    """
+    found: dict[str, tuple[float, float, int, str]] = {}
+    order = list[tuple[float, Candidate]]()
     for candidate in sorted(candidates, key=lambda candidate: candidate.size):
         key = repr({**candidate.model, "size": None})
         if key not in found:
-            note, seconds = "", 0.0
+            note, operations, seconds = "", 0.0, 0.0
             try:
                 with all_ranks() as ranks:
-                    seconds = ranks.each(lambda one=candidate: _pass_seconds(run, one))[0]  # type: ignore[misc]
+                    operations, seconds = ranks.each(lambda one=candidate: _cost(run, one))[0]  # type: ignore[misc]
             except Exception as error:  # a network of one's own can raise anything
                 note = user_message(error) or ""
                 if not note:
                     raise
                 log.warning("Left out  %s: %s", model_name(candidate.model), note)
-            found[key] = seconds, candidate.size, note
-        seconds, size, candidate.note = found[key]
+            found[key] = operations, seconds, candidate.size, note
+        operations, seconds, size, candidate.note = found[key]
         if not candidate.note:
             candidate.model = accepted_model(candidate.model)
-        candidate.pass_seconds = seconds * (candidate.size / size) ** 2 / run.fabric.world_size
-    return sorted(candidates, key=lambda candidate: candidate.pass_seconds)
+        area = (candidate.size / size) ** 2
+        candidate.pass_seconds = seconds * area / run.fabric.world_size
+        order.append((operations * area, candidate))
+    return [candidate for _, candidate in sorted(order, key=lambda pair: pair[0])]
 
 
-def _pass_seconds(run: Run, candidate: Candidate) -> float:
-    """Measure the seconds of a forward pass for each photo; the second one, as the first takes longer."""
+def _cost(run: Run, candidate: Candidate) -> tuple[float, float]:
+    """Count the operations of a forward pass of one photo, and measure its seconds, but those of the first pass."""
     body = build_candidate(run, candidate).eval().to(run.fabric.device)
-    images, began = torch.zeros(BATCH, 3, candidate.size, candidate.size, dtype=torch.uint8), 0.0
+    images, times = torch.zeros(BATCH, 3, candidate.size, candidate.size, dtype=torch.uint8), []
     with torch.inference_mode():
-        for _ in range(2):
+        with FlopCounterMode(display=False) as counter:
+            body(images.to(run.fabric.device)).cpu()
+        for _ in range(3):
             began = time.perf_counter()
             body(images.to(run.fabric.device)).cpu()
-    return (time.perf_counter() - began) / BATCH
+            times.append(time.perf_counter() - began)
+    return counter.get_total_flops() / BATCH, median(times) / BATCH
 
 
 def final_passes(run: Run, data: DogsCatsDataModule) -> int:

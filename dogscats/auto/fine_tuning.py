@@ -65,7 +65,7 @@ def fine_tuned(
     kernel: Kernel,
     deadline: float,
     train: Train,
-) -> tuple[Run | None, dict[str, Any]]:
+) -> tuple[bool, dict[str, Any]]:
     """Fine-tune the best network if that may help and there is time; all ranks together.
 
     Args:
@@ -78,12 +78,12 @@ def fine_tuned(
         train: trains a run.
 
     Returns:
-        The fine-tuned run, if it is to be taken; and its row of `auto.csv`, empty if it was not tried.
+        Whether it is better; and its row of `auto.csv`, empty if it was not tried.
     """
-    folder, started, row = run.out / FOLDER, time.perf_counter(), {"candidate": f"{best.name}, fine-tuned"}
+    started, row = time.perf_counter(), {"candidate": f"{best.name}, fine-tuned"}
     if kernel.error <= MIN_ERROR:
         log.info("\nNo fine-tuning: the kernel head is wrong on %s", percent(kernel.error, len(kernel.labels)))
-        return None, {}
+        return False, {}
     try:
         fifth, dropped = _fifth(run, data, kernel.groups.tolist())
         seconds = run.fabric.broadcast(_seconds(run, plan, best, len(fifth)))
@@ -102,30 +102,23 @@ def fine_tuned(
         if note is None or isinstance(error, Failure):
             raise
         log.info("\nNo fine-tuning: %s", note)
-        shutil.rmtree(folder, ignore_errors=True)
-        return None, {**row, "note": note}
+        return False, {**row, "note": note}
     compared = _compared(kernel, predicted, torch.tensor(fifth)) if run.fabric.is_global_zero else None
-    taken, values = run.fabric.broadcast(compared)  # type: ignore[misc]
-    if taken and compared:
-        (folder / TAKEN).touch()
-    elif not taken:
-        shutil.rmtree(folder, ignore_errors=True)
-    row |= values | {"seconds": round(time.perf_counter() - started, 1)}
-    return (taken_over(run) if taken else None), row
+    better, values = run.fabric.broadcast(compared)  # type: ignore[misc]
+    return better, row | values | {"seconds": round(time.perf_counter() - started, 1)}
 
 
-def taken_over(run: Run) -> Run | None:
-    """Make the fine-tuned run the run itself, with its stages finished; `None` if there is none to take.
+def take_over(run: Run) -> Run:
+    """Make the fine-tuned run the run itself, with its stages finished; all ranks together.
 
-    A run that is killed here does the rest when it is resumed.
+    A run that is killed here does the rest when it is resumed, see `is_to_take_over`.
     """
     out = run.fabric.broadcast(run.out)
-    if not run.fabric.broadcast((out / FOLDER / TAKEN).exists()):
-        return None
     cfg = OmegaConf.load(out / FOLDER / "config.yaml")
     assert isinstance(cfg, DictConfig)
     run.fabric.barrier()
     if run.fabric.is_global_zero:
+        (out / FOLDER / TAKEN).touch()
         for path in sorted((out / FOLDER).iterdir(), key=lambda path: path.name == "config.yaml"):  # it comes last
             if path.name != TAKEN:
                 _move(path, out / path.name)
@@ -133,6 +126,11 @@ def taken_over(run: Run) -> Run | None:
     run.fabric.barrier()
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     return _run(run, cfg, run.out, read_progress(out, make_stages(values["recipe"]), cfg.final))
+
+
+def is_to_take_over(run: Run) -> bool:
+    """Return whether a run was killed while it took over the fine-tuned one."""
+    return run.fabric.broadcast((run.out / FOLDER / TAKEN).exists())
 
 
 def _move(path: Path, to: Path) -> None:

@@ -244,6 +244,15 @@ def chosen_epoch(facts: Facts) -> str | None:
     )
 
 
+def chosen_network(facts: Facts) -> str | None:
+    """A network that these photos have chosen among several."""
+    chosen = next((row for row in facts.tried if row["chosen"]), None)
+    if chosen is None:
+        return None
+    count = sum(row["accuracy"] is not None and " + " not in row["candidate"] for row in facts.tried)
+    return f"{chosen['candidate']}: one of {counted(count, 'candidate')} tried, {chosen['note']}."
+
+
 def limited(facts: Facts) -> str | None:
     """Photos that were left out for a quick look."""
     limit = facts.config["data"].get("limit")
@@ -252,7 +261,7 @@ def limited(facts: Facts) -> str | None:
 
 OBSTACLES: list[Callable[[Facts], str | None]] = [
     *(trial, repeated_photos, no_better_than_one_class, weak_classes, overfitting, augmentation_hurts),
-    *(cut_off, few_photos, unknown_weights, chosen_epoch, limited),
+    *(cut_off, few_photos, unknown_weights, chosen_epoch, chosen_network, limited),
 ]
 """What can stand in the way, worst first: functions that say so, and what to do, or return `None`. A new one is a
 function and its place here: console, page and card follow."""

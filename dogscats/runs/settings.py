@@ -180,17 +180,17 @@ def check_entries(key: str, entries: Any, least: int) -> None:
         UserError: with what is expected.
     """
     good, _ = whole(1, MOST_PIXELS)
-    many = isinstance(entries, ListConfig) and len(entries) >= least
-    if not many or not all(
-        isinstance(entry, DictConfig) and entry.keys() == {"model", "size"} and good(entry["size"])
-        and isinstance(entry["model"], str | DictConfig)
-        for entry in entries
-    ):  # fmt: skip
-        number = "at least two of " if least > 1 else ""
-        raise UserError(
-            f"{key}={entries}: expected a list, {number}[{{model: <name>, size: <pixels>}}, ...]. A name is that of "
-            "model=<name>, or timm's; a network of your own is a node with _target_."
-        )
+    expected, number = "{model: <name>, size: <pixels>}", "at least two of " if least > 1 else ""
+    if not isinstance(entries, ListConfig) or len(entries) < least:
+        raise UserError(f"{key}={entries}: expected a list, {number}[{expected}, ...].")
+    for row, entry in enumerate(entries):
+        is_entry = isinstance(entry, DictConfig) and entry.keys() == {"model", "size"} and good(entry["size"])
+        model = entry["model"] if is_entry else None
+        if not isinstance(model, str) and not (isinstance(model, DictConfig) and "_target_" in model):
+            raise UserError(
+                f"{key}[{row}]={entry}: expected {expected}. A name is that of model=<name>, or timm's; a network of "
+                "your own is a node with _target_."
+            )
 
 
 def set_members(cfg: DictConfig) -> None:

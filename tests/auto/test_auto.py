@@ -102,7 +102,9 @@ def test_no_candidate_can_be_built(shared_root: Path, run_command: Run, tmp_path
         (["recipe=auto", "budget=30s"], "budget=30s: expected a time of at least 1m"),
         (["recipe=auto", "budget=90"], "budget=90: expected a time"),
         (["recipe=auto", "data.size=64"], "data.size=64: recipe=auto chooses"),
-        (["recipe=auto", "candidates=[resnet34]"], "candidates=['resnet34']: expected a list"),
+        (["recipe=auto", "candidates=[resnet34]"], "candidates[0]=resnet34: expected {model: <name>"),
+        (["recipe=auto", "candidates=[]"], "candidates=[]: expected a list"),
+        (["recipe=auto", "candidates=[{model: {name: a}, size: 32}]"], "candidates[0]={'model': {'name': 'a'}"),
         (["recipe=small", "members=[{model: resnet34, size: 32}]"], "at least two"),
         (["members=[{model: resnet34, size: 32}, {model: resnet34, size: 24}]"], "Choose recipe=small"),
         (["-m", "recipe=small,auto"], "it cannot be swept"),
@@ -127,6 +129,7 @@ def test_what_fits_into_the_time() -> None:
     assert plan.after(second, last=first) == pytest.approx(10 + 12 + 2)
     assert plan.has_time(second, first, now=50.9)
     assert not plan.has_time(second, first, now=51.1)
+    assert plan.has_time(second, first, now=74.9, cached=True)
     larger = candidate(0.1, photo_seconds=0.2, size=160, fit=1)
     both = 10 + 7 + 2 + 10 + 2 + 14  # the smaller one's features are computed anew
     assert plan.after(first, larger, last=first) == pytest.approx(both)
