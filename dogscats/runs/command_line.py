@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dogscats.base.environment import CONF
-from dogscats.base.errors import UserError, user_errors_exit, user_message
+from dogscats.base.errors import UserError, user_message
 from dogscats.base.newest import newest_run
-from dogscats.base.text import hydra_text, setting
+from dogscats.base.text import hydra_text, setting, shown_lines
 from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import PATH_SETTINGS, empty_folders_removed
-from dogscats.runs.settings import NO_SWEEP
+from dogscats.runs.settings import check_settings
 
 OPEN = ("callbacks", "logger", "trainer")
 """Groups that take any key: what each builds refuses those that it does not know."""
@@ -145,7 +147,7 @@ def _defaults() -> dict[str, Any]:
         return _plain(compose(name))
 
 
-def _composition_message(error: HydraException) -> str | None:
+def _composition_message(error: Exception) -> str | None:
     """Make the message for a key or a choice that does not exist."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -225,35 +227,65 @@ class KnownKeys(Callback):
         self.config = config
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run."""
+        """Check the config of a single run.
+
+        Raises:
+            SystemExit: with what is wrong: Hydra would go on with a warning after another error.
+        """
+        try:
+            self._check_keys(config)
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from error
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the config of every job of a sweep, before the first one starts.
+
+        Raises:
+            SystemExit: with the number of a job, what is swept, and what is wrong.
+        """
+        jobs, before = job_overrides(config), HydraConfig.instance().cfg
+        same = set[str]().union(*jobs).intersection(*jobs)
+        for number, overrides in enumerate(jobs):
+            try:
+                self._check_job(config, number, overrides)
+            except Exception as error:
+                if (message := _composition_message(error) or user_message(error)) is None:
+                    raise
+                swept = " ".join(override for override in overrides if override not in same)
+                raise SystemExit(f"error: {f'job {number}, {swept}: ' * bool(swept)}{shown_lines(message)}") from error
+            finally:
+                HydraConfig.instance().cfg = before
+
+    def _check_keys(self, config: DictConfig) -> None:
         declared = _plain(OmegaConf.load(CONF / f"{self.config}.yaml"))
         groups = [group for default in declared.pop("defaults") if isinstance(default, dict) for group in default]
         composed = _plain(config)
         for key in _undeclared(composed, declared | dict.fromkeys(groups) | {"hydra": None}):
-            raise SystemExit(f"error: {_no_such_setting(key, composed)}")
+            raise UserError(_no_such_setting(key, composed))
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of the first job of a sweep: that of the sweep itself lacks what is swept."""
-        parsed = PARSER.parse_overrides([*config.hydra.overrides.task])
-        first = [
-            f"{typed.get_key_element()}={next(iter(typed.sweep_string_iterator()))}"
-            if typed.is_discrete_sweep()
-            else str(typed.input_line)
-            for typed in parsed
-            if typed.is_discrete_sweep() or not typed.is_sweep_override()
-        ]
-        recipes = (typed for typed in parsed if typed.get_key_element() == "recipe")
-        if any("auto" in re.split(r"\W+", str(typed.input_line)) for typed in recipes):
-            raise SystemExit(f"error: {NO_SWEEP}")
-        try:
-            job = GlobalHydra.instance().config_loader().load_sweep_config(config, first)
-        except HydraException as error:  # Hydra would go on with a warning
-            raise SystemExit(f"error: {_composition_message(error) or user_message(error)}") from error
-        self.on_run_start(job)
+    def _check_job(self, config: DictConfig, number: int, overrides: list[str]) -> None:
+        job = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+        self._check_keys(job)
+        if self.config == "train":
+            with open_dict(job):  # as Hydra does before it runs the job
+                job.hydra.job.num = number
+                job.hydra.runtime.output_dir = str(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+            HydraConfig.instance().set_config(job)
+            check_settings(job, here=job.hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"))
         from dogscats.runs.compose import check_nodes  # imports torch, which takes seconds
 
-        with user_errors_exit():
-            check_nodes(job)
+        check_nodes(job)
+
+
+def job_overrides(config: DictConfig) -> list[list[str]]:
+    """List the overrides of each job of a sweep; of the first alone if an optimizer chooses those of the others."""
+    hydra = config.hydra
+    given = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides([*given, *hydra.overrides.task])
+    known = [typed for typed in parsed if typed.is_discrete_sweep() or not typed.is_sweep_override()]
+    (jobs,) = BasicSweeper.split_arguments(known, None)
+    return jobs if hydra.runtime.choices["hydra/sweeper"] == "basic" else jobs[:1]
 
 
 def _undeclared(config: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -21,8 +21,6 @@ from dogscats.data.photos.arguments import MOST_PIXELS, check_arguments, check_d
 from dogscats.lesson.stage import Stage, make_stages
 from dogscats.runs.directory import checkpoint_of, plain_config
 
-NO_SWEEP = "recipe=auto: it cannot be swept, as it chooses settings by itself. Run it without -m."
-
 UNITS = {"s": 1, "m": 60, "h": 3600}
 """Units of `budget`, in seconds."""
 
@@ -69,8 +67,12 @@ class Settings:
     resumed: bool
 
 
-def check_settings(cfg: DictConfig) -> Settings:
+def check_settings(cfg: DictConfig, here: bool = True) -> Settings:
     """Check the config of a new run, or of the run named by `resume`, as far as that needs no torch.
+
+    Args:
+        cfg: composed config; some of its values are set to their standard form.
+        here: whether the run is on this machine; if not, its photos are not looked for.
 
     Raises:
         UserError: with the key, the value and the expected values.
@@ -100,10 +102,10 @@ def check_settings(cfg: DictConfig) -> Settings:
     if data["_target_"] in (FOLDER_DATA, SAMPLE_DATA):
         check_arguments(data)
         # The photos may be drawn or downloaded later, and a finished run needs none.
-        found_later = data["_target_"] == SAMPLE_DATA or data.get("download") or resumed
+        found_later = data["_target_"] == SAMPLE_DATA or data.get("download") or resumed or not here
         if "root" in data and not found_later:
             check_root(Path(data["root"]).expanduser())
-        if data.get("decisions") and not resumed:
+        if data.get("decisions") and not resumed and here:
             check_decisions(data["decisions"])
     if values.get("load") and not resumed:
         cfg.load = values["load"] = str(checkpoint_of(values["load"]))
@@ -163,7 +165,7 @@ def check_auto(cfg: DictConfig) -> None:
             raise UserError(f"{other}={cfg[other]}: it is for recipe=auto. Add that, or drop {other}.")
         return
     if hydra.mode is RunMode.MULTIRUN:
-        raise UserError(NO_SWEEP)
+        raise UserError("recipe=auto: it cannot be swept, as it chooses settings by itself. Run it without -m.")
     if other := next((key for key in ("members", "load", "data.size") if typed.get(key, "null") != "null"), None):
         advice = "Drop it; candidates=[{model: <name>, size: <pixels>}, ...] says what to choose from."
         raise UserError(f"{other}={typed[other]}: recipe=auto chooses network and size itself. {advice}")
