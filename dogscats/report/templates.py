@@ -1,6 +1,7 @@
 """Templates that the page and the model card of a run are made from."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -30,6 +31,12 @@ def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False
         finalize: function of each value before it is written.
         autoescape: whether values are escaped for HTML.
     """
+    return _environment(finalize, autoescape).get_template(name, globals={"metrics": final_metrics()})
+
+
+@cache
+def _environment(finalize: Callable[[Any], Any], autoescape: bool) -> Environment:
+    """Make an environment; it keeps the templates that it has compiled, for the next job of a sweep."""
     environment = Environment(
         loader=PackageLoader("dogscats.report", ""),
         autoescape=autoescape,
@@ -46,5 +53,4 @@ def template(name: str, finalize: Callable[[Any], Any], autoescape: bool = False
         counted=counted,
         capitalised=capitalised,
     )
-    environment.globals["metrics"] = final_metrics()
-    return environment.get_template(name)
+    return environment

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -227,14 +228,10 @@ class KnownKeys(Callback):
         self.config = config
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run.
-
-        Raises:
-            SystemExit: with what is wrong: Hydra would go on with a warning after another error.
-        """
+        """Check the config of a single run."""
         try:
             self._check_keys(config)
-        except UserError as error:
+        except UserError as error:  # Hydra would go on with a warning
             raise SystemExit(f"error: {error}") from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -257,10 +254,8 @@ class KnownKeys(Callback):
                 HydraConfig.instance().cfg = before
 
     def _check_keys(self, config: DictConfig) -> None:
-        declared = _plain(OmegaConf.load(CONF / f"{self.config}.yaml"))
-        groups = [group for default in declared.pop("defaults") if isinstance(default, dict) for group in default]
         composed = _plain(config)
-        for key in _undeclared(composed, declared | dict.fromkeys(groups) | {"hydra": None}):
+        for key in _undeclared(composed, _declared(self.config)):
             raise UserError(_no_such_setting(key, composed))
 
     def _check_job(self, config: DictConfig, number: int, overrides: list[str]) -> None:
@@ -286,6 +281,14 @@ def job_overrides(config: DictConfig) -> list[list[str]]:
     known = [typed for typed in parsed if typed.is_discrete_sweep() or not typed.is_sweep_override()]
     (jobs,) = BasicSweeper.split_arguments(known, None)
     return jobs if hydra.runtime.choices["hydra/sweeper"] == "basic" else jobs[:1]
+
+
+@cache
+def _declared(name: str) -> dict[str, Any]:
+    """Read the keys of a command from its file in `conf/`."""
+    declared = _plain(OmegaConf.load(CONF / f"{name}.yaml"))
+    groups = [group for default in declared.pop("defaults") if isinstance(default, dict) for group in default]
+    return declared | dict.fromkeys(groups) | {"hydra": None}
 
 
 def _undeclared(config: Mapping[str, Any], declared: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

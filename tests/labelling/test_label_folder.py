@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAST, Run, command_runner, draw_photo
+from conftest import FAST, Run, command_runner, draw_folder, draw_photo
 
 from dogscats.base.files import read_csv
 from dogscats.labelling.label_page import Sure, _packed
@@ -28,8 +28,7 @@ def embedded(page: Path) -> dict[str, Any]:
 def pool(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos without labels: new ones, one twice, one as a small copy, a labelled one, and one that is no photo."""
     folder = tmp_path_factory.mktemp("pool")
-    for number in range(30):
-        draw_photo(folder / "card 1" / f"{number}.jpg", number % 2, 5000 + number)
+    draw_folder(folder / "card 1", 30, first=5000)
     shutil.copy(folder / "card 1/3.jpg", folder / "same.jpg")
     draw_photo(folder / "copy.jpg", 0, 5000, (120, 96))  # not the same picture: its noise differs
     shutil.copy(shared_root / "train/cats/cat.0.jpg", folder / "known.jpg")

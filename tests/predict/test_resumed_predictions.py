@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Run, draw_photo, offline
+from conftest import REPOSITORY, Run, draw_folder, draw_photo, offline
 
 from dogscats.base.errors import Failure
 from dogscats.predict import predictor
@@ -20,9 +20,7 @@ COUNT = 33
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    for number in range(COUNT):
-        draw_photo(folder / f"{number}.jpg", number % 2, number)
+    folder = draw_folder(tmp_path / "photos", COUNT)
     for number in (4, 21):
         (folder / f"{number}b.jpg").write_bytes(b"no photo")
     return folder
@@ -141,8 +139,7 @@ def test_a_limit_holds_for_all_parts_together(run_command: Run, command: list[st
 @pytest.mark.fault("predict= is killed with kill -9: the same command continues, with the same bytes")
 @pytest.mark.usefixtures("photos")
 def test_a_killed_prediction_is_continued(run_command: Run, command: list[str], tmp_path: Path) -> None:
-    for number in range(COUNT, 700):
-        draw_photo(tmp_path / "photos" / f"{number}.jpg", number % 2, number)
+    draw_folder(tmp_path / "photos", 700)
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "evaluate.py"), *command, "hydra.run.dir=out"],
         cwd=tmp_path,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run, command_runner, draw_photo, draw_root
+from conftest import TINY, Run, command_runner, draw_folder, draw_root
 from PIL import Image
 
 from dogscats import Predictor
@@ -79,11 +79,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strangers")
     root = draw_root(folder / "photos", train=30, valid=15)
     for kind, channel in (("red", 0), ("blue", 2)):
-        for number in range(12):
-            draw_photo(root / "others" / kind / f"{number}.jpg", number % 2, 500 + number)
-            pixels = np.array(Image.open(root / "others" / kind / f"{number}.jpg"))
+        for file in draw_folder(root / "others" / kind, 12, first=500).iterdir():
+            pixels = np.array(Image.open(file))
             pixels[..., channel] = 255
-            Image.fromarray(pixels).save(root / "others" / kind / f"{number}.jpg")
+            Image.fromarray(pixels).save(file)
     result = command_runner(folder)(
         "train.py", f"data.root={root}", "recipe=small", *TINY, "callbacks.tta.n_aug=0",
         f"data.strangers={root / 'others'}", f"activations.dir={folder / 'cache'}", "hydra.run.dir=run",
@@ -108,6 +107,7 @@ def test_a_run_says_how_many_of_the_strangers_would_pass(trained: Path) -> None:
     assert (len(rows), rows[0]["path"], rows[0]["label"]) == (24, "others/blue/0.jpg", "blue")
 
 
+@pytest.mark.slow
 def test_exported_files_decide_about_strangers_as_the_predictor_does(run_command: Run, trained: Path) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

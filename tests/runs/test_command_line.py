@@ -84,7 +84,7 @@ def test_a_sweep_refuses_them_before_it_makes_a_folder(run_command: Run, tmp_pat
         ("++callbacks.tta.n_agu=1,2", "callbacks.tta.n_aug"),
         ("++recipe.finetune.cycle=1,2", "recipe.finetune.cycles"),
     ):
-        result = run_command("train.py", "-m", typed)
+        result = run_command("train.py", "-m", "data.root=.", typed)
         assert (result.returncode, f"Did you mean {meant}?" in result.stderr) == (1, True)
     assert [*tmp_path.iterdir()] == []
 

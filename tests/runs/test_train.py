@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUIET, REAL_DATA, TINY, Run, draw_root
+from conftest import HEAD, QUIET, REAL_DATA, TINY, Run, draw_root
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -28,7 +28,9 @@ def run_directory(tmp_path: Path) -> Path:
 
 
 def test_a_run_writes_its_directory(run_process: Run, shared_root: Path, tmp_path: Path) -> None:
-    result = run_process("train.py", f"data.root={shared_root}", "recipe=head_only", *TINY)
+    result = run_process(
+        "train.py", f"data.root={shared_root}", *HEAD, "recipe.precompute.epochs=2", "callbacks.reports.pictures=null"
+    )
     assert result.returncode == 0, result.stderr
     run = run_directory(tmp_path)
 

@@ -61,7 +61,8 @@ class PhotoDataset(Dataset[tuple[torch.Tensor, int, int]]):
     def drawing(self, index: int, epoch: int) -> Iterator[None]:
         """Let torch's global generator give the random numbers of a photo and epoch."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed(self.seed, epoch, self.photos.paths[index]))
+            # Not torch.manual_seed, which seeds GPUs too, and without one takes a stack trace each time.
+            torch.default_generator.manual_seed(stable_seed(self.seed, epoch, self.photos.paths[index]))
             yield
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import QUIET, TINY, Run, draw_photo, draw_root
+from conftest import QUIET, TINY, Run, draw_classes, draw_folder, draw_root
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
@@ -24,9 +24,7 @@ HEADER = ["path", "label", "by", "asked", "folder"]
 
 
 def draw_unsorted(folder: Path, count: int = 16) -> Path:
-    for number in range(count):
-        draw_photo(folder / f"{number}.jpg", number % 2, 900 + number)
-    return folder
+    return draw_folder(folder, count, first=900)
 
 
 def write_labels(file: Path, rows: Sequence[Sequence[object]], folder: Path | str = "") -> str:
@@ -72,10 +70,7 @@ def test_rows_join_training_or_become_strangers(
 
 
 def test_a_folder_of_unsorted_photos_in_class_folders_is_no_class(tmp_path: Path) -> None:
-    root = tmp_path / "photos"
-    for label, name in enumerate(("cats", "dogs")):
-        for number in range(10):
-            draw_photo(root / name / f"{number}.jpg", label, number)
+    root = draw_classes(tmp_path / "photos", 10)
     folder = draw_unsorted(root / "unsorted")
     data = ready(root, add=write_labels(folder / "labels.csv", [("0.jpg", "cats")]))
     assert data.classes == ["cats", "dogs"]
@@ -157,8 +152,11 @@ def test_leave_one_out_judges_the_photos_of_the_dataset_if_they_are_enough() -> 
     assert judged_alone(Photos(Path(), paths, [0] * len(paths))) is None
 
 
-def test_a_second_round_reuses_the_activations_of_the_dataset(run_command: Run, tmp_path: Path) -> None:
-    root, folder = draw_root(tmp_path / "photos", train=55, valid=5), draw_unsorted(tmp_path / "unsorted")
+def test_a_second_round_reuses_the_activations_of_the_dataset(
+    run_command: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dogscats.reliability.left_out.MIN_JUDGED", 20)
+    folder = draw_unsorted(tmp_path / "unsorted")
     arguments = [f"data.root={root}", "recipe=small", *TINY, "callbacks.tta.n_aug=0", "callbacks.reports=null"]
     finals = []
     for number, count in enumerate((6, 12)):
@@ -167,13 +165,13 @@ def test_a_second_round_reuses_the_activations_of_the_dataset(run_command: Run, 
         result = run_command("train.py", *arguments, f"data.add={labels}", f"hydra.run.dir=run{number}")
         assert result.returncode == 0, result.stderr
         assert f"{count} photos for training, 0 of no class" in result.stdout
-        assert f"Leave-one-out judges the 110 training photos of data.root, not the {count} added ones" in result.stdout
+        assert f"Leave-one-out judges the 24 training photos of data.root, not the {count} added ones" in result.stdout
         finals.append(read_json(tmp_path / f"run{number}" / "metrics.json")["final"])
         assert ("Computing activations of train: " in result.stdout) == (number == 0)
         assert "Computing activations of train, added" in result.stdout
-    assert [final["n_loo"] for final in finals] == [110, 110]
+    assert [final["n_loo"] for final in finals] == [24, 24]
     rows = read_csv(tmp_path / "run1" / "photos.csv")
-    assert sum(row["split"] == "train" for row in rows) == 122
+    assert sum(row["split"] == "train" for row in rows) == 36
     assert any(row["path"] == str(folder / "11.jpg") for row in rows)
     saved = torch.load(tmp_path / "run1" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["hyper_parameters"]["data"]["add"] == labels
@@ -190,10 +188,7 @@ def test_a_second_round_reuses_the_activations_of_the_dataset(run_command: Run, 
     ],
 )
 def test_rows_of_no_class_are_learned_by_every_recipe(recipe: list[str], run_command: Run, tmp_path: Path) -> None:
-    root, folder = tmp_path / "photos", draw_unsorted(tmp_path / "unsorted", 12)
-    for label, name in enumerate(("cats", "dogs")):
-        for number in range(30):
-            draw_photo(root / name / f"{number}.jpg", label, number)
+    root, folder = draw_classes(tmp_path / "photos", 30), draw_unsorted(tmp_path / "unsorted", 12)
     labels = write_labels(tmp_path / "labels.csv", [(f"{number}.jpg", "none") for number in range(12)], folder)
     result = run_command(
         "train.py", f"data.root={root}", *recipe, *TINY, *QUIET, "callbacks.tta.n_aug=0", f"data.add={labels}",

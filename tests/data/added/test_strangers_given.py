@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw_photo, draw_root
+from conftest import draw_classes, draw_folder, draw_root
 
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 
 
 def draw_strangers(folder: Path, count: int = 12, seed: int = 500) -> Path:
-    for number in range(count):
-        draw_photo(folder / f"{number}.jpg", number % 2, seed + number)
-    return folder
+    return draw_folder(folder, count, first=seed)
 
 
 def ready(root: Path, **settings: Any) -> DogsCatsDataModule:
@@ -37,10 +35,7 @@ def test_strangers_have_the_kind_of_their_folder_and_train_no_class(root: Path, 
 
 
 def test_a_folder_in_the_dataset_is_no_class_and_not_left_out(tmp_path: Path) -> None:
-    root = tmp_path / "photos"
-    for label, name in enumerate(("cats", "dogs")):
-        for number in range(10):
-            draw_photo(root / name / f"{number}.jpg", label, number)
+    root = draw_classes(tmp_path / "photos", 10)
     draw_strangers(root / "others")
     (tmp_path / "linked").symlink_to(root)
     for folder in (root / "others", tmp_path / "linked" / "others", os.path.relpath(root / "others")):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST, Run, draw_photo
+from conftest import FAST, Run, draw_folder, draw_photo
 from named import NAMES, labelled, photos
 from PIL import Image
 
@@ -286,8 +286,7 @@ def test_several_configurations_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_rows_that_have_only_a_path(tmp_path: Path, mixed: bool) -> None:
     root = tmp_path / "root"
-    for number in range(8):
-        draw_photo(root / "data" / "photos" / f"{number}.jpg", number % 2, number)
+    draw_folder(root / "data" / "photos", 8)
     images = [{"bytes": None, "path": f"photos/{number}.jpg"} for number in range(8)]
     if mixed:
         images[0] = {"bytes": encoded(0, 99, tmp_path), "path": "x.jpg"}
