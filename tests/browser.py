@@ -27,6 +27,26 @@ def chromium(*arguments: str, logs: Sequence[str]) -> Any:
     return webdriver.Chrome(options, webdriver.ChromeService(driver))
 
 
+class Shown:
+    """A page in a browser, as a user sees it."""
+
+    def __init__(self, browser: Any):
+        self.browser = browser
+
+    def all(self, selector: str) -> list[Any]:
+        return list(self.browser.find_elements("css selector", selector))
+
+    def text(self, selector: str) -> str:
+        return str(self.browser.find_element("css selector", selector).text)
+
+    def click(self, selector: str, number: int = 0) -> None:
+        self.all(selector)[number].click()
+
+    def keys(self, *keys: str) -> None:
+        for key in keys:
+            self.browser.switch_to.active_element.send_keys(key)
+
+
 def until(browser: Any, script: str, *arguments: object) -> Any:
     """Wait until a script returns something, and return it."""
     end = time.monotonic() + 120

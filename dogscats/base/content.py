@@ -62,8 +62,11 @@ def cache_folder(root: Path, configured: str | None = None, trains: bool = True,
     Raises:
         UserError: if the folder cannot be created.
     """
-    cache, name = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogscats", root.resolve().name
-    beside, users = root / "tmp", cache / f"{name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}"
+    name = root.resolve().name
+    beside, users = (
+        root / "tmp",
+        users_cache() / f"{name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}",
+    )
     if configured:
         choices = [Path(configured).expanduser()]
     elif trains:
@@ -80,6 +83,11 @@ def cache_folder(root: Path, configured: str | None = None, trains: bool = True,
     with as_user_error(last, "the cache folder cannot be created", advice, OSError):
         last.mkdir(parents=True, exist_ok=True)
     return last
+
+
+def users_cache() -> Path:
+    """Return the folder in which the user's cache has a folder for each folder of photos."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogscats"
 
 
 def _writable(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 // Photos to be labelled. A label is the cell of a class, `none`, or "" for a skipped photo.
 const NONE = {name: "none of these", cell: "none"}, MOST_CHOICES = 12, SAMPLES = 50;
-const {classes, items, lists, folder, rest: packed} = content;
+const {classes, items, lists, folder, rest: packed, warning} = content;
 const labels = new Map();  // label of each photo that is decided about, by its number
 let added = [];  // classes that were typed
 let others = [];  // rows of an earlier file about photos that are not on the page
@@ -75,7 +75,7 @@ function changed(isSaved) {
   find("counter").textContent = `${labels.size} of ${items.length} decided${most.length ? `: ${most.join(", ")}` : ""}` +
     (bulk ? `; ${bulk.toLocaleString("en")} accepted` : "") + (others.length ? `; ${count(others.length, "earlier row")}` : "");
   Object.assign(find("progress"), {max: Math.max(items.length, 1), value: labels.size});
-  find("accept-rest").textContent = accepted ? `${bulk.toLocaleString("en")} accepted: change` : `Accept the rest above 95 %`;
+  find("accept-rest").textContent = accepted ? `${bulk.toLocaleString("en")} accepted: change` : `Accept the rest above 95 %${warning ? " (many may be wrong)" : ""}`;
   find("accept-rest").hidden = !rest.length;
   remember({labels: [...labels], added, others, accepted});
   showChoices();
@@ -152,7 +152,7 @@ function render() {
 const fileOf = path => `${folder.url}/${path.split("/").map(encodeURIComponent).join("/")}`;
 
 function showRest() {
-  const wrong = new Set(accepted?.wrong), off = new Set(accepted ? classes.keys() : []), sections = [];
+  const wrong = new Set(accepted?.wrong), off = new Set(accepted || warning ? classes.keys() : []), sections = [];
   for (const index of accepted?.classes ?? []) off.delete(index);
   const every = new Map(classes.map((_, index) => [index, []]));
   rest.forEach(({index, photo}, row) => { if (!labels.has(photo)) every.get(index).push(row); });
@@ -278,5 +278,6 @@ for (const each of lists) {
 const stored = remembered();
 for (const [number, label] of stored?.labels ?? []) labels.set(number, label);
 ({added, others, accepted} = {added, others, accepted, ...stored});
+Object.assign(find("warning"), {textContent: warning, hidden: !warning});
 render();
 changed(stored?.saved ?? true);

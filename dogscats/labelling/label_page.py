@@ -6,7 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dogscats.base.text import shown
+from dogscats.base.text import form, shown
 from dogscats.suspects.photo_page import named, write_photo_page
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -46,7 +46,12 @@ class Sure(NamedTuple):
 
 
 def write_page(
-    file: Path, folder: Path, classes: Sequence[str], proposals: Sequence[Proposal], sure: Iterable[Sure]
+    file: Path,
+    folder: Path,
+    classes: Sequence[str],
+    proposals: Sequence[Proposal],
+    sure: Iterable[Sure],
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write the page. It saves `labels.csv`: path, label, by (`you` or `proposed`), asked, and folder.
 
@@ -55,22 +60,27 @@ def write_page(
     Args:
         file: HTML file to write.
         folder: folder of the photos.
-        classes: class names.
+        classes: class names; one called `none` is labelled as photos of no class are.
         proposals: photos to be labelled, those of a list in order.
-        sure: photos that can be accepted together, shown from their own files; some may be in `proposals`, too.
+        sure: photos that can be accepted together, shown from their own files; some may be in `proposals`, too. Those
+            of the class `none` cannot.
+        warnings: why many of these proposals may be wrong, in sentences; with one, no class is checked at first.
 
     Raises:
         UserError: if the page cannot be written.
     """
-    folder, names = folder.absolute(), [named(name) for name in classes]
-    cells = {name: each["cell"] for name, each in zip(classes, names, strict=True)} | {NONE: NONE, "": None}
+    folder, of_class = folder.absolute(), [name for name in classes if form(name) != NONE]
+    names, places = [named(name) for name in of_class], {name: place for place, name in enumerate(of_class)}
+    cells = dict.fromkeys(classes, NONE) | {NONE: NONE, "": None} | {name: named(name)["cell"] for name in of_class}
+    rest = [each._replace(label=places[name]) for each in sure if (name := classes[each.label]) in places]
     counts = Counter(each.asked for each in proposals)
     content = {
         "classes": names,
         "items": [{"asked": p.asked, "proposed": cells[p.label], "text": shown(p.text)} for p in proposals],
         "lists": [{"asked": key, "heading": LISTS[key], "count": counts[key]} for key in LISTS if counts[key]],
         "folder": {**named(str(folder)), "url": folder.as_uri().rstrip("/")},
-        "rest": _packed(sorted(sure)),
+        "rest": _packed(sorted(rest)),
+        "warning": " ".join(map(shown, warnings)),
     }
     title = f"Label photos of {folder.name}"
     write_photo_page(TEMPLATE, file, title, folder, [each.path for each in proposals], content)

@@ -60,11 +60,11 @@ def k_center(points: torch.Tensor, count: int) -> torch.Tensor:
     """
     lengths, chosen = points.square().sum(dim=1), list[int]()
     distances = torch.full((len(points),), torch.inf)
-    following = int((points - points.mean(dim=0)).square().sum(dim=1).argmin())
+    following = int((lengths - points @ (2 * points.mean(dim=0))).argmin())
     total = min(count, len(points))
     for _ in progress_bar(range(total), "Choosing diverse photos", total, "photo"):
         chosen.append(following)
-        squares = (lengths - 2 * points @ points[following] + lengths[following]).clamp_min(0)
+        squares = (lengths - points @ (2 * points[following]) + lengths[following]).clamp_min(0)
         distances = torch.minimum(distances, squares)
         distances[following] = -1
         following = int(distances.argmax())

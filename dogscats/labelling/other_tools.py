@@ -5,6 +5,7 @@ the JSON of Label Studio, or a table.
 """
 
 import argparse
+import csv
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from dogscats.base.errors import UserError, user_errors_exit
-from dogscats.base.files import FORMULA_STARTS, check_exists, csv_rows, write_csv, write_json, write_text
+from dogscats.base.files import FORMULA_STARTS, atomic_path, check_exists, csv_rows, write_json, write_text
 from dogscats.base.text import counted, shown
 
 LABELS = ("suggested", "predicted", "proposed", "label")
@@ -48,6 +49,9 @@ def read_photos(table: Path, root: Path | None = None) -> list[LabelledPhoto]:
             raise UserError(f"{shown(table)}: a row has no path, or none of the columns {', '.join(LABELS)}.")
         photos.append(LabelledPhoto(path.expanduser().absolute(), label, _score(row)))
     if missing := [photo.path for photo in photos if not photo.path.is_file()]:
+        if escaped := next((path for path in missing if "\\" in str(path)), None):
+            why = "Tables have odd characters of names escaped, and other tools would not find such a file"
+            raise UserError(f"{shown(table)}: {escaped} is not found. {why}: rename it, and write the table again.")
         raise UserError(
             f"{shown(table)}: {counted(len(missing), 'photo')} not found, such as {shown(missing[0])}. "
             "Name the folder that the paths are relative to: --root=<folder>."
@@ -101,8 +105,10 @@ def write_huggingface(folder: Path, root: Path, photos: Sequence[LabelledPhoto])
 
     https://huggingface.co/docs/datasets/image_dataset
     """
-    rows = ([photo.path.relative_to(root).as_posix(), photo.label] for photo in photos)
-    write_csv(folder / "metadata.csv", ["file_name", "label"], rows)
+    with atomic_path(folder / "metadata.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)  # names as they are: protected from spreadsheets, they would not be found
+        rows.writerow(["file_name", "label"])
+        rows.writerows([photo.path.relative_to(root).as_posix(), photo.label] for photo in photos)
 
 
 FORMATS: dict[str, Callable[[Path, Path, Sequence[LabelledPhoto]], None]] = {

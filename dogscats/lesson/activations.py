@@ -1,10 +1,13 @@
 """Precomputed activations: pooled features of the frozen body, computed once and memory-mapped."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy, deepcopy
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +15,11 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dogscats.base.content import cache_folder, fingerprint, stable_seed
+from dogscats.base.content import cache_folder, file_versions, fingerprint, stable_seed, users_cache
 from dogscats.base.errors import UserError
-from dogscats.data.loading.cached_array import cached_array
+from dogscats.base.files import atomic_path
+from dogscats.base.text import counted
+from dogscats.data.loading.cached_array import cached_array, read_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
 from dogscats.data.loading.loaders import SharedBatchSampler, activation_loader
@@ -45,6 +50,45 @@ def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | Non
     return digest.hexdigest()
 
 
+log = logging.getLogger(__name__)
+
+
+class Known(NamedTuple):
+    """Photos of which some have activations already: those of each, `None` where it has none, and a loader of these."""
+
+    rows: Sequence[np.ndarray[Any, Any] | None]
+    others: DataLoader[Batch] | None
+
+
+def photo_keys(body: Backbone, dataset: PhotoDataset) -> list[bytes]:
+    """Hash everything the activations of each photo depend on, to 16 bytes; where it lies is not among it."""
+    photos, keys = dataset.photos, []
+    network = activation_key(body, PhotoDataset(photos.select([]), dataset.transform, dataset.seed), None)
+    for path, version in zip(photos.paths, file_versions(photos.root, photos.paths), strict=True):
+        text = f"{network} {version} {photos.shrink.version([path]) if photos.shrink else ''}"
+        keys.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    return keys
+
+
+def shared_rows(keys: Sequence[bytes], size: int, files: Iterable[Path]) -> list[np.ndarray[Any, Any] | None]:
+    """Look for the activations of photos among those that were shared; `None` for photos without.
+
+    Args:
+        keys: keys of the photos, see `photo_keys`.
+        size: number of features.
+        files: lists of photos whose activations were shared, see `Activations.share`.
+    """
+    found: dict[bytes, np.ndarray[Any, Any]] = {}
+    for file in files:
+        content, missing = file.read_bytes(), {*keys} - {*found}
+        starts = range(0, len(content), 16)
+        rows = {key: start // 16 for start in starts if (key := content[start : start + 16]) in missing}
+        array = read_array(file.with_suffix(".npy"), (len(starts), size)) if rows else None
+        if array is not None:
+            found |= {key: array[row].numpy() for key, row in rows.items()}
+    return [found.get(key) for key in keys]
+
+
 def precompute(
     body: Backbone,
     loader: DataLoader[Batch],
@@ -53,6 +97,7 @@ def precompute(
     view: int | None = None,
     description: str = "activations",
     watch: Callable[[Batch], None] | None = None,
+    known: Known | None = None,
 ) -> torch.Tensor:
     """Compute the body's features of all photos, or read them from the cache; all ranks together.
 
@@ -67,6 +112,7 @@ def precompute(
         view: index of the augmented view; `None` for the plain photos.
         description: description for the progress bar.
         watch: function that also gets the batches that this rank computes.
+        known: what need not be computed, if there is a single rank; `None` to compute all.
 
     Returns:
         Features `(N, F)`, float32, memory-mapped.
@@ -78,16 +124,20 @@ def precompute(
     assert batches.whole or batches.num_replicas == 1
     batches.set_epoch(view or 0)
     file = folder / f"activations-{activation_key(body, dataset, view, loader.dataset.version)}.npy"
-    features = cached_array(
-        file,
-        (len(dataset), body.num_features),
-        lambda: _features(body, loader, device, watch),
-        batches.count,
-        description,
-    )
+    share, count = partial(_features, body, loader, device, watch), batches.count
+    if known:
+        share, count = partial(_joined, body, known, device), len(dataset)
+    features = cached_array(file, (len(dataset), body.num_features), share, count, description)
     if features is None:
         raise UserError(f"{file}: the network gives features that are not finite numbers. Check model.weights.")
     return features
+
+
+def _joined(body: Backbone, known: Known, device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the features `(1, F)` of each photo, those that are not known as they are computed."""
+    computed = chain.from_iterable(_features(body, known.others, device, None) if known.others else ())
+    for row in known.rows:
+        yield (next(computed) if row is None else row)[None]
 
 
 @torch.inference_mode()
@@ -173,6 +223,29 @@ class Activations:
         _, rows = before_decisions(photos)
         return features if rows is None else features[rows]
 
+    def share(self, photos: Photos) -> None:
+        """Note which photos the cached features are of, so that other commands need not compute them again."""
+        dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
+        cache = cache_folder(self.data.root, self.folder)
+        for member in self.body.members():
+            with atomic_path(cache / f"activations-{activation_key(member, dataset, None)}.photos") as temporary:
+                temporary.write_bytes(b"".join(photo_keys(member, dataset)))
+
+    def _known(self, body: Backbone, dataset: PhotoDataset, cache: Path) -> Known | None:
+        """Look for plain photos that `share` has noted, unless all features are cached; with a single rank."""
+        files = [file for folder in {cache, *users_cache().glob("*")} for file in folder.glob("activations-*.photos")]
+        if not files or self.fabric.world_size > 1:
+            return None
+        if (cache / f"activations-{activation_key(body, dataset, None)}.npy").is_file():
+            return None
+        rows = shared_rows(photo_keys(body, dataset), body.num_features, files)
+        others = [index for index, row in enumerate(rows) if row is None]
+        if len(others) == len(rows):
+            return None
+        log.info("Reusing activations of %d of %s", len(rows) - len(others), counted(len(rows), "photo"))
+        dataset = PhotoDataset(dataset.photos.select(others), dataset.transform, dataset.seed)
+        return Known(rows, self.data.loader(dataset, persistent=False, whole=True) if others else None)
+
     def augmented(self, photos: Photos, version: int, description: str) -> torch.Tensor:
         """Compute the features `(N, F)` of an augmented version of photos, as in test-time augmentation."""
         dataset = PhotoDataset(photos, self.data.augmentation, stable_seed(self.data.seed, "tta", version))
@@ -208,10 +281,11 @@ class Activations:
             dataset = copy(dataset)
             dataset.photos = part
             loader = self.data.loader(dataset, persistent=False, whole=True)
-            found = [
-                precompute(member, loader, cache, self.fabric.device, view, name, watch and see)
-                for member in self.body.members()
-            ]
+            found = []
+            for member in self.body.members():
+                known = self._known(member, dataset, cache) if view is None else None
+                looks = None if known or not watch else see  # numbers of batches would be others
+                found.append(precompute(member, loader, cache, self.fabric.device, view, name, looks, known))
             parts.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))
             done += len(part.paths)
         return parts[0] if len(parts) == 1 else torch.cat(parts)

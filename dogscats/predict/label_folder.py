@@ -17,8 +17,9 @@ from dogscats.base.console import progress_bar
 from dogscats.base.content import file_versions
 from dogscats.base.environment import command, command_of
 from dogscats.base.errors import UserError
-from dogscats.base.files import csv_rows, digest, write_csv
-from dogscats.base.text import counted, form, plural, shown
+from dogscats.base.files import csv_rows, digest, read_json, write_csv
+from dogscats.base.text import counted, percent, plural, shown
+from dogscats.data.loading.cached_array import release
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.photo_check import usable_photos
 from dogscats.data.photos.layouts import Photos
@@ -31,7 +32,9 @@ from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.reliability.detector_fit import WithEarly
+from dogscats.reliability.measured import Reliability
 from dogscats.reliability.neighbors import ROWS
+from dogscats.reliability.passing import MANY_PASS, passing_text
 from dogscats.reliability.signs import ForwardPass
 from dogscats.reliability.thresholds import words
 from dogscats.runs.directory import checkpoint_of, run_of
@@ -44,19 +47,23 @@ MOST_UNCERTAIN, MOST_NONE = 200, 100
 MOST_NAMED = 3
 """Classes that are named for a photo on the page."""
 
+FEW_SURE = 20
+"""With fewer photos whose probability is at least `SURE`, nobody knows how often these are right."""
+
 
 def label_folder(job: Job) -> None:
     """Order the photos of a folder; write `label.csv` and `label.html`."""
     job.log_device()
     predictor, folder = job.predictor, Path(job.cfg.label).expanduser().absolute()
-    classes = all_classes(predictor.classes, job.cfg.classes or ())
+    classes = list(dict.fromkeys([*predictor.classes, *(str(name).strip() for name in job.cfg.classes or ())]))
     if not folder.is_dir():
         raise UserError(f"label={job.cfg.label}: there is no such folder. Give a folder of photos.")
     data = job.data(folder)
     photos, bad = readable_photos(folder, data)
     job.write_bad_images(bad)
     source = job.cfg.run or job.cfg.ckpt
-    rows = unlabelled(photos, run_of(checkpoint_of(source)) if source else None)
+    run = run_of(checkpoint_of(source)) if source else None
+    rows = unlabelled(photos, run)
     if not rows:
         empty = "none of its photos can be read" if bad else "it has no photos"
         found = "all its photos are labelled already" if photos.paths else empty
@@ -69,35 +76,23 @@ def label_folder(job: Job) -> None:
     features = activations.features(photos, f"activations of {shown(folder.name)}")
     if not job.fabric.is_global_zero:
         return
+    activations.share(photos)
     if source:
         predictions = predict_features(predictor, features, rows, photos)
         proposals, sure = by_margin(job.run_dir / "label.csv", predictions)
     else:
         points = comparable(features)[rows]
         proposals, sure = by_diversity(job.run_dir / "label.csv", photos.select(rows), points), []
-    page = job.run_dir / "label.html"
-    write_page(page, folder, classes, proposals, sure)
+    page, warnings = job.run_dir / "label.html", doubts(predictor.reliability, run) if run and sure else []
+    write_page(page, folder, classes, proposals, sure, warnings)
+    for warning in warnings:
+        log.warning("%s", warning)
     asked = ", ".join(f"{n} by {why}" for why, n in Counter(each.asked for each in proposals).items())
     log.info(
         "\n%s on the page: %s; %d at %g %% or more", counted(len(proposals), "photo"), asked, len(sure), 100 * SURE
     )
     log.info("\nOpen %s in a browser, label, and save labels.csv. Then:", shown(page))
     log.info("%s", shown(next_command(folder, Path(source) if source else None)))
-
-
-def all_classes(known: Sequence[str], further: Sequence[object]) -> list[str]:
-    """Return the classes of a run, and further ones.
-
-    Raises:
-        UserError: for a class called `none`.
-    """
-    classes = list(dict.fromkeys([*known, *(str(name).strip() for name in further)]))
-    if clash := [name for name in classes if form(name) == NONE]:
-        raise UserError(
-            f"The class {clash[0]!r} cannot be labelled: in labels.csv, none means no class. Train with the rows of "
-            "classes as data.labels, and those of none as data.add: there they are strangers. Or rename the class."
-        )
-    return classes
 
 
 def readable_photos(folder: Path, data: DogsCatsDataModule) -> tuple[Photos, dict[str, str]]:
@@ -156,6 +151,7 @@ def predict_features(predictor: Predictor, features: torch.Tensor, rows: Sequenc
         probabilities.append(heads.mean(computed.logits).exp())
         if reliability:
             scores.append(reliability.detector.scores(computed))
+        release(features)
     paths, none = photos.select(rows).paths, torch.empty(0, dtype=torch.long)
     unlike = reliability.detector.unlike(torch.cat(scores)) if reliability else None
     predictions = Predictions(paths, predictor.classes, none, torch.cat(probabilities), photos.root, unlike)
@@ -215,6 +211,27 @@ def by_diversity(file: Path, photos: Photos, points: torch.Tensor) -> list[Propo
     rows += [[photos.paths[row], "duplicate", photos.paths[first]] for row, first in twins.items()]
     write_csv(file, ["path", "reason", "twin"], rows)
     return [Proposal(photos.paths[row], "diversity") for row in chosen]
+
+
+def doubts(reliability: Reliability | None, run_dir: Path) -> list[str]:
+    """Say why many photos with a probability of `SURE` may be wrong, in sentences; none if nothing speaks for it.
+
+    Args:
+        reliability: what the run has measured, if it has.
+        run_dir: directory of the run.
+    """
+    final = (read_json(run_dir / "metrics.json") or {}).get("final") or {}
+    found = [passing_text(final)[0]] if final.get("strangers_passed", 0) > MANY_PASS else []
+    judged = reliability and reliability.plain.judged
+    right = judged.right[judged.probable >= SURE].tolist() if judged else []
+    photos = (
+        f"{counted(len(right), f'{judged.kind} photo' if judged else 'judged photo')} with {100 * SURE:g} % or more"
+    )
+    if len(right) < FEW_SURE:
+        found.append(f"Only {photos} can tell how often that is right.")
+    elif (share := sum(right) / len(right)) < SURE:
+        found.append(f"Of {photos}, {percent(share, len(right))} are right.")
+    return found
 
 
 def probabilities_text(classes: Sequence[str], probabilities: torch.Tensor) -> str:

@@ -1,9 +1,12 @@
 """Nearest neighbors in feature space, and the principal components that make the search fast."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as nnf
+
+from dogscats.data.loading.cached_array import release
 
 DIMENSIONS = 512
 """Largest number of principal components: beyond them, results no longer change and time does."""
@@ -25,6 +28,13 @@ class Neighbors(NamedTuple):
     similarities: torch.Tensor
 
 
+def blocks(features: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield blocks of features `(ROWS, F)`; of memory-mapped ones, no other is in memory then."""
+    for rows in torch.split(features, ROWS):
+        yield rows
+        release(features)
+
+
 def principal_components(features: torch.Tensor) -> torch.Tensor:
     """Reduce features to their principal components.
 
@@ -38,9 +48,9 @@ def principal_components(features: torch.Tensor) -> torch.Tensor:
     """
     count, size = features.shape
     mean, products = torch.zeros(size), torch.zeros(size, size)
-    for rows in torch.split(features, ROWS):
+    for rows in blocks(features):
         mean += rows.sum(dim=0) / count
-    for rows in torch.split(features, ROWS):
+    for rows in blocks(features):
         centered = rows - mean
         products.addmm_(centered.T, centered, alpha=1 / count)
     deviation = products.diagonal().sqrt().clamp_min(1e-6)
@@ -49,7 +59,7 @@ def principal_components(features: torch.Tensor) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]):  # subspace iteration; eigenvectors of all would take ten times as long
         torch.manual_seed(0)
         vectors = torch.svd_lowrank(correlation, most, niter=ITERATIONS)[0] / deviation[:, None]
-    return torch.cat([(rows - mean) @ vectors for rows in torch.split(features, ROWS)])
+    return torch.cat([(rows - mean) @ vectors for rows in blocks(features)])
 
 
 def half_whitened(points: torch.Tensor) -> torch.Tensor:

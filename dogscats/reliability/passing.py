@@ -16,6 +16,9 @@ from dogscats.reliability.thresholds import words
 MOST_KINDS = 10
 """Kinds that are named."""
 
+MANY_PASS = 0.1
+"""Share of held-out strangers that pass, above which those of an unsorted folder spoil many of its classes."""
+
 
 def passing(strangers: HeldOutStrangers, reliability: Reliability, classes: Sequence[str]) -> dict[str, Any]:
     """Measure which share of held-out strangers is classified, in the plain version.

@@ -11,6 +11,7 @@ from dogscats.base.errors import optional
 from dogscats.base.text import counted, listed, percent, plural, shown
 from dogscats.base.trust import entries
 from dogscats.lesson.tta import AUGMENTED
+from dogscats.reliability.passing import MANY_PASS
 from dogscats.report.facts import SPLITS, Facts, Result
 
 log = logging.getLogger(__name__)
@@ -208,6 +209,14 @@ def augmentation_hurts(facts: Facts) -> str | None:
     )
 
 
+def strangers_pass(facts: Facts) -> str | None:
+    """Known strangers of which many would pass as a class."""
+    if facts.final.get("strangers_passed", 0) <= MANY_PASS:
+        return None
+    passed = percent(facts.final["strangers_passed"], facts.final["n_strangers"])
+    return f"{passed} of held-out strangers would pass as a class. Give more of those, or predict with a lower keep."
+
+
 def few_photos(facts: Facts) -> str | None:
     """Too few validation photos to compare settings."""
     split, n = facts.best.split, facts.best.n
@@ -260,8 +269,8 @@ def limited(facts: Facts) -> str | None:
 
 
 OBSTACLES: list[Callable[[Facts], str | None]] = [
-    *(trial, repeated_photos, no_better_than_one_class, weak_classes, overfitting, augmentation_hurts),
-    *(cut_off, few_photos, unknown_weights, chosen_epoch, chosen_network, limited),
+    *(trial, repeated_photos, no_better_than_one_class, weak_classes, strangers_pass, overfitting),
+    *(augmentation_hurts, cut_off, few_photos, unknown_weights, chosen_epoch, chosen_network, limited),
 ]
 """What can stand in the way, worst first: functions that say so, and what to do, or return `None`. A new one is a
 function and its place here: console, page and card follow."""

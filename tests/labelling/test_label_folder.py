@@ -13,8 +13,13 @@ from conftest import FAST, Run, command_runner, draw_folder, draw_photo
 from dogscats.base.files import read_csv
 from dogscats.labelling.label_page import Sure, _packed
 from dogscats.labelling.order import distinct, k_center, margins
+from dogscats.predict.label_folder import doubts
+from dogscats.reliability.measured import Reliability, Version
+from dogscats.reliability.strangers import StrangerDetector
+from dogscats.reliability.thresholds import Judged, Thresholds
 
 BEGIN = ["classes=[ants,bees]", "model=timm", "model.name=test_resnet", "model.weights=none", "data.size=32"]
+SMALL = [*BEGIN[1:], "recipe=small", "callbacks.tta.n_aug=0"]
 
 
 def embedded(page: Path) -> dict[str, Any]:
@@ -156,12 +161,48 @@ def test_refused(
     assert "Traceback" not in result.stderr
 
 
-def test_a_run_with_a_class_called_none_is_refused(run_command: Run, root: Path, tmp_path: Path) -> None:
-    for split in ("train", "valid"):
-        (root / split / "dogs").rename(root / split / "none")
-    assert run_command("train.py", f"data.root={root}", *FAST, "hydra.run.dir=run").returncode == 0
-    result = run_command("evaluate.py", "run=run", f"label={root / 'valid'}")
-    assert "The class 'none' cannot be labelled: in labels.csv, none means no class." in result.stderr
+def test_the_cycle_from_labels_with_none(run_command: Run, pool: Path, tmp_path: Path) -> None:
+    """`none` in labels.csv is a class of the first run; on the page it is the key 0, and it may come back."""
+    label = lambda n: "none" if n % 5 == 0 else "ab"[n % 2]  # noqa: E731
+    rows = [f"card 1/{number}.jpg,{label(number)},you,diversity,{pool}" for number in range(30)]
+    for name, some in (("first", rows[:20]), ("labels", rows[20:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,by,asked,folder", *some]))
+    assert run_command("evaluate.py", f"label={pool}", *BEGIN, "activations.dir=cache").returncode == 0
+    train = [f"data.root={pool}", "data.labels=first.csv", "activations.dir=cache", *SMALL]
+    result = run_command("train.py", *train, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert "of a, b, none" in result.stdout
+    assert "left out:" not in result.stdout  # photos that are not labelled yet
+    assert "Reusing activations of 16 of 16 photos" in result.stdout
+    result = run_command("evaluate.py", "run=run", f"label={pool}", "activations.dir=cache", "hydra.run.dir=out")
+    assert result.returncode == 0, result.stderr
+    assert "Reusing activations of pool" in " ".join(result.stdout.split("\n")) or "Reusing" in result.stdout
+    page = embedded(tmp_path / "out/label.html")
+    assert [name["name"] for name in page["classes"]] == ["a", "b"]
+    proposed = {row["path"]: row["proposed"] for row in read_csv(tmp_path / "out/label.csv")}
+    for item, photo in zip(page["items"], page["photos"], strict=True):
+        assert item["proposed"] == ("none" if item["asked"] == "none" else proposed[photo["name"]])
+    result = run_command("train.py", *train, "data.add=labels.csv", "hydra.run.dir=again")
+    assert "10 photos for training, 0 of no class" in result.stdout
+    assert "of a, b, none" in result.stdout
+
+
+def test_reasons_to_doubt_photos_that_are_sure(tmp_path: Path) -> None:
+    def found(right: int, wrong: int, **final: object) -> list[str]:
+        (tmp_path / "metrics.json").write_text(json.dumps({"final": final}))
+        rights = torch.arange(right + wrong + 5) < right
+        probable = torch.where(torch.arange(right + wrong + 5) < right + wrong, 0.97, 0.6)
+        version = Version(1, Thresholds(0, 1), [Judged("validation", probable, 0 * probable, rights)], {})
+        return doubts(Reliability(StrangerDetector([], []), version), tmp_path)
+
+    assert found(99, 1) == []
+    assert found(45, 5) == ["Of 50 validation photos with 95 % or more, 90 % are right."]
+    assert found(5, 0) == ["Only 5 validation photos with 95 % or more can tell how often that is right."]
+    assert (
+        "45 % (95 % interval"
+        in found(99, 1, n_strangers=20, strangers_passed=0.45, strangers_passed_ci95=[0.3, 0.6])[0]
+    )
+    assert len(doubts(None, tmp_path / "missing")) == 1
 
 
 def test_margins_and_k_center() -> None:

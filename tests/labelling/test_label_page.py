@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium, faults
+from browser import Shown, chromium, downloaded, faults
 from conftest import draw_photo
 
 from dogscats.labelling.label_page import Proposal, Sure, write_page
@@ -34,26 +34,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-class Opened:
-    """A page in a browser, as a user sees it."""
+class Opened(Shown):
+    """The page to label photos."""
 
     def __init__(self, browser: Any, page: Path, folder: Path):
-        self.browser, self.folder = browser, folder
+        super().__init__(browser)
+        self.folder = folder
         browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
         browser.get(page.as_uri())
-
-    def all(self, selector: str) -> list[Any]:
-        return list(self.browser.find_elements("css selector", selector))
-
-    def text(self, selector: str) -> str:
-        return str(self.browser.find_element("css selector", selector).text)
-
-    def click(self, selector: str, number: int = 0) -> None:
-        self.all(selector)[number].click()
-
-    def keys(self, *keys: str) -> None:
-        for key in keys:
-            self.browser.switch_to.active_element.send_keys(key)
 
     def current(self) -> int:
         return int(self.all(".current")[0].get_attribute("data-number"))
@@ -62,11 +50,7 @@ class Opened:
         file = self.folder / "labels.csv"
         file.unlink(missing_ok=True)
         self.click("#save")
-        for _ in range(100):
-            if file.exists():
-                break
-            time.sleep(0.1)
-        with file.open(newline="", encoding="utf-8") as rows:
+        with downloaded(file).open(newline="", encoding="utf-8") as rows:
             return list(csv.DictReader(rows))
 
 

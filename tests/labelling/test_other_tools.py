@@ -67,6 +67,14 @@ def test_fiftyone_and_hugging_face(labels: Path, photos: Path, monkeypatch: pyte
     converted(monkeypatch, labels, "--format=huggingface")
     rows = read_csv(labels.parent / "huggingface/metadata.csv")
     assert rows[0] == {"file_name": "a/1.jpg", "label": "cats"}
+    assert rows[3]["file_name"] == "=3.jpg"  # not protected from spreadsheets: it would not be found
+
+
+def test_names_that_tables_escape_are_refused(photos: Path, tmp_path: Path) -> None:
+    draw_photo(photos / "a\nb.jpg", 0, 9, (20, 20))
+    write_csv(tmp_path / "labels.csv", ["path", "label", "folder"], [["a\nb.jpg", "cats", str(photos)]])
+    with pytest.raises(UserError, match=r"a\\nb.jpg is not found. Tables have odd characters of names escaped"):
+        other_tools.read_photos(tmp_path / "labels.csv")
 
 
 def test_predictions_and_suspects(photos: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 import pytest
-from browser import chromium, cut_off, downloaded, faults, until
+from browser import Shown, chromium, cut_off, downloaded, faults, until
 from conftest import FAST, Run, draw_photo, draw_root
 from PIL import Image
 
@@ -167,23 +167,8 @@ def open_page(tmp_path: Path) -> Iterator[Open]:
         browser.quit()
 
 
-class Opened:
-    """A page in a browser, as a user sees it."""
-
-    def __init__(self, browser: Any):
-        self.browser = browser
-
-    def all(self, selector: str) -> list[Any]:
-        return list(self.browser.find_elements("css selector", selector))
-
-    def text(self, selector: str) -> str:
-        return str(self.browser.find_element("css selector", selector).text)
-
-    def click(self, selector: str, number: int = 0) -> None:
-        self.all(selector)[number].click()
-
-    def keys(self, *keys: str) -> None:
-        self.browser.switch_to.active_element.send_keys(*keys)
+class Opened(Shown):
+    """The page of suspects."""
 
     def select(self, selector: str, text: str, number: int = 0) -> None:
         from selenium.webdriver.support.ui import Select

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import mmap
 import os
 import time
 import uuid
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -33,6 +35,10 @@ Shape = tuple[int | None, *tuple[int, ...]]
 
 PART_BYTES = 1 << 20
 """Bytes of an array that are verified at once: a whole number of values, and little enough for the CPU's cache."""
+
+
+_mapped: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+"""Maps of the arrays that were read, by their address."""
 
 
 class Ranks:
@@ -154,7 +160,18 @@ def read_array(file: Path, shape: Shape, dtype: Any = np.float32) -> torch.Tenso
         good = good and _is_whole(file, array.offset, expected["sha256"], dtype)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
         return None
-    return torch.from_numpy(array) if good else None
+    if not good:
+        return None
+    found = torch.from_numpy(array)
+    _mapped[found.data_ptr()] = array._mmap
+    return found
+
+
+def release(array: torch.Tensor) -> None:
+    """Free the memory for what was read of an array from `read_array`, or of its first columns; it is read again."""
+    mapped = _mapped.get(array.data_ptr())
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_whole(file: Path, offset: int, expected: str, dtype: Any) -> bool:

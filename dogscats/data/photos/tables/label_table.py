@@ -77,6 +77,7 @@ class Table:
         else:
             header, columns, lines = labelled_rows(file, self.name, chosen)
         folder = next((index for index, column in enumerate(header) if column.strip().casefold() == "folder"), None)
+        self._of_unsorted = folder is not None
         column = header[columns["split"]].strip() if "split" in columns else ""
         rows, empty = [], defaultdict[str, list[str]](list)
         for where, cells in lines:
@@ -185,11 +186,12 @@ class Table:
         return self.by_class("test") if "test" in self._by_split else {}
 
     def unlabelled(self, labelled_test: bool) -> list[str]:
-        """List the photos in `test1/` and `test/` that the table does not have."""
+        """List the photos in `test1/` and `test/` that the table does not have; all others beside a `labels.csv`."""
         known = {path for by_class in self._by_split.values() for paths in by_class.values() for path in paths}
-        folders = {*SPELLINGS["test"], "test1"}
-        found = [path for path in self._names if path.partition("/")[0].lower() in folders and path not in known]
-        return sorted(found, key=natural_key)
+        folders, names = {*SPELLINGS["test"], "test1"}, [path for path in self._names if path not in known]
+        if not self._of_unsorted:
+            names = [path for path in names if path.partition("/")[0].lower() in folders]
+        return sorted(names, key=natural_key)
 
 
 def table_file(root: Path, labels: str) -> Path:
