@@ -224,9 +224,8 @@ def doubts(reliability: Reliability | None, run_dir: Path) -> list[str]:
     found = [passing_text(final)[0]] if final.get("strangers_passed", 0) > MANY_PASS else []
     judged = reliability and reliability.plain.judged
     right = judged.right[judged.probable >= SURE].tolist() if judged else []
-    photos = (
-        f"{counted(len(right), f'{judged.kind} photo' if judged else 'judged photo')} with {100 * SURE:g} % or more"
-    )
+    kind = judged.kind if judged else "judged"
+    photos = f"{counted(len(right), f'{kind} photo')} with {100 * SURE:g} % or more"
     if len(right) < FEW_SURE:
         found.append(f"Only {photos} can tell how often that is right.")
     elif (share := sum(right) / len(right)) < SURE:
