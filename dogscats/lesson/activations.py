@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy, deepcopy
 from functools import partial
 from itertools import chain
@@ -19,7 +19,7 @@ from dogscats.base.content import cache_folder, file_versions, fingerprint, stab
 from dogscats.base.errors import UserError
 from dogscats.base.files import atomic_path
 from dogscats.base.text import counted
-from dogscats.data.loading.cached_array import cached_array, read_array
+from dogscats.data.loading.cached_array import cached_array, release, shared_rows
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
 from dogscats.data.loading.loaders import SharedBatchSampler, activation_loader
@@ -27,6 +27,8 @@ from dogscats.data.photos.decisions import before_decisions
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
+
+log = logging.getLogger(__name__)
 
 
 def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | None, version: str = "") -> str:
@@ -50,13 +52,14 @@ def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | Non
     return digest.hexdigest()
 
 
-log = logging.getLogger(__name__)
+RELEASED = 1000
+"""Known photos that are copied before the memory for them is released."""
 
 
 class Known(NamedTuple):
-    """Photos of which some have activations already: those of each, `None` where it has none, and a loader of these."""
+    """Photos of which some have activations already: array and row of each, or `None`, and a loader of the latter."""
 
-    rows: Sequence[np.ndarray[Any, Any] | None]
+    rows: Sequence[tuple[torch.Tensor, int] | None]
     others: DataLoader[Batch] | None
 
 
@@ -68,25 +71,6 @@ def photo_keys(body: Backbone, dataset: PhotoDataset) -> list[bytes]:
         text = f"{network} {version} {photos.shrink.version([path]) if photos.shrink else ''}"
         keys.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
     return keys
-
-
-def shared_rows(keys: Sequence[bytes], size: int, files: Iterable[Path]) -> list[np.ndarray[Any, Any] | None]:
-    """Look for the activations of photos among those that were shared; `None` for photos without.
-
-    Args:
-        keys: keys of the photos, see `photo_keys`.
-        size: number of features.
-        files: lists of photos whose activations were shared, see `Activations.share`.
-    """
-    found: dict[bytes, np.ndarray[Any, Any]] = {}
-    for file in files:
-        content, missing = file.read_bytes(), {*keys} - {*found}
-        starts = range(0, len(content), 16)
-        rows = {key: start // 16 for start in starts if (key := content[start : start + 16]) in missing}
-        array = read_array(file.with_suffix(".npy"), (len(starts), size)) if rows else None
-        if array is not None:
-            found |= {key: array[row].numpy() for key, row in rows.items()}
-    return [found.get(key) for key in keys]
 
 
 def precompute(
@@ -136,8 +120,14 @@ def precompute(
 def _joined(body: Backbone, known: Known, device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the features `(1, F)` of each photo, those that are not known as they are computed."""
     computed = chain.from_iterable(_features(body, known.others, device, None) if known.others else ())
-    for row in known.rows:
-        yield (next(computed) if row is None else row)[None]
+    for number, place in enumerate(known.rows):
+        if place is None:
+            yield next(computed)[None]
+        else:
+            array, row = place
+            yield array[row : row + 1].numpy()
+            if number % RELEASED == 0:
+                release(array)
 
 
 @torch.inference_mode()
@@ -233,10 +223,9 @@ class Activations:
 
     def _known(self, body: Backbone, dataset: PhotoDataset, cache: Path) -> Known | None:
         """Look for plain photos that `share` has noted, unless all features are cached; with a single rank."""
-        files = [file for folder in {cache, *users_cache().glob("*")} for file in folder.glob("activations-*.photos")]
-        if not files or self.fabric.world_size > 1:
-            return None
-        if (cache / f"activations-{activation_key(body, dataset, None)}.npy").is_file():
+        folders, key = sorted({cache, *users_cache().glob("*")}), activation_key(body, dataset, None)
+        files = [file for folder in folders for file in folder.glob("activations-*.photos")]
+        if not files or self.fabric.world_size > 1 or (cache / f"activations-{key}.npy").is_file():
             return None
         rows = shared_rows(photo_keys(body, dataset), body.num_features, files)
         others = [index for index, row in enumerate(rows) if row is None]
@@ -282,8 +271,9 @@ class Activations:
             dataset.photos = part
             loader = self.data.loader(dataset, persistent=False, whole=True)
             found = []
+            plain = view is None and isinstance(loader.dataset, PhotoBatches) and not loader.dataset.version
             for member in self.body.members():
-                known = self._known(member, dataset, cache) if view is None else None
+                known = self._known(member, dataset, cache) if plain else None
                 looks = None if known or not watch else see  # numbers of batches would be others
                 found.append(precompute(member, loader, cache, self.fabric.device, view, name, looks, known))
             parts.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))

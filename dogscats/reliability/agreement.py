@@ -19,6 +19,10 @@ PENALTY = 0.1
 SHRINKAGE = 0.2
 """What is added to the variances, relative to the mean variance within the classes."""
 
+LEAST_DEVIATION = 1e-3
+"""Least deviation of a feature, relative to the mean of its depth. One that is almost always 0, and tiny in one photo,
+would get a weight beyond half precision, and the answers to all photos would be NaN."""
+
 MAX_CLASSES, MAX_ANSWERS = 256, 512
 """Largest number of classes, and of answers of all depths together: more would take too many megabytes."""
 
@@ -129,7 +133,7 @@ def _regress(features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
     """
     features = nnf.normalize(features, dim=1)
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
-    deviation[deviation < 1e-8] = torch.inf
+    deviation[deviation < (LEAST_DEVIATION * deviation.mean()).clamp_min(1e-8)] = torch.inf
     scale = deviation * features.shape[1] ** 0.5
     rows = torch.cat([(features - mean) / scale, torch.ones(len(features), 1)], dim=1)
     penalty = PENALTY * rows.square().sum(dim=1).mean()

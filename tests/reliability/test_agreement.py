@@ -57,6 +57,19 @@ def test_depths_that_disagree_are_strange_although_each_is_sure() -> None:
     assert known.quantile(0.95) > score(agreement, photos(300, 0)[0]).median()
 
 
+def test_a_feature_that_one_photo_has_a_trace_of_does_no_harm() -> None:
+    features, labels = photos(60, 0)
+    others = photos(60, 1)[0]
+    for trace in (0.0, 1e-3, 1e-5, 1e-6):
+        features[:, 0] = others[:, 0] = 0
+        features[7, 0] = trace
+        others[5, 0] = 0.5  # a new photo has more of it
+        values = score(fitted(features, labels), others)
+        assert values.isfinite().all()
+        if trace < 1e-3:
+            torch.testing.assert_close(values, score(fitted(features * (features > 1e-3), labels), others))
+
+
 def test_the_features_say_the_same_in_any_scale_and_precision() -> None:
     agreement, features = fitted(*photos(300, 0)), photos(20, 1)[0]
     torch.testing.assert_close(score(agreement, 3 * features), score(agreement, features), rtol=1e-3, atol=1e-3)
