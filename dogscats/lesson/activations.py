@@ -52,10 +52,6 @@ def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | Non
     return digest.hexdigest()
 
 
-RELEASED = 1000
-"""Known photos that are copied before the memory for them is released."""
-
-
 class Known(NamedTuple):
     """Photos of which some have activations already: array and row of each, or `None`, and a loader of the latter."""
 
@@ -120,14 +116,13 @@ def precompute(
 def _joined(body: Backbone, known: Known, device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the features `(1, F)` of each photo, those that are not known as they are computed."""
     computed = chain.from_iterable(_features(body, known.others, device, None) if known.others else ())
-    for number, place in enumerate(known.rows):
+    for place in known.rows:
         if place is None:
             yield next(computed)[None]
         else:
             array, row = place
             yield array[row : row + 1].numpy()
-            if number % RELEASED == 0:
-                release(array)
+            release(array)
 
 
 @torch.inference_mode()
