@@ -28,10 +28,11 @@ from dogscats.data.photos.run_photos import PHOTOS_FILE
 from dogscats.labelling.label_page import NONE, SURE, Proposal, Sure, write_page
 from dogscats.labelling.order import comparable, distinct, k_center, margins
 from dogscats.lesson.activations import Activations
+from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
-from dogscats.reliability.detector_fit import WithEarly
+from dogscats.reliability.detector_fit import WithDepths, apart
 from dogscats.reliability.measured import Reliability
 from dogscats.reliability.neighbors import ROWS
 from dogscats.reliability.passing import MANY_PASS, passing_text
@@ -71,8 +72,8 @@ def label_folder(job: Job) -> None:
     # The features of all photos: those of the next round, with fewer photos, are the same.
     activations = Activations(predictor.model, data, job.fabric, data.cache_dir)
     detector = predictor.reliability and predictor.reliability.detector
-    if detector and any(sign.space == "early" for sign in detector.signs):
-        activations.body = WithEarly(activations.body, predictor.size)
+    if detector and detector.needs_depths(activations.body):
+        activations.body = WithDepths(activations.body, predictor.size)
     features = activations.features(photos, f"activations of {shown(folder.name)}")
     if not job.fabric.is_global_zero:
         return
@@ -138,16 +139,17 @@ def predict_features(predictor: Predictor, features: torch.Tensor, rows: Sequenc
 
     Args:
         predictor: the run.
-        features: features of all photos `(N, F)`, followed by early ones where a sign needs them.
+        features: features of all photos `(N, F)`, followed by those of earlier depths where a sign needs them.
         rows: rows of the photos to predict.
         photos: the `N` photos.
     """
-    heads, reliability, size = predictor.model.heads, predictor.reliability, predictor.model.body.num_features
+    body, heads, reliability = predictor.model.body, predictor.model.heads, predictor.reliability
+    assert isinstance(body, Backbone)
     probabilities, scores = list[torch.Tensor](), list[torch.Tensor]()
     parts = torch.split(torch.tensor(rows), ROWS)
     for some in progress_bar(parts, "Predicting", len(parts), "part"):
-        block = features[some]
-        computed = ForwardPass(block[:, :size], heads.each(block[:, :size]), block[:, size:])
+        block, depths = apart(features[some], body)
+        computed = ForwardPass(block, heads.each(block), depths)
         probabilities.append(heads.mean(computed.logits).exp())
         if reliability:
             scores.append(reliability.detector.scores(computed))

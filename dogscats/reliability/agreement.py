@@ -62,11 +62,11 @@ class Disagreement(Sign):
 
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
-        """Learn from evenly spaced training photos; `None` for more than `MAX_CLASSES` classes.
+        """Learn from evenly spaced training photos; `None` for a trained body, or more than `MAX_CLASSES` classes.
 
         The depths count as one if their answers would be too many. Classes may lack photos.
         """
-        if (classes := photos.num_classes) > MAX_CLASSES:
+        if (classes := photos.num_classes) > MAX_CLASSES or photos.depths is not None:  # trained depths always agree
             return None
         widths = list(photos.widths())
         if classes * len(widths) > MAX_ANSWERS:

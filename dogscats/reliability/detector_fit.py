@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,17 +132,17 @@ def fit_detector(
             photos = photos.select(evenly_spaced(len(photos.paths), MAX_PHOTOS_PASSED).tolist())
         if trained and not stages[-1].precompute:
             activations = copy(activations)
-            with suppress(AttributeError, IndexError, RuntimeError, TypeError):  # an unusual output of the early layer
-                activations.body = WithEarly(body, data.size)
+            with suppress(AttributeError, IndexError, RuntimeError, TypeError):  # an unusual output of a depth
+                activations.body = WithDepths(body, data.size)
         where = None if cached else str(folder)
         features, given = activations.features(photos, "activations of train", where), None
         if data.strangers and groups is not None:
             of_strangers = activations.features(data.strangers.photos, "activations of strangers", where)
             kinds, parts = torch.tensor(data.strangers.photos.labels), torch.unique(groups, return_inverse=True)[1]
-            given = GivenStrangers(*_early_apart(of_strangers, body.num_features), parts % PARTS, kinds)
+            given = GivenStrangers(*apart(of_strangers, body), parts % PARTS, kinds)
         if fabric.is_global_zero:
-            labels, depths = (photos.labels, len(data.classes)), lambda: body.widths(data.size)
-            training = TrainingPhotos(*_early_apart(features, body.num_features), *labels, depths, given)
+            labels, widths = (photos.labels, len(data.classes)), partial(activations.body.widths, data.size)
+            training = TrainingPhotos(*apart(features, body), *labels, widths, given)
             detector = StrangerDetector.fit(training, photos.paths)
             scores, held_out = out_of_fold_scores(training, *left_out) if left_out else None, None
             known = detector.signs[-1]
@@ -159,8 +160,9 @@ def fit_detector(
     return fabric.broadcast(found)
 
 
-def _early_apart(features: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Split features from the early ones that may follow them."""
+def apart(features: torch.Tensor, body: Backbone) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Split the features of a body from those of earlier depths that may follow them."""
+    size = body.num_features
     return features[:, :size], features[:, size:] if features.shape[1] > size else None
 
 
@@ -173,10 +175,10 @@ def _held_out(
     strangers: StrangerPhotos,
 ) -> HeldOutStrangers:
     """Compute all signs of the strangers that the last sign was learned from; that one as if it was not."""
-    early = None if given.early is None else given.early[values.rows]
+    depths = None if given.depths is None else given.depths[values.rows]
     features, heads = given.features[values.rows], deepcopy(heads).cpu().eval()
-    logits = heads.each(features)
-    plain, photos = detector.scores(ForwardPass(features, logits, early)), strangers.photos.select(values.rows.tolist())
+    logits, photos = heads.each(features), strangers.photos.select(values.rows.tolist())
+    plain = detector.scores(ForwardPass(features, logits, depths))
     by_part, by_kind = (
         torch.cat([plain[:, :-1], held_out[:, None]], dim=1) for held_out in (values.parts, values.kinds)
     )
@@ -184,8 +186,8 @@ def _held_out(
     return HeldOutStrangers(photos.paths, kinds, heads.mean(logits).exp(), by_part, by_kind)
 
 
-class WithEarly(Backbone):
-    """A body whose features are followed by its early ones.
+class WithDepths(Backbone):
+    """A body whose features are followed by those of earlier depths.
 
     Args:
         body: the body.
@@ -197,8 +199,14 @@ class WithEarly(Backbone):
         self.body, self.mean, self.std, self.method = body, body.mean, body.std, body.method
         with torch.inference_mode():
             images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-            self.num_features = deepcopy(self).cpu().eval()(images).shape[1]
+            self.depths = [depth.shape[1] for depth in deepcopy(body).cpu().eval().forward_with_depths(images)[1]]
+        self.num_features = body.num_features + sum(self.depths)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute both, `(B, num_features)`."""
-        return torch.cat(self.body.forward_with_early(images), dim=1)
+        features, depths = self.body.forward_with_depths(images)
+        return torch.cat([features, *depths], dim=1)
+
+    def widths(self, size: int) -> list[int]:
+        """Count the features of each depth: of the body, then of earlier ones."""
+        return [*self.body.widths(size), *self.depths]

@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as nnf
 
 from dogscats.lesson.kernel_head import KernelFit, KernelHead
-from dogscats.reliability.signs import ForwardPass, GivenStrangers, Sign, TrainingPhotos, evenly_spaced
+from dogscats.reliability.signs import ForwardPass, GivenStrangers, Sign, TrainingPhotos, evenly_spaced, of_all_depths
 
 MOST_PHOTOS, LEAST_STRANGERS = 1100, 300
 """Largest number of photos that the sign learns from: they take at most 12 MB in half precision. Of these, so many may
 be strangers, or more if there are fewer training photos."""
+
+ORDINARY_IF_TRAINED = 0.99
+"""Value of `ordinary` for a trained body: there, strangers like those that were given stand out far enough, and others
+are left to the distance."""
 
 MOST_CLASSES = 256
 """With more classes, they count as one: otherwise their coefficients would take too many megabytes."""
@@ -63,17 +67,20 @@ class KnownStrangers(Sign):
         classes = photos.num_classes if photos.num_classes <= MOST_CLASSES else 1
         labels = torch.tensor(photos.labels)[known].clamp_max(classes - 1)
         fitted = KernelHead.fit(
-            torch.cat([_features(photos)[known], _features(photos.strangers)[strangers]]),
+            torch.cat([of_all_depths(photos)[known], of_all_depths(photos.strangers)[strangers]]),
             torch.cat([labels, torch.full_like(strangers, classes)]),
             classes + 1,
-            [*photos.widths(), *([] if photos.early is None else [photos.early.shape[1]])],
+            photos.widths(),
             torch.cat([torch.arange(len(known)), len(known) + photos.strangers.parts[strangers]]),
         )
-        return cls(fitted.head, fitted)
+        sign = cls(fitted.head, fitted)
+        if photos.depths is not None:
+            sign.ordinary = ORDINARY_IF_TRAINED
+        return sign
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the sign of each photo `(B,)`."""
-        return _excess(self.head.each(_features(computed))[0])
+        return _excess(self.head.each(of_all_depths(computed))[0])
 
     def left_out(self, photos: TrainingPhotos) -> LeftOutValues:
         """Compute the sign of the photos that it was learned from, left out; once, as the regression is then freed."""
@@ -87,7 +94,8 @@ class KnownStrangers(Sign):
             _excess(self.head.temperature * scores.float())
             for scores in (fitted.scores, targets - fitted.regression.left_out(kinds))
         )
-        values = torch.cat([_excess(self.head.each(rows)[0]) for rows in torch.split(_features(photos), MOST_PHOTOS)])
+        blocks = torch.split(of_all_depths(photos), MOST_PHOTOS)
+        values = torch.cat([_excess(self.head.each(rows)[0]) for rows in blocks])
         values[known] = by_part[: len(known)]
         return LeftOutValues(values, strangers, by_part[len(known) :], by_kind[len(known) :])
 
@@ -113,11 +121,6 @@ def _rows(photos: TrainingPhotos, strangers: GivenStrangers) -> tuple[torch.Tens
     count = len(photos.labels)
     chosen = evenly_spaced(len(strangers.features), max(LEAST_STRANGERS, MOST_PHOTOS - count))
     return evenly_spaced(count, MOST_PHOTOS - len(chosen)), chosen
-
-
-def _features(computed: TrainingPhotos | GivenStrangers | ForwardPass) -> torch.Tensor:
-    """Return the features, followed by early ones where the body was trained: those have forgotten least."""
-    return computed.features if computed.early is None else torch.cat([computed.features, computed.early], dim=1)
 
 
 def _excess(scores: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ subclass of `Sign` and list it in `dogscats.reliability.strangers.SIGNS`. `bench
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as nnf
@@ -31,13 +31,13 @@ class GivenStrangers(NamedTuple):
 
     Attributes:
         features: features `(M, F)`.
-        early: early features `(M, E)` of a trained body; `None` for a frozen one.
+        depths: those of earlier depths of a trained body `(M, E)`; `None` for a frozen one.
         parts: number of the part of each, which is held out with it `(M,)`.
         kinds: number of the kind of each `(M,)`.
     """
 
     features: torch.Tensor
-    early: torch.Tensor | None
+    depths: torch.Tensor | None
     parts: torch.Tensor
     kinds: torch.Tensor
 
@@ -47,15 +47,15 @@ class TrainingPhotos(NamedTuple):
 
     Attributes:
         features: features `(N, F)`; may be memory-mapped, as only some are in memory at once.
-        early: early features `(N, E)` of a trained body; `None` for a frozen one.
+        depths: those of earlier depths of a trained body `(N, E)`; `None` for a frozen one.
         labels: class index of each photo.
         num_classes: number of classes.
-        widths: function that counts the features of each depth of the network.
+        widths: function that counts the features of each depth of the network: of `features`, then of `depths`.
         strangers: photos of no class; `None` without any.
     """
 
     features: torch.Tensor
-    early: torch.Tensor | None
+    depths: torch.Tensor | None
     labels: Sequence[int]
     num_classes: int
     widths: Callable[[], Sequence[int]]
@@ -68,12 +68,19 @@ class ForwardPass(NamedTuple):
     Attributes:
         features: features `(B, F)`.
         logits: logits of each head `(heads, B, C)`.
-        early: early features `(B, E)`, if a sign needs them.
+        depths: those of earlier depths `(B, E)`, if a sign needs them.
     """
 
     features: torch.Tensor
     logits: torch.Tensor
-    early: torch.Tensor | None = None
+    depths: torch.Tensor | None = None
+
+
+def of_all_depths(computed: TrainingPhotos | GivenStrangers | ForwardPass) -> torch.Tensor:
+    """Return the features; if the body was trained, divided by their norm and followed by those of earlier depths."""
+    if computed.depths is None:
+        return computed.features
+    return torch.cat([nnf.normalize(computed.features.float(), dim=1), computed.depths], dim=1)
 
 
 class Sign(nn.Module):
@@ -87,14 +94,12 @@ class Sign(nn.Module):
         names: names of its arrays.
         large: those that are saved in half precision.
         prefix: prefix of the names in `strangers.npz`.
-        space: the features that it is computed from: `features`, or `early`.
     """
 
-    ordinary: ClassVar[float]
+    ordinary: float
     names: ClassVar[tuple[str, ...]] = ()
     large: ClassVar[tuple[str, ...]] = ()
     prefix: ClassVar[str] = ""
-    space: ClassVar[Literal["features", "early"]] = "features"
 
     def __init__(self, **arrays: torch.Tensor):
         super().__init__()
@@ -105,7 +110,7 @@ class Sign(nn.Module):
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
         """Learn from training photos; `None` if this sign does not apply to the network or its classes."""
-        return cls()  # of a sign that has nothing to learn
+        raise NotImplementedError
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the sign of each photo `(B,)`; larger for strangers."""
@@ -132,6 +137,9 @@ class Distance(Sign):
     principal components, divided by the square root of their deviation, so that the largest do not outweigh all. What
     the components leave out of a new photo is part of its distance, too.
 
+    After all layers were trained, the last features have forgotten what the classes do not need. Earlier depths, each
+    with the same weight, are then part of the distance: a stranger that is a little unusual at each of them stands out.
+
     Args:
         mean: mean of each feature `(F,)`.
         deviation: standard deviation of each feature `(F,)`, infinite for one that does not vary.
@@ -157,12 +165,13 @@ class Distance(Sign):
     @classmethod
     def fit(cls, photos: TrainingPhotos) -> Self | None:
         """Keep training photos; of more than `MAX_PHOTOS_KEPT`, evenly spaced ones."""
-        features: torch.Tensor | None = getattr(photos, cls.space)
-        if features is None:
-            return None
+        features = of_all_depths(photos)
         some = nnf.normalize(features[evenly_spaced(len(features), MAX_PHOTOS_FITTED)].float(), dim=1)
         mean, deviation = some.mean(dim=0), some.std(dim=0, correction=0)
         deviation[deviation < 1e-8] = torch.inf
+        if photos.depths is not None:
+            sizes = torch.tensor(photos.widths(), dtype=torch.float)
+            deviation *= (sizes * len(sizes) / len(mean)).sqrt().repeat_interleave(sizes.long())
         standardized = (some - mean) / deviation
         count = min(MAX_COMPONENTS, max(len(some) - 1, 1), some.shape[1])
         with torch.random.fork_rng(devices=[]):
@@ -189,27 +198,26 @@ class Distance(Sign):
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the mean distance `(B,)` to the nearest training photos."""
-        components, rest = self.components(getattr(computed, self.space))
+        components, rest = self.components(of_all_depths(computed))
         squares = components.square().sum(dim=1, keepdim=True) + self.lengths
         distances = squares - 2 * components @ self.points.T + rest
         nearest = distances.topk(min(NEIGHBORS, len(self.points)), dim=1, largest=False).values
         return nearest.clamp_min(0).sqrt().mean(dim=1)
 
 
-class EarlyDistance(Distance):
-    """Distance to the nearest training photos in the space of the early features of a trained body.
+class Energy(Sign):
+    """Small logits: Liu et al., "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759.
 
-    After all layers were trained, the depths agree on anything. The early features change least.
+    It learns nothing; its array only says that a run has it.
     """
 
-    prefix = "early_"
-    space = "early"
-
-
-class Energy(Sign):
-    """Small logits: Liu et al., "Energy-based Out-of-distribution Detection", https://arxiv.org/abs/2010.03759."""
-
     ordinary = 0.95
+    names = ("energy",)
+
+    @classmethod
+    def fit(cls, photos: TrainingPhotos) -> Self | None:
+        """Return the sign; `None` for a trained body, whose logits are large for anything."""
+        return cls(energy=torch.ones(1)) if photos.depths is None else None
 
     def score(self, computed: ForwardPass) -> torch.Tensor:
         """Compute the negative log of the summed exponentials of the logits `(B,)`, averaged over the heads."""

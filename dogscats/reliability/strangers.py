@@ -22,22 +22,22 @@ from dogscats.reliability.neighbors import nearest
 from dogscats.reliability.signs import (
     MAX_PHOTOS_KEPT,
     Distance,
-    EarlyDistance,
     Energy,
     ForwardPass,
     Sign,
     TrainingPhotos,
     evenly_spaced,
+    of_all_depths,
 )
 
 log = logging.getLogger(__name__)
 
 SIGNS: tuple[tuple[type[Sign], ...], ...] = (
     (Distance,),  # for photos of another kind
-    (EarlyDistance, Disagreement, Energy),  # for photos of an unknown class that resembles the known ones
+    (Disagreement, Energy),  # of a frozen body, for photos of an unknown class that resembles the known ones
     (KnownStrangers,),  # for photos like the strangers that were given
 )
-"""The signs of a stranger. Of each row, the first that applies is used; of the last, perhaps none."""
+"""The signs of a stranger. Of each row, the first that applies is used, if any does."""
 
 
 class StrangerDetector(nn.Module):
@@ -84,8 +84,14 @@ class StrangerDetector(nn.Module):
 
     @classmethod
     def restore(cls, arrays: Mapping[str, torch.Tensor], paths: Sequence[str]) -> "StrangerDetector":
-        """Restore the detector from the arrays of `strangers.npz`."""
+        """Restore the detector from the arrays of `strangers.npz`.
+
+        Raises:
+            UserError: for signs of another version.
+        """
         detector = cls(_first(lambda sign: sign.restore(arrays)), paths)
+        if detector.num_scores != len(arrays["median"]):
+            raise UserError("strangers.npz has signs of another version")
         detector.median, detector.spread = arrays["median"].float(), arrays["spread"].float()
         return detector
 
@@ -102,12 +108,22 @@ class StrangerDetector(nn.Module):
             heads: its heads.
             inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
         """
-        if all(sign.space == "features" for sign in self.signs):
-            features, early = body(inputs), None
-        else:
-            assert isinstance(body, Backbone)
-            features, early = body.forward_with_early(inputs)
-        return ForwardPass(features, heads.each(features), early)
+        if isinstance(body, Backbone) and self.needs_depths(body):
+            features, depths = body.forward_with_depths(inputs)
+            return ForwardPass(features, heads.each(features), torch.cat(depths, dim=1))
+        features = body(inputs)
+        return ForwardPass(features, heads.each(features))
+
+    def needs_depths(self, body: Backbone) -> bool:
+        """Return whether the signs are of features of earlier depths, too."""
+        return len(self.distance.mean) > body.num_features
+
+    @property
+    def distance(self) -> Distance:
+        """The first sign."""
+        distance = self.signs[0]
+        assert isinstance(distance, Distance)
+        return distance
 
     def scores(self, computed: ForwardPass) -> torch.Tensor:
         """Compute all signs `(B, S)`; larger for strangers."""
@@ -141,12 +157,10 @@ class StrangerDetector(nn.Module):
         """List the `count` most similar training photos of each photo, as path and cosine similarity, best first.
 
         Args:
-            features: features `(B, F)`.
+            features: features `(B, F)`, as of `of_all_depths`.
             count: number of training photos for each; fewer if there are fewer.
         """
-        distance = self.signs[0]
-        assert isinstance(distance, Distance)
-        found = nearest(distance.components(features)[0], count, distance.points, skip_same=False)
+        found = nearest(self.distance.components(features)[0], count, self.distance.points, skip_same=False)
         return [
             [(self.paths[row], value) for row, value in zip(rows, values, strict=True)]
             for rows, values in zip(found.indices.tolist(), found.similarities.tolist(), strict=True)
@@ -182,7 +196,7 @@ def similar_photos(model: Classifier, dataset: PhotoDataset, count: int) -> list
         raise UserError("This run has not kept its training photos (strangers.npz), or this checkpoint is another one.")
     with torch.inference_mode():
         images = (dataset[index, 0][0][None].to(model.device) for index in range(len(dataset)))
-        features = [model.body(image) for image in images]
+        features = [of_all_depths(model.scorer.compute(model.body, model.heads, image)) for image in images]
         return model.scorer.similar(torch.cat(features), count) if features else []
 
 

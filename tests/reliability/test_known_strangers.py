@@ -27,26 +27,25 @@ def around(center: int, count: int, seed: int) -> torch.Tensor:
     return features
 
 
-def known(classes: int = 2, early: int = 0) -> TrainingPhotos:
+def known(classes: int = 2, depths: int = 0) -> TrainingPhotos:
     """Photos of two classes, and strangers of two kinds."""
     features = torch.cat([around(0, 60, 0), around(1, 60, 1)])
     strangers = torch.cat([around(2, 20, 2), around(3, 20, 3)])
-    extra = None if not early else torch.rand(120, early)
-    given = GivenStrangers(
-        strangers, None if not early else torch.rand(40, early), torch.arange(40) % 5, torch.arange(40) // 20
-    )
-    return TrainingPhotos(features, extra, [0] * 60 + [1] * 60, classes, lambda: [SIZE], given)
+    extra, more = (torch.rand(count, depths) if depths else None for count in (120, 40))
+    given = GivenStrangers(strangers, more, torch.arange(40) % 5, torch.arange(40) // 20)
+    widths = [SIZE, depths] if depths else [SIZE]
+    return TrainingPhotos(features, extra, [0] * 60 + [1] * 60, classes, lambda: widths, given)
 
 
-def passed(features: torch.Tensor, early: torch.Tensor | None = None) -> ForwardPass:
-    return ForwardPass(features, torch.zeros(1, len(features), 2), early)
+def passed(features: torch.Tensor, depths: torch.Tensor | None = None) -> ForwardPass:
+    return ForwardPass(features, torch.zeros(1, len(features), 2), depths)
 
 
-@pytest.mark.parametrize(("classes", "early"), [(2, 0), (MOST_CLASSES + 1, 0), (2, 7)])
-def test_new_photos_of_the_kinds_that_were_given_stand_out(classes: int, early: int) -> None:
-    sign = KnownStrangers.fit(known(classes, early))
+@pytest.mark.parametrize(("classes", "depths"), [(2, 0), (MOST_CLASSES + 1, 0), (2, 7)])
+def test_new_photos_of_the_kinds_that_were_given_stand_out(classes: int, depths: int) -> None:
+    sign = KnownStrangers.fit(known(classes, depths))
     assert sign is not None
-    more = torch.rand(50, early) if early else None
+    more = torch.rand(50, depths) if depths else None
     of_class, of_kind = (sign.score(passed(around(center, 50, 10 + center), more)) for center in (1, 2))
     assert of_class.quantile(0.95) < of_kind.quantile(0.05)
     assert not list(sign.state_dict())  # checkpoints stay as they are

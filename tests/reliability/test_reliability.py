@@ -20,7 +20,7 @@ from dogscats.base.files import digest, read_csv
 from dogscats.reliability.agreement import MAX_ANSWERS, MAX_CLASSES, Disagreement
 from dogscats.reliability.kept import read_reliability, weights_digest, write_reliability
 from dogscats.reliability.measured import fit_temperature, measure, out_of_fold, with_temperature
-from dogscats.reliability.signs import Distance, EarlyDistance, Energy, ForwardPass, TrainingPhotos, evenly_spaced
+from dogscats.reliability.signs import Distance, Energy, ForwardPass, TrainingPhotos, evenly_spaced, of_all_depths
 from dogscats.reliability.strangers import StrangerDetector
 from dogscats.reliability.thresholds import Thresholds, accuracy_kept, choose_thresholds, words
 
@@ -238,20 +238,39 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_trained_body_is_judged_by_its_early_features(trained: Path) -> None:
+def test_a_trained_body_is_judged_by_all_its_depths(trained: Path) -> None:
     model = Predictor.load(trained).model
     detector = model.scorer
     assert isinstance(detector, StrangerDetector)
-    assert [type(sign) for sign in detector.signs] == [Distance, EarlyDistance]
+    assert [type(sign) for sign in detector.signs] == [Distance]
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
         log_probabilities, scores = detector(model.body, model.heads, images)
         assert torch.equal(log_probabilities, model(images))
-        features, early = model.body.forward_with_early(images)
+        features, depths = model.body.forward_with_depths(images)
         assert torch.equal(features, model.body(images))
-        early_distance = detector.signs[1].score(ForwardPass(features, torch.empty(0), early))
-        assert torch.equal(scores[:, 1], early_distance)
-        assert not torch.equal(scores[:, 1], scores[:, 0])
+        assert len(depths) == 4  # the stem, and layer1 to layer3
+        computed = ForwardPass(features, torch.empty(0), torch.cat(depths, dim=1))
+        assert torch.equal(scores, detector.scores(computed))
+        changed = computed._replace(depths=computed.depths.flip(1))  # type: ignore[union-attr]
+        assert not torch.equal(scores, detector.scores(changed))
+
+
+def test_the_depths_of_a_trained_body_have_the_same_weight() -> None:
+    train, new = clouds(200, 3, 0, size=40), clouds(50, 3, 1, size=40)
+    depths, far = torch.rand(250, 4), torch.rand(50, 4) + 3
+    photos = TrainingPhotos(train, depths[:200], [0] * 200, 1, lambda: [40, 4])
+    sign = Distance.fit(photos)
+    assert sign is not None
+    ordinary, early, late = (
+        sign.score(ForwardPass(features, torch.empty(0), values))
+        for features, values in ((new, depths[200:]), (new, far), (-new, depths[200:]))
+    )
+    assert ordinary.max() < early.min()
+    assert ordinary.median() < late.median()
+    assert Disagreement.fit(photos) is None
+    assert Energy.fit(photos) is None
+    assert of_all_depths(photos).shape == (200, 44)
 
 
 def test_a_run_keeps_files_and_decides_about_its_validation_photos(trained: Path) -> None:
@@ -412,16 +431,16 @@ def test_a_thousand_classes_and_half_precision() -> None:
     model = Classifier(Backbone(TinyNetwork(), last_early="first", channels=8), 1000)
     features = model.body(torch.randint(256, (30, 3, 32, 32), dtype=torch.uint8)).detach()
     labels = (torch.arange(30) % 2).tolist()
-    photos = TrainingPhotos(features, features[:, :4], labels, 2, lambda: [8, 8])
-    signs = [sign.fit(photos) for sign in (Distance, EarlyDistance, Disagreement, Energy)]
+    photos = TrainingPhotos(features, None, labels, 2, lambda: [8, 8])
+    signs = [sign.fit(photos) for sign in (Distance, Disagreement, Energy)]
     model.scorer = StrangerDetector([sign for sign in signs if sign], [str(row) for row in range(30)])
-    assert model.scorer.num_scores == 4
+    assert model.scorer.num_scores == 3
     for precision in (torch.float16, torch.bfloat16, torch.float64):
         assert isinstance(model.to(precision).scorer, StrangerDetector)
         assert {value.dtype for value in model.scorer.buffers() if value.is_floating_point()} == {torch.float32}
         model.float()
         given = features.to(precision)
-        computed = ForwardPass(given, model.heads.each(features).to(precision), given[:, :4])
+        computed = ForwardPass(given, model.heads.each(features).to(precision))
         scores = model.scorer.scores(computed)
         assert scores.isfinite().all()
         assert scores.dtype == torch.float32
@@ -429,11 +448,16 @@ def test_a_thousand_classes_and_half_precision() -> None:
 
 def test_the_second_sign_is_the_first_that_applies() -> None:
     features, labels = clouds(30, 3, 0), [row % 2 for row in range(30)]
-    for early, classes, expected in (
-        (features[:, :4], 2, EarlyDistance), (None, 2, Disagreement), (None, MAX_CLASSES + 1, Energy)
+    size = features.shape[1]
+    for widths, classes, expected in (
+        ([size, 4], 2, []), ([size], 2, [Disagreement]), ([size], MAX_CLASSES + 1, [Energy])
     ):  # fmt: skip
-        photos = TrainingPhotos(features, early, labels, classes, lambda: [features.shape[1]])
+        depths = features[:, :4] if len(widths) > 1 else None
+        photos = TrainingPhotos(features, depths, labels, classes, lambda widths=widths: widths)
         detector = StrangerDetector.fit(photos, [str(row) for row in range(30)])
-        assert [type(sign) for sign in detector.signs] == [Distance, expected]
-        restored = StrangerDetector.restore(detector.arrays(), detector.paths)
-        assert [type(sign) for sign in restored.signs] == [Distance, expected]
+        assert [type(sign) for sign in detector.signs] == [Distance, *expected]
+        arrays = detector.arrays()
+        restored = StrangerDetector.restore(arrays, detector.paths)
+        assert [type(sign) for sign in restored.signs] == [Distance, *expected]
+        with pytest.raises(UserError, match="signs of another version"):
+            StrangerDetector.restore(arrays | {"median": torch.zeros(5)}, detector.paths)
