@@ -31,11 +31,11 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset
 from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, activation_loader
 from dogscats.data.photos.layouts import Photos
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.activations import precompute
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.sgdr import SGDR
 from dogscats.lesson.stage import Stage, make_stages
 

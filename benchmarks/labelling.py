@@ -17,10 +17,10 @@ from lightning_fabric import Fabric
 from benchmarks.settings import from_command_line
 from dogscats.base.console import quiet_libraries, set_progress
 from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.labelling.order import comparable, k_center, margins
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.networks.timm_backbone import efficientnet_lite0
 
 METHODS = ("margin", "random", "k-center, then margin")

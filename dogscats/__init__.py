@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from dogscats.data.loading.datamodule import DogsCatsDataModule
     from dogscats.data.loading.sample_data import SampleDataModule
     from dogscats.data.pixels.transforms import crops, none, side_on, top_down
+    from dogscats.kernel.kernel_head import KernelHead
     from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
-    from dogscats.lesson.kernel_head import KernelHead
     from dogscats.lesson.lr_finder import LRFinder, find_lr
     from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.predictions import Predictions
@@ -41,7 +41,7 @@ _NAMES = {
     "data.pixels.transforms": "crops none side_on top_down",
     "lesson.backbone": "Backbone resnet34",
     "lesson.classifier": "Classifier",
-    "lesson.kernel_head": "KernelHead",
+    "kernel.kernel_head": "KernelHead",
     "lesson.lr_finder": "LRFinder find_lr",
     "lesson.metrics": "evaluation_metrics",
     "lesson.predictions": "Predictions",

@@ -12,7 +12,7 @@ import dogscats
 
 ROOMS = (
     *("predict", "auto", "runs", "report", "labelling", "suspects", "reliability", "networks", "lesson"),
-    *("data.loading", "data.added", "data.photos", "data.pixels", "base"),
+    *("kernel", "data.loading", "data.added", "data.photos", "data.pixels", "base"),
 )
 """From top to bottom; a room may import itself and those below it."""
 

@@ -31,9 +31,9 @@ from dogscats.data.loading.class_weights import class_weights
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.decisions import before_decisions
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.activations import Activations, activation_key
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.metrics import loss_text, wilson_interval
 from dogscats.report.facts import AUTO
 from dogscats.runs.directory import replace_config

@@ -20,8 +20,8 @@ from dogscats.base.errors import user_message
 from dogscats.data.loading.cached_array import all_ranks
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.pixels.images import image_size
+from dogscats.kernel.kernel_head import KernelFit
 from dogscats.lesson.backbone import Backbone
-from dogscats.lesson.kernel_head import KernelFit
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.left_out import MAX_AUGMENTED, needs_training_photos
 from dogscats.reliability.signs import evenly_spaced

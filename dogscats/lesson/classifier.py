@@ -14,9 +14,9 @@ from dogscats.base.content import stable_seed
 from dogscats.base.errors import ArgumentError
 from dogscats.base.trust import rebuild
 from dogscats.data.loading.dataset import Batch
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.heads import Heads, rebuilt_kernel_head
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.metrics import epoch_metrics
 from dogscats.lesson.stage import GROUPS, OPTIMIZERS, Stage
 

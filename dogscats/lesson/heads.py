@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from dogscats.base.rules import check_values, whole
-from dogscats.lesson.kernel_head import KernelFit, KernelHead
+from dogscats.kernel.kernel_head import KernelHead
 
 DROPOUT = (0.25, 0.5)
 """Dropout rates of the pooled features and of the hidden layer, as in fastai 0.7."""
@@ -99,65 +98,6 @@ class KernelHeads(Heads):
         heads: list[Any] = list(self)
         parts = torch.split(features, [sum(head.widths) for head in heads], dim=1)
         return torch.cat([head.each(part) for head, part in zip(heads, parts, strict=True)])
-
-
-@dataclass(frozen=True)
-class KernelFits(KernelFit):
-    """What the heads of several members say about the training photos when they are left out, on average.
-
-    Attributes:
-        scores: logits of each photo, as of `mean_logits`.
-        regression: that of the first member.
-        fits: the fits of all.
-    """
-
-    head: KernelHeads  # type: ignore[assignment]
-    fits: Sequence[KernelFit]
-
-    @property
-    def logits(self) -> torch.Tensor:
-        """Logits of the training photos, left out, `(N, C)`."""
-        return self.scores
-
-    def left_out(self, features: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
-        """Compute log-probabilities `(M, C)`, as `KernelFit.left_out` does."""
-        parts = torch.split(features, [sum(fit.head.widths) for fit in self.fits], dim=1)
-        logs = [fit.left_out(part, photos) for fit, part in zip(self.fits, parts, strict=True)]
-        return mean_logits(torch.stack(logs)).log_softmax(dim=1)
-
-
-def fit_kernel_heads(
-    features: torch.Tensor, labels: Sequence[int], num_classes: int, widths: Sequence[Sequence[int]], *others: Any
-) -> KernelFit:
-    """Fit a kernel head, or one for each member of a body.
-
-    Args:
-        features: features of all members, one after the other `(N, F)`.
-        labels: class index of each photo.
-        num_classes: number of classes.
-        widths: for each member, number of features of each depth.
-        others: `groups`, `class_weights` and `judged`, as for `KernelHead.fit`.
-    """
-    parts = torch.split(features, [sum(member) for member in widths], dim=1)
-    fits = [
-        KernelHead.fit(part, labels, num_classes, member, *others) for part, member in zip(parts, widths, strict=True)
-    ]
-    if len(fits) == 1:
-        return fits[0]
-    heads = KernelHeads(num_classes, [fit.head.config for fit in fits])
-    for number, fit in enumerate(fits):
-        heads[number] = fit.head
-    first, logits = fits[0], mean_logits(torch.stack([fit.logits for fit in fits]))
-    return KernelFits(heads, first.labels, first.groups, first.scored, logits, first.regression, fits)
-
-
-def mean_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Combine the logits of several heads `(heads, N, C)` into logits of the mean of their probabilities `(N, C)`.
-
-    Their log-sum-exp, which tells strangers, is the mean of the heads'.
-    """
-    logs = logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
-    return logs + logits.logsumexp(dim=2, keepdim=True).mean(dim=0)
 
 
 def rebuilt_kernel_head(num_classes: int, config: Mapping[str, Any]) -> KernelHead | KernelHeads:

@@ -1,13 +1,18 @@
-"""Several backbones as one, each with its own image size: their features stand one after the other."""
+"""Several backbones as one, each with its own image size, and the kernel heads that are fitted to their features."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
 from torch import nn
 
+from dogscats.kernel.kernel_head import KernelFit, KernelHead
 from dogscats.lesson.backbone import Backbone
+from dogscats.lesson.heads import KernelHeads
 
 
 class Members(Backbone):
@@ -104,3 +109,62 @@ class Resized(Backbone):
     def extra_repr(self) -> str:
         """Name the size; part of the key of precomputed activations."""
         return f"resized to {self.size} pixels"
+
+
+@dataclass(frozen=True)
+class KernelFits(KernelFit):
+    """What the heads of several members say about the training photos when they are left out, on average.
+
+    Attributes:
+        scores: logits of each photo, as of `mean_logits`.
+        regression: that of the first member.
+        fits: the fits of all.
+    """
+
+    head: KernelHeads  # type: ignore[assignment]
+    fits: Sequence[KernelFit]
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """Logits of the training photos, left out, `(N, C)`."""
+        return self.scores
+
+    def left_out(self, features: torch.Tensor, photos: torch.Tensor) -> torch.Tensor:
+        """Compute log-probabilities `(M, C)`, as `KernelFit.left_out` does."""
+        parts = torch.split(features, [sum(fit.head.widths) for fit in self.fits], dim=1)
+        logs = [fit.left_out(part, photos) for fit, part in zip(self.fits, parts, strict=True)]
+        return mean_logits(torch.stack(logs)).log_softmax(dim=1)
+
+
+def fit_kernel_heads(
+    features: torch.Tensor, labels: Sequence[int], num_classes: int, widths: Sequence[Sequence[int]], *others: Any
+) -> KernelFit:
+    """Fit a kernel head, or one for each member of a body.
+
+    Args:
+        features: features of all members, one after the other `(N, F)`.
+        labels: class index of each photo.
+        num_classes: number of classes.
+        widths: for each member, number of features of each depth.
+        others: `groups`, `class_weights` and `judged`, as for `KernelHead.fit`.
+    """
+    parts = torch.split(features, [sum(member) for member in widths], dim=1)
+    fits = [
+        KernelHead.fit(part, labels, num_classes, member, *others) for part, member in zip(parts, widths, strict=True)
+    ]
+    if len(fits) == 1:
+        return fits[0]
+    heads = KernelHeads(num_classes, [fit.head.config for fit in fits])
+    for number, fit in enumerate(fits):
+        heads[number] = fit.head
+    first, logits = fits[0], mean_logits(torch.stack([fit.logits for fit in fits]))
+    return KernelFits(heads, first.labels, first.groups, first.scored, logits, first.regression, fits)
+
+
+def mean_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Combine the logits of several heads `(heads, N, C)` into logits of the mean of their probabilities `(N, C)`.
+
+    Their log-sum-exp, which tells strangers, is the mean of the heads'.
+    """
+    logs = logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+    return logs + logits.logsumexp(dim=2, keepdim=True).mean(dim=0)

@@ -16,10 +16,10 @@ from torch import nn
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
 from dogscats.data.added.stranger_photos import StrangerPhotos
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.heads import Heads
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.lesson.stage import Stage
 from dogscats.reliability.known_strangers import KnownStrangers, LeftOutValues
 from dogscats.reliability.neighbors import ROWS

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import torch
 import torch.nn.functional as nnf
 
-from dogscats.lesson.kernel_head import KernelFit, KernelHead
+from dogscats.kernel.kernel_head import KernelFit, KernelHead
 from dogscats.reliability.signs import ForwardPass, GivenStrangers, Sign, TrainingPhotos, evenly_spaced, of_all_depths
 
 MOST_PHOTOS, LEAST_STRANGERS = 1100, 300

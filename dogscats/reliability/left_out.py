@@ -19,10 +19,10 @@ from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoDataset
 from dogscats.data.loading.loaders import activation_loader
 from dogscats.data.photos.layouts import Photos
+from dogscats.kernel.kernel_head import KernelFit
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.backbone import PrecomputedBody
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.kernel_head import KernelFit
 from dogscats.lesson.predictions import Predictions
 from dogscats.reliability.measured import LeftOutPredictions
 from dogscats.reliability.signs import evenly_spaced

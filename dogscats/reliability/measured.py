@@ -13,7 +13,7 @@ import torch
 
 from dogscats.base.errors import UserError
 from dogscats.base.text import counted
-from dogscats.lesson.kernel_ridge import best_factor
+from dogscats.kernel.kernel_ridge import best_factor
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA
 from dogscats.reliability.strangers import StrangerDetector, log_not_measured

@@ -12,10 +12,10 @@ from torch import nn
 from dogscats.base.errors import UserError, user_message
 from dogscats.base.text import shown
 from dogscats.data.loading.dataset import PhotoDataset
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.reliability.agreement import Disagreement
 from dogscats.reliability.known_strangers import KnownStrangers
 from dogscats.reliability.neighbors import nearest

@@ -15,10 +15,10 @@ from torch import nn
 
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.pixels.images import stack_images
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
-from dogscats.lesson.kernel_head import KernelHead
 
 
 def grad_cam(model: Classifier, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

@@ -16,17 +16,17 @@ from dogscats.base.errors import UserError, optional
 from dogscats.base.rules import values_by_key
 from dogscats.base.text import counted, listed, percent
 from dogscats.data.loading.datamodule import DogsCatsDataModule
+from dogscats.kernel.kernel_head import KernelFit
+from dogscats.kernel.kernel_ridge import ROWS
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.heads import fit_kernel_heads
 from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
-from dogscats.lesson.kernel_head import KernelFit
-from dogscats.lesson.kernel_ridge import ROWS
 from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.lesson.metrics import METRICS
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.stage import Stage
 from dogscats.lesson.tta import TTA
+from dogscats.networks.members import fit_kernel_heads
 from dogscats.reliability.left_out import judged_alone, keep_left_out
 from dogscats.report.figures.curves import lr_curve
 from dogscats.report.figures.drawing import publish

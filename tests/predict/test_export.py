@@ -26,8 +26,8 @@ from dogscats.data.pixels import transforms
 from dogscats.data.pixels.images import UnreadableImageError, is_large, read_image
 from dogscats.data.pixels.shrink import Shrink, resized
 from dogscats.data.pixels.transforms import fitted, needed_side
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.backbone import Backbone
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Reference, export_files, torch_predict
 from dogscats.predict.export.exporters import EXPORTERS, Exporter, export_help
 from dogscats.predict.export.onnx_files import SCRIPT, onnx_predict

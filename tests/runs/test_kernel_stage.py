@@ -12,7 +12,7 @@ from PIL import Image
 from dogscats import Predictor
 from dogscats.base.files import read_csv, read_json
 from dogscats.data.photos.layouts import Photos
-from dogscats.lesson.kernel_head import KernelHead
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.suspects.photo_groups import left_out_together
 
 SMALL = [*TINY, "recipe=small", "data.size=32", "callbacks.tta.n_aug=1"]

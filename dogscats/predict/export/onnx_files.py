@@ -20,8 +20,8 @@ from dogscats.base.files import atomic_path, write_text
 from dogscats.base.text import counted, percent
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels import picture
+from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.heads import KernelHeads
-from dogscats.lesson.kernel_head import KernelHead
 from dogscats.predict.export.export import Array, Difference, Predict, Reference, whole_photo
 from dogscats.predict.export.preprocessing import preprocessing_graph
 

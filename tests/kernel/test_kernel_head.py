@@ -8,9 +8,9 @@ from conftest import draw_root
 from torch import nn
 
 from dogscats import DogsCatsDataModule, timm_backbone
-from dogscats.lesson import kernel_head, kernel_ridge
-from dogscats.lesson.kernel_head import KernelFit, KernelHead
-from dogscats.lesson.kernel_ridge import Exact, Nystroem
+from dogscats.kernel import kernel_head, kernel_ridge
+from dogscats.kernel.kernel_head import KernelFit, KernelHead
+from dogscats.kernel.kernel_ridge import Exact, Nystroem
 
 WIDTHS = [6, 20]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import ArgumentError
-from dogscats.lesson.kernel_ridge import ROWS, Exact, Nystroem, Regression, alone_in_class, best_factor, in_proportion
+from dogscats.kernel.kernel_ridge import ROWS, Exact, Nystroem, Regression, alone_in_class, best_factor, in_proportion
 
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
 """Factors of squared distances in the kernel, relative to their median, to choose from."""
