@@ -128,7 +128,7 @@ def fit(run: Run, stage: Stage, model: Classifier, data: DogsCatsDataModule, act
     if stages.needs_lr_finder(run, stage):
         steps = STEPS_PRECOMPUTED if stage.precompute else STEPS_PHOTOS
         stages.keep_lr(run, stage, find_lr(classifier, train_loader, run.make_trainer, steps), loggers)
-    classifier.lrs = list(stages.peak_lrs(run, stage))
+    classifier.lrs = list(stage.group_lrs(run.report.metrics["lr_finder"]))
 
     trainer = stages.make_stage_trainer(run, stage, loggers)
     if saved:

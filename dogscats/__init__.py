@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dogscats.lesson.backbone import Backbone, resnet34
     from dogscats.lesson.classifier import Classifier
     from dogscats.lesson.lr_finder import LRFinder, find_lr
-    from dogscats.lesson.metrics import evaluation_metrics
     from dogscats.lesson.predictions import Predictions
     from dogscats.lesson.sgdr import SGDR, LRSchedule, LRTrace
     from dogscats.lesson.tta import TTA
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         efficientnet_lite2,
         timm_backbone,
     )
+    from dogscats.predict.evaluation import evaluation_metrics
     from dogscats.predict.predictor import Predictor
     from dogscats.report.figure_table import Pictures, Report
     from dogscats.report.history import History
@@ -43,12 +43,12 @@ _NAMES = {
     "lesson.classifier": "Classifier",
     "kernel.kernel_head": "KernelHead",
     "lesson.lr_finder": "LRFinder find_lr",
-    "lesson.metrics": "evaluation_metrics",
     "lesson.predictions": "Predictions",
     "lesson.sgdr": "LRSchedule LRTrace SGDR",
     "lesson.tta": "TTA",
     "networks.members": "Members",
     "networks.timm_backbone": "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 timm_backbone",
+    "predict.evaluation": "evaluation_metrics",
     "predict.predictor": "Predictor",
     "report.figure_table": "Pictures Report",
     "report.history": "History",

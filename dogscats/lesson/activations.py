@@ -175,8 +175,7 @@ class Activations:
         self, model: Classifier, data: DogsCatsDataModule, fabric: Fabric, folder: str | None = None, views: int = 0
     ):
         assert isinstance(model.body, Backbone)
-        self.body, self.data, self.fabric, self.views = model.body, data, fabric, views
-        self.folder = folder
+        self.body, self.data, self.fabric, self.folder, self.views = model.body, data, fabric, folder, views
 
     def train_loader(self, stage: str) -> DataLoader[Batch]:
         """Make the training loader of a stage, in the order in which photos would be loaded."""
@@ -193,11 +192,7 @@ class Activations:
         return self._loader([self._features(plain, "activations of valid")], plain)
 
     def features(
-        self,
-        photos: Photos,
-        description: str,
-        folder: str | None = None,
-        watch: Callable[[Batch], None] | None = None,
+        self, photos: Photos, description: str, folder: str | None = None, watch: Callable[[Batch], None] | None = None
     ) -> torch.Tensor:
         """Compute the features `(N, F)` of plain photos, in order, or read them from the cache, or a `folder`.
 

@@ -1,4 +1,4 @@
-"""What a stage does when training goes wrong: it keeps its best weights, stops at divergence, reports skipped steps."""
+"""What a stage does when training goes wrong: it keeps its best weights, and stops at divergence."""
 
 import logging
 import math
@@ -14,9 +14,6 @@ log = logging.getLogger(__name__)
 
 MIN_SCALE = 1e-4
 """Loss scale below which a stage stops, as in fairseq: the gradients would not be finite at any scale."""
-
-MAX_SKIPPED_SHARE = 0.1
-"""Largest share of skipped optimizer steps without a warning. Skipping the first few of a long stage costs nothing."""
 
 
 class KeepBest(Callback):
@@ -87,39 +84,34 @@ class StopAtDivergence(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the losses of a former fit."""
-        self.unread: list[tuple[int, int, float, torch.Tensor]] = []
+        self.unread: list[tuple[tuple[int, int, float], torch.Tensor]] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep the loss of this step, and read that of the step before."""
-        lr = trainer.optimizers[0].param_groups[-1]["lr"]
         loss = outputs["loss"].detach()
-        self.unread.append((trainer.current_epoch, trainer.global_step, lr, loss))
+        self.unread.append((_now(trainer), loss))
         self._read(pl_module, trainer, 0 if loss.device.type == "cpu" else 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last loss of the epoch, and the loss scale, before a checkpoint is saved."""
         self._read(pl_module, trainer, 0)
         if loss_scale(trainer) < MIN_SCALE:
-            lr = trainer.optimizers[0].param_groups[-1]["lr"]
-            self._stop(pl_module, trainer, trainer.current_epoch, trainer.global_step, lr, "gradients")
+            self._stop(pl_module, trainer, "gradients", *_now(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation loss, which shows what the last step of the epoch did."""
         loss = float(trainer.callback_metrics.get("valid_loss", 0.0))
         if not math.isfinite(loss) and not trainer.sanity_checking:
             self._read(pl_module, trainer, 0)
-            lr = trainer.optimizers[0].param_groups[-1]["lr"]
-            self._stop(pl_module, trainer, trainer.current_epoch, trainer.global_step, lr, "validation loss")
+            self._stop(pl_module, trainer, "validation loss", *_now(trainer))
 
     def _read(self, module: LightningModule, trainer: Trainer, keep: int) -> None:
         while len(self.unread) > keep:
-            epoch, step, lr, loss = self.unread.pop(0)
+            then, loss = self.unread.pop(0)
             if not math.isfinite(loss.item()):
-                self._stop(module, trainer, epoch, step, lr, "training loss")
+                self._stop(module, trainer, "training loss", *then)
 
-    def _stop(self, module: LightningModule, trainer: Trainer, epoch: int, step: int, lr: float, what: str) -> None:
+    def _stop(self, module: LightningModule, trainer: Trainer, what: str, step: int, epoch: int, lr: float) -> None:
         assert isinstance(module, Classifier)
         message = f"Stage {module.stage} diverged: non-finite {what} at step {step}, epoch {epoch}, lr={lr:.3g}."
         if any(isinstance(callback, KeepBest) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -132,45 +124,9 @@ class StopAtDivergence(Callback):
             )
 
 
-class LossScale(Callback):
-    """Warns if gradient scaling skipped many of a stage's optimizer steps.
-
-    With `16-mixed` the loss is multiplied by a scale that starts high. A step whose gradients overflow is skipped, and
-    the scale is halved. Skipped steps count as steps everywhere: in the schedules, `lr_trace.csv` and `global_step`.
-    """
-
-    def __init__(self) -> None:
-        self.skipped = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the scale, which a checkpoint may have restored."""
-        self.scale = loss_scale(trainer)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the step if it lowered the scale. The scaler has waited for the GPU already."""
-        scale = loss_scale(trainer)
-        self.skipped += scale < self.scale
-        self.scale = scale
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if more than `MAX_SKIPPED_SHARE` of the steps were skipped."""
-        if self.skipped > MAX_SKIPPED_SHARE * trainer.global_step:
-            log.warning(
-                "Warning   %d of %d optimizer steps were skipped, since gradients overflowed in fp16. For so few steps "
-                "set trainer.precision=32-true.",
-                self.skipped,
-                trainer.global_step,
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of skipped steps, for a checkpoint."""
-        return {"skipped": self.skipped}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the number of skipped steps."""
-        self.skipped = state_dict["skipped"]
+def _now(trainer: Trainer) -> tuple[int, int, float]:
+    """Return the step, the epoch, and the learning rate of the head."""
+    return trainer.global_step, trainer.current_epoch, trainer.optimizers[0].param_groups[-1]["lr"]
 
 
 def loss_scale(trainer: Trainer) -> float:

@@ -145,9 +145,7 @@ class LRFinder(Callback):
         for group, rate in zip(trainer.optimizers[0].param_groups, pl_module.lrs, strict=True):
             group["lr"] = self.lr * rate / pl_module.lrs[-1]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Record the loss of a step: the mean over its batches."""
         assert isinstance(pl_module, Classifier)
         # Lightning has divided the loss by `accumulate_grad_batches`.
@@ -194,20 +192,9 @@ def find_lr(
     """
     check_values({"steps": whole(1)}, {"steps": steps}, raises=partial(ArgumentError, ""))
     finder = LRFinder()
+    unset = dict.fromkeys(("min_epochs", "min_steps", "max_time", "val_check_interval", "profiler"))
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     with isolate_rng():
-        trainer = make_trainer(
-            max_epochs=-1,
-            max_steps=steps,
-            min_epochs=None,
-            min_steps=None,
-            max_time=None,
-            val_check_interval=None,
-            limit_val_batches=0,
-            profiler=None,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            callbacks=[finder],
-        )
+        trainer = make_trainer(max_epochs=-1, max_steps=steps, limit_val_batches=0, callbacks=[finder], **unset, **off)
         trainer.fit(copy.deepcopy(classifier), loader)
     return finder.curve

@@ -157,62 +157,10 @@ def epoch_metrics(num_classes: int) -> torchmetrics.MetricCollection:
     return torchmetrics.MetricCollection(found)
 
 
-TRAINING_LOSSES = ("train_loss", "loo_loss")
-"""Names of the loss of the training photos: of an epoch, and by leave-one-out, of a fit in closed form."""
-
-
-def epoch_columns(training: Sequence[str] = TRAINING_LOSSES[:1]) -> list[str]:
-    """Names of the losses and metrics of an epoch, in order, with these losses of the training photos."""
-    return [*training, "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
-
-
-def epoch_text(name: str, value: float, n: int) -> str:
-    """Return a loss or metric of an epoch, as `epoch_columns` name it, as text; see `Metric.text`."""
-    shares = [f"valid_{metric.key}" for metric in METRICS if metric.share]
-    return percent(value, n) if name in shares else loss_text(value, n)
-
-
 def final_metrics() -> list[Metric]:
     """Metrics of the final prediction, in the order of `metrics.json`: accuracy and loss first."""
     ordered = sorted(METRICS, key=lambda metric: metric.key not in ("acc", "loss"))  # False sorts first
     return [metric for metric in ordered if metric.computed != "evaluation"]
-
-
-def larger_is_better(path: str) -> bool:
-    """Return whether the largest value of a number in `metrics.json` is the best.
-
-    Args:
-        path: its dotted path. A metric of one's own callbacks is minimized if it is called a loss.
-    """
-    name = path.rpartition(".")[2].removesuffix("_tta")
-    known = {metric.key: metric.larger_is_better for metric in METRICS}
-    return known.get(name.partition("_")[2], "loss" not in name)  # valid_acc, train_loss, test_ece, ...
-
-
-def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Compute the metrics of labelled photos, as plain numbers.
-
-    Example:
-        >>> evaluation_metrics(predictions)["accuracy_ci95"]  # 95 % Wilson interval
-
-    Args:
-        predictions: predictions for `N` labelled photos.
-
-    Returns:
-        `n`, the metrics of `METRICS`: `accuracy`, `balanced_accuracy`, `macro_f1`, `log_loss`, `log_loss_clipped`,
-        `roc_auc`, `ece`; `accuracy_ci95` after the accuracy; `per_class` (`photos`, `precision` and `recall` by class
-        name), and `confusion_matrix` by actual class (row) and predicted class (column). Undefined values, such as the
-        recall of a class without photos, are `None`.
-    """
-    counts, n = np.array(predictions.confusion_matrix), len(predictions.labels)
-    return {
-        "n": n,
-        "accuracy": predictions.accuracy,
-        "accuracy_ci95": wilson_interval(int(counts.trace()), n),  # beside the accuracy
-        **{metric.evaluated_as or metric.key: metric.compute(predictions) for metric in METRICS},
-        "per_class": per_class(predictions.classes, counts),
-        "confusion_matrix": counts.tolist(),
-    }
 
 
 def per_class(classes: Sequence[str], counts: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:

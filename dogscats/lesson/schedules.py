@@ -91,9 +91,8 @@ def warmup_cosine(position: Position, warmup: float = 0.1) -> float:
 
 def _check_total(position: Position, schedule: str) -> None:
     if position.total_steps < 1:
-        raise ArgumentError(
-            "", f"schedule={schedule}: set max_epochs or max_steps, since it needs the number of steps."
-        )
+        wrong = f"schedule={schedule}: set max_epochs or max_steps, since it needs the number of steps."
+        raise ArgumentError("", wrong)
 
 
 def _up_and_down(position: Position, pct_start: float, values: tuple[float, float, float]) -> float:

@@ -183,13 +183,15 @@ class Stage:
             f"{'augmented ' if self.augment else ''}{inputs}"
         )
 
-    def group_lrs(self, found: float | None = None) -> tuple[float, ...]:
+    def group_lrs(self, found: Mapping[str, float | None] | None = None) -> tuple[float, ...]:
         """Peak learning rate of each layer group.
 
         Args:
-            found: suggestion of the LR finder, for a stage with `lr: find`.
+            found: suggestions of the LR finder by stage, for `lr: find`: that for this stage is used, or the latest.
         """
-        lr = found if isinstance(self.lr, str) else self.lr
+        suggested = [lr for lr in (found or {}).values() if lr is not None]
+        own = (found or {}).get(self.name) or [None, *suggested][-1]
+        lr = own if isinstance(self.lr, str) else self.lr
         if lr is None:
             raise RuntimeError(f"The learning rate of stage {self.name} has not been found yet.")
         return tuple(lr) if isinstance(lr, Sequence) else tuple(lr * factor for factor in self.lr_mult)

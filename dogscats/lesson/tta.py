@@ -64,13 +64,7 @@ class TTA(Callback):
         self.scores = torch.zeros(len(self.photos.paths), self.scorer.num_scores if self.scorer else 0)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, _: int, dataloader_idx: int = 0
     ) -> None:
         """Store the probabilities of a batch by photo index, and the scores of plain photos."""
         assert isinstance(pl_module, Classifier)

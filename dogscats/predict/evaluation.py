@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dogscats.base.console import peak_rss_mb, progress_bar
 from dogscats.base.errors import UserError
 from dogscats.base.files import digest, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.text import counted, listed, percent, percents, plural, shown, text_table
 from dogscats.data.photos.split import split_of
-from dogscats.lesson.metrics import METRICS, evaluation_metrics, loss_text
+from dogscats.lesson.metrics import METRICS, loss_text, per_class, wilson_interval
 from dogscats.lesson.predictions import Predictions
 from dogscats.lesson.tta import TTA, is_limited, predict, tta_loaders
 from dogscats.predict.find_photos import EXPLAINED, find_photos, folder_of
@@ -35,6 +37,32 @@ log = logging.getLogger(__name__)
 
 MOST_EXPLAINED = 100
 """Largest number of photos that `explain=true` draws."""
+
+
+def evaluation_metrics(predictions: Predictions) -> dict[str, Any]:
+    """Compute the metrics of labelled photos, as plain numbers.
+
+    Example:
+        >>> evaluation_metrics(predictions)["accuracy_ci95"]  # 95 % Wilson interval
+
+    Args:
+        predictions: predictions for `N` labelled photos.
+
+    Returns:
+        `n`, the metrics of `METRICS`: `accuracy`, `balanced_accuracy`, `macro_f1`, `log_loss`, `log_loss_clipped`,
+        `roc_auc`, `ece`; `accuracy_ci95` after the accuracy; `per_class` (`photos`, `precision` and `recall` by class
+        name), and `confusion_matrix` by actual class (row) and predicted class (column). Undefined values, such as the
+        recall of a class without photos, are `None`.
+    """
+    counts, n = np.array(predictions.confusion_matrix), len(predictions.labels)
+    return {
+        "n": n,
+        "accuracy": predictions.accuracy,
+        "accuracy_ci95": wilson_interval(int(counts.trace()), n),  # beside the accuracy
+        **{metric.evaluated_as or metric.key: metric.compute(predictions) for metric in METRICS},
+        "per_class": per_class(predictions.classes, counts),
+        "confusion_matrix": counts.tolist(),
+    }
 
 
 def evaluate_photos(job: Job) -> None:

@@ -129,10 +129,8 @@ class Facts:
         """Return the peak learning rate of the head in a stage."""
         if stage.is_closed_form:
             return "-"
-        found = self.metrics.get("lr_finder") or {}
-        suggested = [lr for lr in found.values() if lr is not None]
         try:
-            return f"{stage.group_lrs(found.get(stage.name) or [None, *suggested][-1])[-1]:.2g}"
+            return f"{stage.group_lrs(self.metrics.get('lr_finder'))[-1]:.2g}"
         except RuntimeError:
             return "found"
 

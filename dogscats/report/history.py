@@ -2,20 +2,35 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dogscats.base.files import write_stage_rows
+from dogscats.base.text import percent
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, epoch_text
+from dogscats.lesson.metrics import METRICS, loss_text
 
 log = logging.getLogger(__name__)
 
+TRAINING_LOSSES = ("train_loss", "loo_loss")
+"""Names of the loss of the training photos: of an epoch, and by leave-one-out, of a fit in closed form."""
 
-def epoch_headings(named: Iterable[Collection[str]] = ()) -> dict[str, str]:
+
+def epoch_columns(training: Sequence[str]) -> list[str]:
+    """Names of the losses and metrics of an epoch, in order, with these losses of the training photos."""
+    return [*training, "valid_loss", *(f"valid_{metric.key}" for metric in METRICS if metric.computed == "epoch")]
+
+
+def epoch_text(name: str, value: float, n: int) -> str:
+    """Return a loss or metric of an epoch, as `epoch_columns` name it, as text; see `Metric.text`."""
+    shares = [f"valid_{metric.key}" for metric in METRICS if metric.share]
+    return percent(value, n) if name in shares else loss_text(value, n)
+
+
+def epoch_headings(named: Iterable[Collection[str]]) -> dict[str, str]:
     """Return the headings of losses and metrics on the console, by name; a long one without its prefix.
 
     Args:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from dogscats.base.errors import UserError
-from dogscats.lesson.metrics import TRAINING_LOSSES, epoch_columns, final_metrics
+from dogscats.lesson.metrics import METRICS, final_metrics
 from dogscats.lesson.stage import Stage
+from dogscats.report.history import TRAINING_LOSSES, epoch_columns
 
 
 def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callbacks: bool) -> None:
@@ -40,3 +41,14 @@ def check_metric(metric: object, stages: Sequence[Stage], n_aug: int, own_callba
             f"optimized_metric={metric}: metrics.json will have no such number.{tta} Examples: "
             f"{', '.join(known[: len(final) + 1])}."
         )
+
+
+def larger_is_better(path: str) -> bool:
+    """Return whether the largest value of a number in `metrics.json` is the best.
+
+    Args:
+        path: its dotted path. A metric of one's own callbacks is minimized if it is called a loss.
+    """
+    name = path.rpartition(".")[2].removesuffix("_tta")
+    known = {metric.key: metric.larger_is_better for metric in METRICS}
+    return known.get(name.partition("_")[2], "loss" not in name)  # valid_acc, train_loss, test_ece, ...

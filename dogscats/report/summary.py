@@ -13,11 +13,11 @@ from dogscats.base.console import peak_rss_mb
 from dogscats.base.environment import command
 from dogscats.base.files import write_csv, write_json
 from dogscats.base.text import counted, shown, text_table
-from dogscats.lesson.metrics import epoch_text, final_metrics, per_class, wilson_interval
+from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
 from dogscats.lesson.tta import AUGMENTED
 from dogscats.report import page
-from dogscats.report.history import epoch_headings
+from dogscats.report.history import epoch_headings, epoch_text
 from dogscats.report.run_files import log_written
 
 log = logging.getLogger(__name__)

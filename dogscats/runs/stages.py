@@ -20,7 +20,7 @@ from dogscats.kernel.kernel_head import KernelFit
 from dogscats.kernel.kernel_ridge import ROWS
 from dogscats.lesson.activations import Activations
 from dogscats.lesson.classifier import Classifier
-from dogscats.lesson.keep_best import KeepBest, LossScale, StopAtDivergence
+from dogscats.lesson.keep_best import KeepBest, StopAtDivergence
 from dogscats.lesson.lr_finder import FALLBACK_LR, LRCurve
 from dogscats.lesson.metrics import METRICS
 from dogscats.lesson.predictions import Predictions
@@ -35,6 +35,7 @@ from dogscats.runs.checkpoint import body_trained_by, remove_checkpoint, save_cl
 from dogscats.runs.compose import build_callbacks
 from dogscats.runs.loggers import build_loggers, close, hyperparameters, start_loggers
 from dogscats.runs.run import Run, read_intact, stage_checkpoint
+from dogscats.runs.trainer import LossScale
 from dogscats.suspects.photo_groups import features_and_groups
 
 log = logging.getLogger(__name__)
@@ -102,13 +103,6 @@ def keep_lr(run: Run, stage: Stage, curve: LRCurve, loggers: list[Logger]) -> No
     kept = f"lr={FALLBACK_LR:g}, the lesson's, is used" if stage.lr == "find" else "the learning rate is kept"
     log.warning("LR finder: suggests nothing, as the loss has no clear minimum (few photos?); %s", kept)
     run.report.add_suggestion(stage.name, FALLBACK_LR if stage.lr == "find" else None)
-
-
-def peak_lrs(run: Run, stage: Stage) -> tuple[float, ...]:
-    """Return the peak learning rate of each layer group in a stage."""
-    found = run.report.metrics["lr_finder"]
-    suggested = [lr for lr in found.values() if lr is not None]
-    return stage.group_lrs(found.get(stage.name) or [None, *suggested][-1])
 
 
 def make_stage_trainer(run: Run, stage: Stage, loggers: list[Logger]) -> Trainer:

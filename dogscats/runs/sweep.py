@@ -127,7 +127,7 @@ class Sweep(NamedTuple):
         jobs = sorted((Job.read(file, self.metric) for file in files), key=lambda job: job.number)
         best_first = [job for job in jobs if not math.isnan(job.metric)]
         if best_first:
-            from dogscats.lesson.metrics import larger_is_better
+            from dogscats.report.optimized_metric import larger_is_better
 
             best_first.sort(key=lambda job: job.metric, reverse=larger_is_better(self.metric))
         return best_first + [job for job in jobs if math.isnan(job.metric)]

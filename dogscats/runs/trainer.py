@@ -21,6 +21,7 @@ from pytorch_lightning.plugins import CheckpointIO, Precision
 
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.signals import SIGNALS, stop_if_interrupted
+from dogscats.lesson.keep_best import loss_scale
 from dogscats.runs.trainer_settings import REFUSED_ARGUMENTS, own_environment
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ STEP_HOOKS = (
 
 NONDETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 """Start of PyTorch's warning and error."""
+
+MAX_SKIPPED_SHARE = 0.1
+"""Largest share of skipped optimizer steps without a warning. Skipping the first few of a long stage costs nothing."""
 
 
 def trainer_factory(
@@ -144,6 +148,45 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Omit the stage name, which Lightning would show as a version."""
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+
+class LossScale(Callback):
+    """Warns if gradient scaling skipped many of a stage's optimizer steps.
+
+    With `16-mixed` the loss is multiplied by a scale that starts high. A step whose gradients overflow is skipped, and
+    the scale is halved. Skipped steps count as steps everywhere: in the schedules, `lr_trace.csv` and `global_step`.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the scale, which a checkpoint may have restored."""
+        self.scale = loss_scale(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Count the step if it lowered the scale. The scaler has waited for the GPU already."""
+        scale = loss_scale(trainer)
+        self.skipped += scale < self.scale
+        self.scale = scale
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if more than `MAX_SKIPPED_SHARE` of the steps were skipped."""
+        if self.skipped > MAX_SKIPPED_SHARE * trainer.global_step:
+            log.warning(
+                "Warning   %d of %d optimizer steps were skipped, since gradients overflowed in fp16. For so few steps "
+                "set trainer.precision=32-true.",
+                self.skipped,
+                trainer.global_step,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of skipped steps, for a checkpoint."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the number of skipped steps."""
+        self.skipped = state_dict["skipped"]
 
 
 def own_signal_handlers() -> LambdaCallback:

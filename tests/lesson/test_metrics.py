@@ -10,19 +10,19 @@ import torch
 from conftest import TINY, Run
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from dogscats import evaluation_metrics
 from dogscats.base.files import read_csv
 from dogscats.lesson.metrics import (
     METRICS,
     GatheredMetric,
     Metric,
     epoch_metrics,
-    evaluation_metrics,
-    larger_is_better,
     roc_auc,
     wilson_interval,
 )
 from dogscats.lesson.predictions import Predictions, calibration_bins
 from dogscats.report.figures.prediction_figures import reliability
+from dogscats.report.optimized_metric import larger_is_better
 
 
 def made(labels: list[int], rows: list[list[float]], classes: str = "ab") -> Predictions:

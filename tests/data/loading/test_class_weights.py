@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as nnf
 from conftest import TINY, Run, draw_photo
 
-from dogscats import Backbone, Classifier, DogsCatsDataModule, Predictions
+from dogscats import Backbone, Classifier, DogsCatsDataModule, Predictions, evaluation_metrics
 from dogscats.base.errors import UserError
 from dogscats.data.loading.class_weights import class_weights
 from dogscats.data.loading.dataset import Batch
-from dogscats.lesson.metrics import evaluation_metrics
 
 
 @pytest.fixture
