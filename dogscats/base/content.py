@@ -41,6 +41,11 @@ _others: dict[bytes, bytes] = {}
 _loaded: set[Path] = set()
 
 
+def users_cache() -> Path:
+    """Return the folder of this project in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogscats"
+
+
 def cache_folder(root: Path, configured: str | None = None, trains: bool = True, of_run: Path | None = None) -> Path:
     """Choose and create the folder for data derived from the photos in `root`.
 
@@ -62,11 +67,8 @@ def cache_folder(root: Path, configured: str | None = None, trains: bool = True,
     Raises:
         UserError: if the folder cannot be created.
     """
-    name = root.resolve().name
-    beside, users = (
-        root / "tmp",
-        users_cache() / f"{name}-{hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()}",
-    )
+    key = hashlib.blake2b(bytes(root.resolve()), digest_size=4).hexdigest()
+    beside, users = root / "tmp", users_cache() / f"{root.resolve().name}-{key}"
     if configured:
         choices = [Path(configured).expanduser()]
     elif trains:
@@ -83,11 +85,6 @@ def cache_folder(root: Path, configured: str | None = None, trains: bool = True,
     with as_user_error(last, "the cache folder cannot be created", advice, OSError):
         last.mkdir(parents=True, exist_ok=True)
     return last
-
-
-def users_cache() -> Path:
-    """Return the folder in which the user's cache has a folder for each folder of photos."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dogscats"
 
 
 def _writable(folder: Path) -> bool:

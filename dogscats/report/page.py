@@ -1,6 +1,5 @@
 """`report.html`: a run on one page, in one file that needs neither network nor scripts."""
 
-import base64
 import io
 import re
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from dogscats.base.environment import command, command_of
 from dogscats.base.errors import optional
 from dogscats.base.files import WEIGHTS, csv_rows, write_text
-from dogscats.base.pages.static_page import STYLE
+from dogscats.base.pages.static_page import STYLE, image_url, jpeg_url
 from dogscats.base.text import setting, shown, shown_lines
 from dogscats.reliability.kept import thresholds_text
 from dogscats.report.facts import SPLITS, Facts
@@ -109,15 +108,13 @@ def _figures(facts: Facts) -> dict[str, Shown]:
 
 def data_url(file: Path) -> Markup:
     """Return a PNG file as a data URL."""
-    content, kind = file.read_bytes(), "png"
-    if len(content) > MAX_PNG_BYTES:
-        with Image.open(io.BytesIO(content)) as opened:
-            picture = opened.convert("RGB")
-        picture.thumbnail((MAX_JPEG_WIDTH, 100 * MAX_JPEG_WIDTH))
-        buffer, kind = io.BytesIO(), "jpeg"
-        picture.save(buffer, "JPEG", quality=80, optimize=True)
-        content = buffer.getvalue()
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+    content = file.read_bytes()
+    if len(content) <= MAX_PNG_BYTES:
+        return Markup(image_url(content, "png"))
+    with Image.open(io.BytesIO(content)) as opened:
+        picture = opened.convert("RGB")
+    picture.thumbnail((MAX_JPEG_WIDTH, 100 * MAX_JPEG_WIDTH))
+    return Markup(jpeg_url(picture, 80, optimize=True))
 
 
 def svg(figure: Figure, description: str) -> Markup:

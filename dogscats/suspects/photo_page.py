@@ -3,7 +3,6 @@
 `photo_page.js` and `.css` have what such pages share: cards in a grid, keys, full size, undo, and what is remembered.
 """
 
-import base64
 import hashlib
 import html
 import io
@@ -16,7 +15,7 @@ from typing import Any
 from dogscats.base.console import in_threads
 from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path, cell
-from dogscats.base.pages.static_page import embedded_json, static_page
+from dogscats.base.pages.static_page import embedded_json, jpeg_url, static_page
 from dogscats.base.text import counted, shown
 from dogscats.data.pixels.images import UnreadableImageError, thumbnail
 
@@ -85,9 +84,4 @@ def _photo(path: Path) -> dict[str, str]:
         picture = thumbnail(path, SIDE)
     except (UnreadableImageError, Failure) as error:  # the others can still be decided about
         return {"unreadable": shown(error)}
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=80)
-    return {
-        "src": f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
-        "file": path.absolute().as_uri(),
-    }
+    return {"src": jpeg_url(picture, 80), "file": path.absolute().as_uri()}

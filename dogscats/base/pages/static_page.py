@@ -2,10 +2,14 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 STYLE, SCRIPT = (Path(__file__).with_name(f"pages.{ending}") for ending in ("css", "js"))
 """What pages share: colours, cards, bars, thumbnails and keys; and the verdict of a photo."""
@@ -51,3 +55,20 @@ def embedded_json(value: object) -> str:
 def source_hash(text: str) -> str:
     """Return the source by which a Content-Security-Policy allows a script or style, and no other."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def image_url(content: bytes, kind: str) -> str:
+    """Return an image as a data URL.
+
+    Args:
+        content: content of its file.
+        kind: its format, such as `png`.
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def jpeg_url(picture: Image.Image, quality: int, **options: Any) -> str:
+    """Return a picture as a JPEG in a data URL; `options` are those of Pillow."""
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=quality, **options)
+    return image_url(content.getvalue(), "jpeg")

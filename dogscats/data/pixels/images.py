@@ -105,7 +105,7 @@ def thumbnail(path: Path, side: int) -> Image.Image:
     Returns:
         RGB; its long side has at most `side` pixels.
     """
-    picture = Image.fromarray(read_image(path, quietly=True, least=side).permute(1, 2, 0).numpy())
+    picture = picture_of(read_image(path, quietly=True, least=side))
     picture.thumbnail((side, side))
     return picture
 
@@ -149,11 +149,11 @@ def decode(path: Path, quietly: bool = False, least: int | None = None, inspect:
             if least is not None and is_large(size, least):
                 with suppress(Exception):  # the full decoder says what is wrong, or can read it
                     picture, doubtful = decode_scaled(data, least)
-                    return Decoded(_tensor(upright_rgb(picture)[0]), size, doubtful, remarks)
+                    return Decoded(tensor_of(upright_rgb(picture)[0]), size, doubtful, remarks)
             if decode_jpeg is not None and not quietly:
                 return Decoded(decode_jpeg(data), size, remarks=remarks)
         picture, size, more = decoded(data)
-        return Decoded(_tensor(picture), size, remarks=sorted({*remarks, *more}))
+        return Decoded(tensor_of(picture), size, remarks=sorted({*remarks, *more}))
     except UnreadableImageError:
         raise
     except Exception as error:  # a damaged file can raise almost anything
@@ -229,7 +229,13 @@ def image_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _tensor(picture: Image.Image) -> torch.Tensor:
+def picture_of(pixels: torch.Tensor) -> Image.Image:
+    """Return an image `(3, H, W)`, uint8, as a picture."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def tensor_of(picture: Image.Image) -> torch.Tensor:
+    """Return a picture in RGB as an image `(3, H, W)`, uint8."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 

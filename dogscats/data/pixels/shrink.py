@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -25,7 +24,7 @@ from dogscats.base.errors import Failure
 from dogscats.base.files import atomic_path
 from dogscats.base.text import counted
 from dogscats.data.pixels import images
-from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large
+from dogscats.data.pixels.images import UnreadableImageError, decode, image_size, is_large, picture_of, tensor_of
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +105,11 @@ def shrunken(file: Path, side: int, quietly: bool = False) -> torch.Tensor:
 
 def resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
     """Resize an image `(3, H, W)` to a short side of `side` pixels."""
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture = picture_of(pixels)
     scale = side / min(picture.size)
     size = (max(round(picture.width * scale), side), max(round(picture.height * scale), side))
     # Pillow's own reduction by a whole factor comes first: most of the time for photos that are decoded in full.
-    small = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    return tensor_of(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
 def planned(shrink: Shrink, root: Path, paths: Sequence[str]) -> Shrink:
@@ -211,7 +209,7 @@ def copy_name(root: Path, path: str) -> str:
 
 def _encoded(pixels: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=95, subsampling=2)
+    picture_of(pixels).save(buffer, "JPEG", quality=95, subsampling=2)
     jpeg = buffer.getvalue()
     return MAGIC + zlib.crc32(jpeg).to_bytes(4) + jpeg
 
@@ -222,9 +220,7 @@ def _decoded(content: bytes) -> torch.Tensor | None:
     jpeg = content[start:]
     if content[:start] != MAGIC + zlib.crc32(jpeg).to_bytes(4):
         return None
-    if images.decode_jpeg is not None:
-        return images.decode_jpeg(jpeg)
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(jpeg)))).permute(2, 0, 1)
+    return images.decode_jpeg(jpeg) if images.decode_jpeg else tensor_of(Image.open(io.BytesIO(jpeg)))
 
 
 def _write(file: Path, content: bytes) -> None:

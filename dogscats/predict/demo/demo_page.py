@@ -3,8 +3,6 @@
 Photos are not kept: an upload is deleted with its verdict. Nothing on the page comes from elsewhere.
 """
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from dogscats.base.pages.static_page import SCRIPT, STYLE
+from dogscats.base.pages.static_page import SCRIPT, STYLE, jpeg_url
 
 HTML, CSS, JS = (Path(__file__).with_suffix(f".{ending}") for ending in ("html", "css", "js"))
 
@@ -123,7 +121,7 @@ def _delete(file: Path) -> None:
 def answer(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as `verdict` in `pages.js` takes it, and its pictures with `src` and `caption`."""
     seen, similar = (
-        [{"src": _data_url(picture.image), "caption": picture.caption} for picture in pictures]
+        [{"src": jpeg_url(picture.image, 85), "caption": picture.caption} for picture in pictures]
         for pictures in (verdict.seen, verdict.similar)
     )
     return {
@@ -133,9 +131,3 @@ def answer(verdict: Verdict) -> dict[str, Any]:
         "seen": seen,
         "similar": similar,
     }
-
-
-def _data_url(image: Image.Image) -> str:
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -3,12 +3,11 @@
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from dogscats.base.errors import Failure, UserError
 from dogscats.base.text import shown
-from dogscats.data.pixels.images import UnreadableImageError, thumbnail
+from dogscats.data.pixels.images import UnreadableImageError, picture_of, thumbnail
 from dogscats.predict.demo.demo_page import Picture, Refused, Verdict
 from dogscats.predict.predictor import Predictor
 from dogscats.report.figures.photo_figures import overlay
@@ -41,7 +40,7 @@ def judge(predictor: Predictor, file: Path) -> Verdict:
         probabilities=dict(zip(map(shown, predictor.classes), predictions.probabilities[0].tolist(), strict=True)),
         decision=shown(decisions[0]) if decisions else None,
         seen=[
-            Picture(_picture(explanation.image), "What the network sees"),
+            Picture(picture_of(explanation.image), "What the network sees"),
             Picture(Image.fromarray(overlay(explanation)), where),
         ],
         similar=_similar(predictor, file),
@@ -67,8 +66,3 @@ def _similar(predictor: Predictor, file: Path) -> list[Picture]:
             photo = thumbnail(Path(root) / path, SIMILAR_SIDE)
             pictures.append(Picture(photo, f"{shown(path)}, {similarity:.2f}"))
     return pictures
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    """Return an image `(3, H, W)`, uint8, as a picture."""
-    return Image.fromarray(image.permute(1, 2, 0).numpy())

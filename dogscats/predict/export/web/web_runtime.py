@@ -1,9 +1,9 @@
 """The runtime of the page, ONNX Runtime Web: found or downloaded, and verified; none of it is part of this project."""
 
 import logging
-import os
 from pathlib import Path
 
+from dogscats.base.content import users_cache
 from dogscats.base.errors import UserError, as_user_error
 from dogscats.base.files import atomic_path, digest
 from dogscats.base.text import home_expanded, setting, shown
@@ -41,8 +41,7 @@ def find_runtime(given: str | None) -> Path:
             if not is_runtime(folder / name):
                 raise UserError(f"web.runtime={shown(given)}: {name} is not that of version {VERSION}. {how_to_get()}")
         return folder
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "dogscats" / f"onnxruntime-web-{VERSION}"
+    folder = users_cache() / f"onnxruntime-web-{VERSION}"
     with as_user_error(shown(folder), "the runtime of the page cannot be stored there", how_to_get(), OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for name in SHA256:
