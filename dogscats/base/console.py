@@ -74,15 +74,14 @@ def bytes_bar(description: str, total: int | None, done: int = 0) -> "tqdm[Any]"
 
 
 def in_threads(
-    step: Callable[[T], R], items: Sequence[T], description: str, unit: str = "photo", at_once: int = 256
+    step: Callable[[T], R], items: Sequence[T], description: str, at_once: int = 256
 ) -> Generator[R, None, None]:
-    """Take a step for each item, in a thread per CPU core, at most 16; show progress.
+    """Take a step for each photo, in a thread per CPU core, at most 16; show progress.
 
     Args:
         step: function that releases the GIL for most of its time, as the decoders of photos do.
-        items: arguments of the function.
+        items: photos, the arguments of the function.
         description: description for the progress bar.
-        unit: unit of the items in the progress bar.
         at_once: items that are begun, and results in memory, at once.
 
     Yields:
@@ -91,7 +90,7 @@ def in_threads(
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         groups = (items[start : start + at_once] for start in range(0, len(items), at_once))
         results = chain.from_iterable(pool.map(step, group) for group in groups)
-        yield from progress_bar(results, description, len(items), unit)
+        yield from progress_bar(results, description, len(items), "photo")
 
 
 def set_progress(shown: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def digest(path: Path, algorithm: str | Callable[[], Any] = "sha256") -> str:
-    """Return the hash of a file's content in hex digits."""
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex digits."""
     with path.open("rb") as content:
-        return hashlib.file_digest(content, algorithm).hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()

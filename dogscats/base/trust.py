@@ -145,21 +145,6 @@ def load_config(path: Path, trust: bool = False) -> DictConfig:
     return OmegaConf.create(checked(config, path, trust))  # type: ignore[arg-type]
 
 
-def build(config: Mapping[str, Any], source: str | Path, trust: bool = False, **arguments: Any) -> Any:
-    """Check and build a node loaded from a file.
-
-    Args:
-        config: plain containers with a `_target_`.
-        source: file name for the error message.
-        trust: allow any target.
-        arguments: arguments that override the config's.
-
-    Raises:
-        UserError: for a target that needs trust.
-    """
-    return instantiate(checked(config, source, trust), **arguments)
-
-
 def instantiate_as(kind: type[T], node: Mapping[str, Any], key: object, called: str = "", **arguments: Any) -> T:
     """Build a node with a `_target_`.
 

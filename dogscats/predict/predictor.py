@@ -19,7 +19,7 @@ from dogscats.base.console import progress_bar, quiet_libraries
 from dogscats.base.environment import CONF
 from dogscats.base.errors import ArgumentError, UserError, first_line, user_message
 from dogscats.base.newest import LAST, newest_run
-from dogscats.base.trust import build, checked, rebuild
+from dogscats.base.trust import checked, rebuild
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.loading.photo_check import Findings, examine
@@ -109,7 +109,7 @@ class Predictor:
             model = Classifier(body, saved["classes"], saved["heads"])
             model.load_state_dict(state)
             reliability = read_reliability(run_dir, state, keep)
-            augment = build(saved["augment"], file, trust)
+            augment = instantiate(checked(saved["augment"], file, trust))
             return cls(model, saved["size"], augment, saved["seed"], data, reliability)
         except ArgumentError as error:
             raise UserError(f"{file}: {error}") from error

@@ -52,13 +52,12 @@ def pictures(predictions: Predictions, count: int = 4, overlays: Overlays | None
     return figures
 
 
-def choose_photos(predictions: Predictions, count: int, seed: int = 0) -> dict[str, dict[str, list[int]]]:
+def choose_photos(predictions: Predictions, count: int) -> dict[str, dict[str, list[int]]]:
     """Choose the photos of each figure.
 
     Args:
         predictions: predictions for all photos.
         count: photos per row.
-        seed: seeds the random choices.
 
     Returns:
         Rows of each figure by its name: photo indices by row title.
@@ -66,7 +65,7 @@ def choose_photos(predictions: Predictions, count: int, seed: int = 0) -> dict[s
     labels, probabilities = predictions.labels, predictions.probabilities
     right = predictions.predicted == labels
     of_label = probabilities[torch.arange(len(labels)), labels]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def at_random(mask: torch.Tensor) -> list[int]:
         found = mask.nonzero().flatten()
@@ -181,15 +180,13 @@ def caption(path: str, class_name: str, probability: float, label: str = "", mos
     return f"{name}\n{actual}{shortened(class_name)} ({math.floor(100 * probability)} %)"
 
 
-def augmentation(dataset: PhotoDataset, index: int = 0, versions: int = 6) -> Figure:
-    """Draw augmented versions of one photo, three per row, as in the lesson.
+def augmentation(dataset: PhotoDataset) -> Figure:
+    """Draw six augmented versions of the first photo, three per row, as in the lesson.
 
     Args:
         dataset: dataset with the augmentation transform.
-        index: index of the photo.
-        versions: number of versions.
     """
-    images = torch.stack([dataset[index, epoch][0] for epoch in range(versions)])
+    images = torch.stack([dataset[0, epoch][0] for epoch in range(6)])
     grid = make_grid(images, nrow=3, padding=4, pad_value=255).permute(1, 2, 0).numpy()
     figure = Figure(figsize=(grid.shape[1] / DPI, grid.shape[0] / DPI))
     axes = figure.add_axes((0, 0, 1, 1))  # one pixel of the grid per pixel of the figure
