@@ -15,16 +15,6 @@ FOLDERS = ("outputs", "multirun")
 LAST = "last"
 
 
-def is_finished(run_dir: Path) -> bool:
-    """Return whether a run has predicted the validation photos and written its report.
-
-    Raises:
-        UserError: if its `metrics.json` is damaged.
-    """
-    metrics = read_json(run_dir / "metrics.json")
-    return isinstance(metrics, dict) and bool(metrics.get("final")) and not (run_dir / ".unreported").exists()
-
-
 def newest_run(key: str, source: str | Path = LAST) -> Path:
     """Return the run that a setting names; `last` is the newest.
 
@@ -68,10 +58,12 @@ def run_directories(folder: Path) -> Iterator[Path]:
 
 
 def _is_finished(run_dir: Path) -> bool:
+    """Return whether a run has predicted the validation photos and written its report."""
     try:
-        return is_finished(run_dir)
+        metrics = read_json(run_dir / "metrics.json")
     except UserError:  # damaged
         return False
+    return isinstance(metrics, dict) and bool(metrics.get("final")) and not (run_dir / ".unreported").exists()
 
 
 def _last_progress(run_dir: Path) -> float:

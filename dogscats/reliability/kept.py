@@ -128,11 +128,6 @@ def log_reliability(reliability: Reliability) -> None:
         temperature = "none fitted" if "-" in errors else used
         rows.append([LABELS[name], percent(summary["kept"], n), accuracy, *errors, temperature])
     log.info("\n%s", "\n".join(text_table(rows, left=1)))
-    log_thresholds(reliability)
-
-
-def log_thresholds(reliability: Reliability) -> None:
-    """Print from how many photos each threshold is, and the share of new photos that should be classified."""
     for name, summary in reliability.summaries().items():
         log.info("Thresholds, %s: %s", LABELS[name], thresholds_text(summary))
 

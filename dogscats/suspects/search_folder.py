@@ -22,6 +22,8 @@ from dogscats.suspects.search import LIKELY_SCORE, MOST_COMPARED, find_by_appear
 
 log = logging.getLogger(__name__)
 
+ALTERED, BAD_QUALITY = "Photos in two splits, altered", "Photos of bad quality"
+
 MOST_LINES = 20
 """Number of photos of bad quality that are listed: all photos of a dataset may be small."""
 
@@ -68,7 +70,7 @@ def report(
     cache_dir = cache_folder(root, trains=False)
     dataset = DatasetFinder(root, valid_fraction, labels=labels, group=group, cache_dir=str(cache_dir)).find()
     classes, unlabelled = dataset.classes, dataset.unlabelled
-    splits = {"train": dataset.train, "valid": dataset.valid} | ({"test": dataset.test} if dataset.test else {})
+    splits = dataset.splits
     found = check_images(dataset.train.root, [path for photos in splits.values() for path in photos.paths], cache_dir)
     bad, odd = dict(found.bad), dict(found.odd)
     remarked = found.remarked(sum(len(photos.paths) for photos in splits.values()))
@@ -106,25 +108,20 @@ def report(
         for one, other in combinations(good, 2)
     }
     looks = _looks(good, classes, {*chain.from_iterable(leaks.values())})
-    for count, what, listed in [
-        (len(bad), "Unreadable photos", [f"{path}: {reason}" for path, reason in bad.items()]),
-        *(
-            (len(pairs), f"Photos in {where}", [f"{ours} = {theirs}" for ours, theirs in pairs])
-            for where, pairs in leaks.items()
-        ),
-        (
-            len(odd) + len(remarked),
-            "Photos with odd but readable content",
-            [*(f"{path}: {text}" for path, text in odd.items()), *remarked],
-        ),
-        *looks,
-    ]:
-        lines.append(f"\n{what}: {count or 'none'}")
-        lines.extend(f"  {shown(line)}" for line in listed)
+    found_by_kind = {
+        "Unreadable photos": [f"{path}: {reason}" for path, reason in bad.items()],
+        **{f"Photos in {where}": [f"{a} = {b}" for a, b in pairs] for where, pairs in leaks.items()},
+        "Photos with odd but readable content": [*(f"{path}: {text}" for path, text in odd.items()), *remarked],
+        **looks,
+    }
+    for what, listed in found_by_kind.items():
+        more = [f"... and {len(listed) - MOST_LINES} more"] if what == BAD_QUALITY and len(listed) > MOST_LINES else []
+        lines.append(f"\n{what}: {len(listed) or 'none'}")
+        lines.extend(f"  {shown(line)}" for line in [*listed[: MOST_LINES if more else None], *more])
     lines.append(f"\nWhat was found is kept for the next time in {shown(cache_dir)}.")
     if bad:
         lines.append(f"Remove or replace them{skip_advice(splits.values(), bad)}.")
-    leaking = any(leaks.values()) or looks[0][0] > 0
+    leaking = any(leaks.values()) or bool(looks[ALTERED])
     if leaking:
         lines.append("Remove one photo of each pair: duplicates make the metrics too optimistic.")
     lines.append(
@@ -136,7 +133,7 @@ def report(
 
 def _looks(
     splits: Mapping[str, Photos], classes: Sequence[str], known: Collection[tuple[str, str]]
-) -> list[tuple[int, str, list[str]]]:
+) -> dict[str, list[str]]:
     """Find further duplicates, which are not equal byte for byte, and photos of bad quality.
 
     Args:
@@ -145,7 +142,7 @@ def _looks(
         known: pairs that are equal byte for byte.
 
     Returns:
-        Number, kind and lines of each kind; leaks first.
+        Lines by kind.
     """
     photos = joined(splits, classes)
     if len(photos.paths) > MOST_COMPARED:
@@ -160,12 +157,7 @@ def _looks(
         for kind in ("leak", "duplicate")
     }
     bad = [f"{s.path}: {s.reason}" for s in found if s.kind == "quality" and s.score > LIKELY_SCORE]
-    more = [f"... and {len(bad) - MOST_LINES} more"] if len(bad) > MOST_LINES else []
-    return [
-        (len(pairs["leak"]), "Photos in two splits, altered", pairs["leak"]),
-        (len(pairs["duplicate"]), "Photos twice in a split", pairs["duplicate"]),
-        (len(bad), "Photos of bad quality", bad[:MOST_LINES] + more),
-    ]
+    return {ALTERED: pairs["leak"], "Photos twice in a split": pairs["duplicate"], BAD_QUALITY: bad}
 
 
 def main() -> None:

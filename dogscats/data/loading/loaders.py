@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from dogscats.base.content import stable_seed
-from dogscats.base.errors import ArgumentError
-from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
+from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches
 from dogscats.data.loading.workers import SECONDS_BETWEEN_LOOKS, WorkerLoader, fitting_workers, prepare_worker
 
 
@@ -105,24 +103,6 @@ def process_rank() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
-
-
-def shared_batches(
-    dataset: PhotoDataset, batch_size: int, shuffle: bool, whole: bool, root: Path
-) -> SharedBatchSampler:
-    """Make the batch sampler of a dataset for this rank.
-
-    Raises:
-        UserError: if the batch size cannot be split across ranks.
-    """
-    rank, ranks = process_rank()
-    if batch_size % ranks or batch_size < 2 * ranks:
-        wrong = f"batch_size={batch_size}: it is shared out among {ranks} ranks"
-        raise ArgumentError("data", f"{wrong}. Choose a multiple of {ranks}, at least {2 * ranks}.")
-    if shuffle and min(batch_size, len(dataset)) // ranks < 2:
-        raise ArgumentError("data", f"root={root}: {len(dataset)} training photos are too few for {ranks} ranks.")
-    sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
-    return SharedBatchSampler(sampler, batch_size, shuffle, rank, ranks, whole)
 
 
 def photo_loader(

@@ -7,8 +7,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from dogscats.base.content import stable_seed
+from dogscats.base.errors import ArgumentError
 from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset
-from dogscats.data.loading.loaders import SharedBatchSampler, photo_loader, shared_batches
+from dogscats.data.loading.loaders import EpochSampler, SharedBatchSampler, photo_loader, process_rank
 from dogscats.data.loading.resident import Resident
 from dogscats.data.photos.layouts import Photos
 
@@ -57,8 +58,20 @@ class PhotoLoaders(LightningDataModule):
         return photo_loader(PhotoBatches(dataset), batches, workers, 3 * self.size**2, persistent)
 
     def batch_sampler(self, dataset: PhotoDataset, shuffle: bool = False, whole: bool = False) -> SharedBatchSampler:
-        """Make the batch sampler of `loader`; see `shared_batches`."""
-        return shared_batches(dataset, self.batch_size, shuffle, whole, self.root)
+        """Make the batch sampler of `loader` for this rank.
+
+        Raises:
+            ArgumentError: if the batch size cannot be split across ranks, or there are too few photos for them.
+        """
+        (rank, ranks), size = process_rank(), self.batch_size
+        if size % ranks or size < 2 * ranks:
+            wrong = f"batch_size={size}: it is shared out among {ranks} ranks"
+            raise ArgumentError("data", f"{wrong}. Choose a multiple of {ranks}, at least {2 * ranks}.")
+        if shuffle and min(size, len(dataset)) // ranks < 2:
+            few = f"root={self.root}: {len(dataset)} training photos are too few for {ranks} ranks."
+            raise ArgumentError("data", few)
+        sampler = EpochSampler(len(dataset), dataset.seed if shuffle else None)
+        return SharedBatchSampler(sampler, size, shuffle, rank, ranks, whole)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Make the loader of augmented training photos, for your own Trainer."""

@@ -59,17 +59,13 @@ class UnpackedPhotos(Table):
         columns: Mapping[str, str] | None = None,
     ):
         check_shards(files)
-        key = hashlib.blake2b(str(VERSION).encode(), digest_size=16)
+        chosen, key = columns or {}, str(VERSION)
         for file in files:
-            status = file.stat()
-            place = "" if file.parent == files[0].parent else f"{file.parent.name}/"
-            key.update(
-                f"\0{place}{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
-            )
-        chosen = columns or {}
-        if chosen:
-            key.update(f"\0{sorted(chosen.items())}".encode("utf-8", "surrogateescape"))
-        folder = cache_folder(root, cache_dir) / f"parquet-{key.hexdigest()}"
+            status, place = file.stat(), "" if file.parent == files[0].parent else f"{file.parent.name}/"
+            key += f"\0{place}{file.name}\0{status.st_size}\0{status.st_mtime_ns}"
+        key += f"\0{sorted(chosen.items())}" if chosen else ""
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        folder = cache_folder(root, cache_dir) / f"parquet-{digest}"
         shown_as = files[0] if len(files) == 1 else _common_folder(files) / "*.parquet"
         name = shown_as.relative_to(root).as_posix() if shown_as.is_relative_to(root) else str(shown_as)
         links = folder.glob("*/*") if folder.is_dir() else ()
@@ -79,15 +75,12 @@ class UnpackedPhotos(Table):
             rows = sum(ParquetTable(file, str(file)).count for file in files)
             with locked(folder.with_suffix(".lock"), f"{folder}"):
                 if not folder.is_dir():
-                    _unpack(
-                        folder, progress_bar(_photos(root, files, splits, chosen), "Unpacking photos", rows, "photo")
-                    )
+                    photos = _photos(root, files, splits, chosen)
+                    _unpack(folder, progress_bar(photos, "Unpacking photos", rows, "photo"))
         super().__init__(folder, folder / TABLE, name, [path for file in files for path in inside(root, file)])
         if splits or self.splits == ["train"]:
-            named = (
-                "the names of the files" if len({file.parent for file in files}) == 1 else "the folders of the files"
-            )
-            self.splits_from = named if len(self.splits) > 1 else ""
+            named = "names" if len({file.parent for file in files}) == 1 else "folders"
+            self.splits_from = f"the {named} of the files" if len(self.splits) > 1 else ""
 
     @classmethod
     def found_in(cls, root: Path, labels: LabelTable | None, cache_dir: str | None) -> Self | None:

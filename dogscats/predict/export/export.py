@@ -26,7 +26,7 @@ from dogscats.data.loading.dataset import PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.images import is_large, read_image
 from dogscats.lesson.classifier import Classifier
-from dogscats.predict.export.exporters import EXPORTERS
+from dogscats.predict.export.exporters import EXPORTERS, PACKAGES
 from dogscats.predict.export.preprocessing import preprocess
 from dogscats.predict.export.torch_image import TorchImage
 from dogscats.predict.predictor import Predictor
@@ -89,7 +89,7 @@ def export_files(form: str, predictor: Predictor, folder: Path, dataset: PhotoDa
         UserError: if a package is missing, the network cannot be exported, or a file differs too much.
     """
     exporter = EXPORTERS[form]
-    for package in exporter.packages:
+    for package in PACKAGES[exporter.extra]:
         if find_spec(package) is None:
             raise UserError(f"export={form} needs {package}: {how_to_install(exporter.extra)}.")
     write: Write = resolve_name(exporter.function)

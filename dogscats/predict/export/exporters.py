@@ -18,8 +18,7 @@ class Exporter:
             compared with before it is kept; it yields the name of each file, and what to print about the comparison.
         help: what is written, in one line.
         files: files, and what they take as input: the rows of that table.
-        packages: packages that are needed.
-        extra: extra of this project that installs them.
+        extra: extra of this project whose packages are needed; see `PACKAGES`.
         needs_photos: whether labelled photos are needed; otherwise random ones are also supported.
         is_page: whether the function also takes `run_dir`, the run that the page describes, and `runtime`, the setting
             `web.runtime`.
@@ -28,14 +27,13 @@ class Exporter:
     function: str
     help: str
     files: Sequence[tuple[str, str]]
-    packages: Sequence[str] = ()
     extra: str = ""
     needs_photos: bool = False
     is_page: bool = False
 
 
-ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-"""Packages of the extra `onnx`; `torch.onnx.export` works with the last one."""
+PACKAGES = {"": (), "onnx": ("onnx", "onnxruntime", "onnxscript")}
+"""Packages of each extra; `torch.onnx.export` works with onnxscript."""
 
 EXPORTERS = {
     "onnx": Exporter(
@@ -45,14 +43,12 @@ EXPORTERS = {
             ("`photo.onnx`, `predict_onnx.py`", "one photo `(H, W, 3)`, upright"),
             ("`model.onnx`", "`images` `(N, 3, size, size)`, resized and cropped"),
         ],
-        packages=ONNX_PACKAGES,
         extra="onnx",
     ),
     "onnx-int8": Exporter(
         "dogscats.predict.export.onnx_files:export_int8",
         "the same, also with 8-bit integers",
         files=[("the same, and `photo-int8.onnx`, `model-int8.onnx`", "")],
-        packages=ONNX_PACKAGES,
         extra="onnx",
         needs_photos=True,
     ),
@@ -67,7 +63,6 @@ EXPORTERS = {
         "dogscats.predict.export.web.web_export:export_web",
         "web/ and classifier.html, a page that runs in the browser",
         files=[("`web/`, `classifier.html`", "a static page that runs in the visitor's browser; the same in one file")],
-        packages=ONNX_PACKAGES,
         extra="onnx",
         is_page=True,
     ),
@@ -75,7 +70,6 @@ EXPORTERS = {
         "dogscats.predict.export.web.web_export:export_space",
         "space/, the same page for Hugging Face",
         files=[("`space/`", "the same page, for a static Hugging Face Space")],
-        packages=ONNX_PACKAGES,
         extra="onnx",
         is_page=True,
     ),
