@@ -24,14 +24,14 @@ PENALTIES = (1e-1, 1e-2, 1e-3)
 TEMPERATURES = (0.5, 20.0)
 """Range of the factor of the scores: leave-one-out may be perfect."""
 
-FLOOR = 0.03
+VARIANCE_FLOOR = 0.03
 """Added, squared, to the variance of a feature, relative to that of its depth: otherwise features that hardly vary
 would ruin small sets."""
 
 MAX_EXACT, CENTERS = 6000, 3000
 """Number of photos up to which the regression is exact; and of those it is approximated by, if there are more."""
 
-CONSTANT = 1e-14
+MAX_CONSTANT_VARIANCE = 1e-14
 """Mean variance up to which the features of a depth count as constant, and as nothing."""
 
 BYTES_PER_POINT, BYTES = 8_300, (11_800_000, 36_000_000)
@@ -268,9 +268,9 @@ def _prepared(features: torch.Tensor, some: torch.Tensor, num_classes: int, widt
         square += values.square().sum(dim=0) / len(features)
     scales = []
     for variance in torch.split((square - mean.square()).clamp_min(0), list(widths)):
-        relative = (variance + FLOOR**2 * variance.mean()).rsqrt()
+        relative = (variance + VARIANCE_FLOOR**2 * variance.mean()).rsqrt()
         scale = relative * (len(mean) / len(widths) / (variance * relative.square()).sum()).sqrt()
-        scales.append(scale if variance.mean() > CONSTANT else torch.zeros_like(scale))
+        scales.append(scale if variance.mean() > MAX_CONSTANT_VARIANCE else torch.zeros_like(scale))
     size, coefficients = 2 * len(some) * len(mean), 4 * len(some) * num_classes
     room = min(max(BYTES_PER_POINT * len(some), BYTES[0], 2 * coefficients), BYTES[1]) - coefficients
     components = 0 if size <= room else room // (2 * (len(some) + len(mean)))

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 FEW_PHOTOS = 100
 """With fewer validation photos, settings cannot be compared."""
 
-RISE = 1.05
+MIN_LOSS_RISE = 1.05
 """Factor by which the validation loss has risen where a network learns its training photos by heart."""
 
 MANY_CUT_OFF = 0.1
@@ -171,7 +171,7 @@ def overfitting(facts: Facts) -> str | None:
         if not some:
             return None
         (_, before, lowest), (stage, after, loss) = min(some, key=lambda epoch: epoch[2]), some[-1]
-        if loss > RISE * lowest and after < before:
+        if loss > MIN_LOSS_RISE * lowest and after < before:
             return (
                 f"The validation loss rose from {lowest:.3g} to {loss:.3g} by the end of stage {stage}, while the "
                 f"training loss fell from {before:.3g} to {after:.3g}: the network learns its photos by heart. "

@@ -31,7 +31,7 @@ from dogscats.lesson.stage import Stage
 from dogscats.runs.directory import PATH_SETTINGS, empty_folders_removed
 from dogscats.runs.settings import check_settings
 
-OPEN = ("callbacks", "logger", "trainer")
+OPEN_GROUPS = ("callbacks", "logger", "trainer")
 """Groups that take any key: what each builds refuses those that it does not know."""
 
 SETTING = re.compile(r"\+{0,2}[\w./@:-]+=")
@@ -202,7 +202,7 @@ def _no_such_setting(key: str, config: Mapping[str, Any]) -> str:
     close = get_close_matches(key, names, 1, 0.85)
     meant = [known for known in close or same[:3] or alike if known != key]
     similar = f" Did you mean {' or '.join(meant)}?" if meant else ""
-    may_be_added = key.startswith(tuple(f"{name}." for name in OPEN)) and close in ([], [key])
+    may_be_added = key.startswith(tuple(f"{name}." for name in OPEN_GROUPS)) and close in ([], [key])
     adds = f" +{key}=<value> adds it." if may_be_added else ""
     return f"{key}: there is no such setting.{similar}{adds} --help lists the first ones, --cfg job all."
 
@@ -217,8 +217,8 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
 class KnownKeys(Callback):
     """Refuses keys that nothing takes, before any folder is made: Hydra adds whatever is given with `+`.
 
-    Open are `OPEN`, `hydra`, and what has a `_target_`, whose arguments are checked when it is built; a recipe takes
-    any stage, and checks its keys.
+    `OPEN_GROUPS`, `hydra`, and what has a `_target_` take any key; their arguments are checked when they are built. A
+    recipe takes any stage, and checks its keys.
 
     Args:
         config: `train` or `evaluate`, whose file in `conf/` has the keys.

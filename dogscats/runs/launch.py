@@ -48,7 +48,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 FEW_PHOTOS = 5000
 """With fewer training photos, the default recipe points to others."""
 
-BEGUN = (
+WRITTEN_BEFORE_STAGES = (
     *("config.yaml", ".hydra", ".lock", "photos.csv", "decisions.csv", "environment.json", "bad_images.csv"),
     *("auto.csv", "augmentation.png"),
 )
@@ -115,7 +115,7 @@ def leave_free(run_dir: Path, before: Collection[str]) -> None:
         run_dir: run directory.
         before: names of what was there before.
     """
-    for path in (run_dir / name for name in BEGUN if name not in before):
+    for path in (run_dir / name for name in WRITTEN_BEFORE_STAGES if name not in before):
         if path.is_dir():
             shutil.rmtree(path)
         else:

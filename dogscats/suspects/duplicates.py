@@ -25,11 +25,11 @@ MIN_CORRELATION = 0.95
 MIN_DETAILS_CORRELATION = 0.8
 """Least correlation of their details: on a plain background, thumbnails of two things can be alike as a whole."""
 
-PLAIN, GROUND = 0.6, 12.0
+PLAIN_SHARE, GROUND_TOLERANCE = 0.6, 12.0
 """Share of a picture's pixels whose brightness differs by at most so much from that of its border, if its ground is
 plain. What compression does to a ground is less."""
 
-PART = 6
+PART_SIDE = 6
 """Side of the parts of thumbnails, in pixels, in which drawings on plain ground are compared."""
 
 MAX_PART_DIFFERENCE = 0.06
@@ -37,10 +37,10 @@ MAX_PART_DIFFERENCE = 0.06
 kind, such as arrows, are as alike as copies of photos. Of 250 arrows, letters and forms drawn apart no two differed by
 less in every part, some by less than .1; all copies of photos of waste did (`benchmarks/suspects.py`)."""
 
-BLUR = 3
+BLUR_SIDE = 3
 """Side of the window, in pixels of a thumbnail, whose mean makes up for copies that are not aligned to the pixel."""
 
-DETAILS = 5
+DETAILS_SIDE = 5
 """Side of the window, in pixels of a thumbnail, whose mean is subtracted from a pixel to leave the details."""
 
 MIN_CONTRAST = 6.0
@@ -138,7 +138,7 @@ def _has_plain_ground(images: torch.Tensor) -> torch.Tensor:
     """Return whether most of each image `(P, T, T)` is as bright as the middle value of its border, `(P,)`."""
     border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], dim=1)
     ground = border.median(dim=1).values[:, None, None]
-    return ((images - ground).abs() <= GROUND).float().mean(dim=(1, 2)) >= PLAIN
+    return ((images - ground).abs() <= GROUND_TOLERANCE).float().mean(dim=(1, 2)) >= PLAIN_SHARE
 
 
 def _aligned(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -170,14 +170,14 @@ def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _part_difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the largest squared difference in any part of two images, relative to their mean square; see `PART`."""
-    first, second = (_normalized(_local_mean(images, BLUR)) for images in (first, second))
-    parts = nnf.avg_pool2d((first - second).square()[:, None], PART, stride=PART // 2).flatten(1)
+    """Return the largest squared difference in any part of two images, relative to their mean square (`PART_SIDE`)."""
+    first, second = (_normalized(_local_mean(images, BLUR_SIDE)) for images in (first, second))
+    parts = nnf.avg_pool2d((first - second).square()[:, None], PART_SIDE, stride=PART_SIDE // 2).flatten(1)
     return parts.max(dim=1).values * first[0].numel()
 
 
 def _details(images: torch.Tensor) -> torch.Tensor:
-    return images - _local_mean(images, DETAILS)
+    return images - _local_mean(images, DETAILS_SIDE)
 
 
 def _local_mean(images: torch.Tensor, side: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from dogscats.data.pixels.shrink import Shrink, completed, planned
 
 log = logging.getLogger(__name__)
 
-MUCH = 0.4
+MUCH_CUT_OFF = 0.4
 """Share of the long side of a photo that is much to cut off."""
 
 GROUP_SIZE = 256
@@ -38,7 +38,7 @@ class Findings:
         bad: the reason for each unreadable photo.
         odd: warning of the JPEG library about each photo that it could still decode.
         sizes: width and height of each readable photo of at least `LARGE` pixels.
-        elongated: paths of readable photos that lose more than `MUCH` of their long side to a square crop.
+        elongated: paths of readable photos that lose more than `MUCH_CUT_OFF` of their long side to a square crop.
         remarks: photos that each of `Decoded.remarks` is true of.
     """
 
@@ -85,7 +85,7 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
             remarks[remark].append(path)
         if photo.size[0] * photo.size[1] >= LARGE:
             sizes[path] = photo.size
-        if min(photo.size) < (1 - MUCH) * max(photo.size):
+        if min(photo.size) < (1 - MUCH_CUT_OFF) * max(photo.size):
             elongated.append(path)
         if shrink and keeps and is_large(photo.size, shrink.side):
             try:

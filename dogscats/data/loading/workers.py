@@ -44,7 +44,7 @@ SECONDS_BETWEEN_LOOKS = 5
 MOST_IDLE = 20
 """Seconds without a batch for which workers may be idle: they wait for something that does not come."""
 
-FEWER = "Set fewer data.num_workers; 0 needs none."
+FEWER_WORKERS = "Set fewer data.num_workers; 0 needs none."
 
 TIMEOUT = 900
 """Seconds without a batch after which loading counts as stuck, although workers seem to work."""
@@ -103,7 +103,7 @@ def _send_error(queue: "Queue[Any]", error: Exception, batch: Any) -> None:
     """Send the error in place of a batch `(index, data)`."""
     if not isinstance(batch, tuple):  # sending has begun
         os._exit(1)
-    message = f"Worker processes cannot send photos ({first_line(error)}). {FEWER}"
+    message = f"Worker processes cannot send photos ({first_line(error)}). {FEWER_WORKERS}"
     failure = UserError(message)
     report = ExceptionWrapper((UserError, failure, None), "in a worker")  # type: ignore[no-untyped-call]
     queue.put((batch[0], report))
@@ -157,7 +157,7 @@ class WorkerLoader(DataLoader[Batch]):
             Failure: if workers cannot be started or reached, or hang.
         """
         what = f"data.num_workers={self.num_workers}"
-        with as_user_error(what, "they cannot be started", FEWER, OSError, Failure), signals_blocked():
+        with as_user_error(what, "they cannot be started", FEWER_WORKERS, OSError, Failure), signals_blocked():
             batches = super().__iter__()
         yield from self._watched(batches) if self.num_workers else batches
 
@@ -178,13 +178,13 @@ class WorkerLoader(DataLoader[Batch]):
                 except (RuntimeError, OSError, EOFError) as error:
                     if watch.hung:
                         what = "The worker processes that decode photos hang: they sent nothing for"
-                        raise Failure(f"{what} {watch.hung:.0f} seconds. {FEWER}") from error
+                        raise Failure(f"{what} {watch.hung:.0f} seconds. {FEWER_WORKERS}") from error
                     if "timed out after" in str(error):  # none has died
                         continue
                     if str(error).startswith("Caught") or not isinstance(error, OSError | EOFError):
                         raise  # what a worker raised, or its death
                     reason = first_line(error)
-                    raise Failure(f"Photos of worker processes do not arrive ({reason}). {FEWER}") from error
+                    raise Failure(f"Photos of worker processes do not arrive ({reason}). {FEWER_WORKERS}") from error
                 watch.since = None
                 yield batch
         finally:
