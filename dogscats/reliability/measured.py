@@ -127,19 +127,19 @@ class Version:
 
     def summary(self, keep: float = KEEP) -> dict[str, Any]:
         """Describe it as plain numbers, for `reliability.json`; its thresholds are those for the share `keep`."""
-        chosen_by = basis(self.photos, keep)
-        judged = chosen_by.none or self.judged  # signs of left-out photos and of validation photos differ a little
+        by_unsure, by_none = basis(self.photos, keep)
+        judged = by_none or self.judged  # signs of left-out photos and of validation photos differ a little
         _, probable, unlike, right = judged
         kept = (probable >= self.thresholds.unsure_below) & (unlike <= self.thresholds.none_above)
-        share, low, high = expected_share(self.thresholds, chosen_by)
+        share, low, high = expected_share(self.thresholds, (by_unsure, by_none))
         return {
             "measured_on": _described(judged),
             "temperature": self.temperature,
             **self.calibration,
             "unsure_below": self.thresholds.unsure_below,
-            "unsure_from": _described(chosen_by.unsure),
+            "unsure_from": _described(by_unsure),
             "none_above": self.thresholds.none_above,
-            "none_from": _described(chosen_by.none),
+            "none_from": _described(by_none),
             "expected_share": share,
             "expected_share_ci95": [low, high],
             "kept": kept.double().mean().item(),

@@ -78,16 +78,8 @@ class Judged(NamedTuple):
     right: torch.Tensor
 
 
-class Basis(NamedTuple):
-    """The photos that each threshold is chosen by; `None` where there are too few.
-
-    Attributes:
-        unsure: those for `unsure_below`.
-        none: those for `none_above`.
-    """
-
-    unsure: Judged | None
-    none: Judged | None
+Basis = tuple[Judged | None, Judged | None]
+"""The photos that each threshold is chosen by: those for `unsure_below` and for `none_above`; `None` for too few."""
 
 
 def are_enough(count: int, share: float) -> bool:
@@ -106,8 +98,9 @@ def lost(keep: float = KEEP) -> tuple[float, float]:
 
 
 def basis(photos: Sequence[Judged], keep: float = KEEP) -> Basis:
-    """Choose the photos for each threshold: of several kinds, the first that are enough."""
-    return Basis(*(next((kind for kind in photos if are_enough(len(kind.right), share)), None) for share in lost(keep)))
+    """Choose the photos for `unsure_below`, and those for `none_above`: of several kinds, the first that are enough."""
+    unsure, none = (next((kind for kind in photos if are_enough(len(kind.right), share)), None) for share in lost(keep))
+    return unsure, none
 
 
 def best_thresholds(photos: Sequence[Judged], keep: float = KEEP) -> Thresholds:

@@ -213,14 +213,16 @@ def launch(run: Run, data: DogsCatsDataModule, model: Classifier) -> Activations
         "data": with_own_decisions(saved, run.out.absolute()),
         "seed": run.cfg.seed,
     }
-    _log_model(run, model)
+    name, features = model_name(run.settings["model"]), counted(model.body.num_features, "pooled feature")
+    heads = "a kernel head" if run.stages[-1].is_closed_form else counted(len(model.heads), "head")
+    log.info("Model     %s, %s, %s", name, features, heads)
     if run.checkpoint:
         log.info("Weights   %s", run.checkpoint)
         following = (run.stages_left or run.stages[-1:])[0]
-        heads: Literal["given", "saved", "none"] = "given"
+        loaded: Literal["given", "saved", "none"] = "given"
         if following.is_closed_form:
-            heads = "none" if run.stages_left else "saved"  # fitted by a stage to come, or by the last one
-        load_classifier(run.checkpoint, model, run.description, run.cfg.trust, heads)
+            loaded = "none" if run.stages_left else "saved"  # fitted by a stage to come, or by the last one
+        load_classifier(run.checkpoint, model, run.description, run.cfg.trust, loaded)
     run.fabric.launch()
     with all_ranks() as ranks:  # disks and memory may differ
         if not all(ranks.each(lambda: data.resident is not None)):
@@ -244,12 +246,6 @@ def _cut_off(run: Run, data: DogsCatsDataModule) -> float:
     lost = set(data.elongated) if run.settings["data"].get("fit", "crop") == "crop" else set()
     paths = [path for photos in data.splits.values() for path in photos.paths]
     return sum(path in lost for path in paths) / len(paths)
-
-
-def _log_model(run: Run, model: Classifier) -> None:
-    name = model_name(run.settings["model"])
-    heads = "a kernel head" if run.stages[-1].is_closed_form else counted(len(model.heads), "head")
-    log.info("Model     %s, %s, %s", name, counted(model.body.num_features, "pooled feature"), heads)
 
 
 def _log_device(run: Run) -> None:
