@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,18 @@ def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         WRITING.remove(temporary)
+
+
+@contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, to be renamed to that once it is complete; or else it is removed."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:

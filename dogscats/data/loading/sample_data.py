@@ -1,12 +1,11 @@
 """The built-in sample dataset: synthetic cats and dogs in the lesson's layout, drawn on first use."""
 
 import random
-import shutil
-import tempfile
 from pathlib import Path
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
+from dogscats.base.files import unfinished_folder
 from dogscats.base.locks import locked
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.sample import Kind, draw_animal
@@ -39,17 +38,12 @@ def draw_sample(root: Path, seed: int = 0, train: int = 200, valid: int = 100, t
     for number in range(1, test + 1):
         kind = random.Random(f"{seed}/test1/{number}").choice(kinds)
         wanted.append((f"test1/{number}.jpg", kind, f"{seed}/test1/{kind}/{number}"))
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
+    with unfinished_folder(root) as unfinished:
         for name, kind, key in progress_bar(wanted, "Drawing synthetic photos", len(wanted), "photo"):
             file = unfinished / name
             file.parent.mkdir(parents=True, exist_ok=True)
             draw_animal(kind, key).save(file, quality=random.Random(f"{key}/quality").randint(70, 95))
-        unfinished.chmod(0o755)  # mkdtemp's 0700 would hide the dataset from others
         unfinished.replace(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class SampleDataModule(DogsCatsDataModule):

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from dogscats.base.console import bytes_bar
 from dogscats.base.errors import UserError, as_user_error
-from dogscats.base.files import digest
+from dogscats.base.files import digest, unfinished_folder
 from dogscats.base.locks import locked
 from dogscats.base.text import shown, without_password
 
@@ -229,9 +229,7 @@ def unpack(archive: Path, root: Path) -> None:
             than `MAX_RATIO` times its size.
         OSError: if disk space is insufficient.
     """
-    unfinished = root.with_name(f".{root.name}.unpacking")
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
-    try:
+    with unfinished_folder(root) as unfinished:
         try:
             with zipfile.ZipFile(archive) as content:
                 total = _check_members(content.infolist(), archive.stat().st_size)
@@ -251,8 +249,6 @@ def unpack(archive: Path, root: Path) -> None:
             raise UserError(f"The archive for {root} has no folder train/; it was removed. Check data.url.")
         os.sync()
         found[0].replace(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], archive_bytes: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from dogscats.base.console import progress_bar
 from dogscats.base.content import cache_folder
 from dogscats.base.errors import Failure, UserError, as_user_error
-from dogscats.base.files import write_rows
+from dogscats.base.files import unfinished_folder, write_rows
 from dogscats.base.locks import locked
 from dogscats.base.text import listed, shown
 from dogscats.data.photos.folders import Folders
@@ -104,26 +104,22 @@ def _common_folder(files: Sequence[Path]) -> Path:
 
 def _unpack(folder: Path, photos: Iterator[tuple[str, str, str, bytes | Path]]) -> None:
     """Write photos, and their table, into a folder that appears only when complete."""
-    unfinished = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
-    rows = []
-    try:
-        with as_user_error(
-            folder, "it cannot be written", "Free some space, or choose another folder.", OSError, Failure
-        ):
-            for name, label, split, content in photos:
-                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, Path):
-                    (unfinished / name).symlink_to(content.absolute())
-                else:
-                    (unfinished / name).write_bytes(content)
-                if label:
-                    rows.append((name, label, split))
-            write_rows(unfinished / TABLE, ["path", "label", "split"], rows)
-            os.sync()  # a power cut must not leave empty photos
-            unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    rows, advice = [], "Free some space, or choose another folder."
+    with (
+        as_user_error(folder, "it cannot be written", advice, OSError, Failure),
+        unfinished_folder(folder) as unfinished,
+    ):
+        for name, label, split, content in photos:
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                (unfinished / name).symlink_to(content.absolute())
+            else:
+                (unfinished / name).write_bytes(content)
+            if label:
+                rows.append((name, label, split))
+        write_rows(unfinished / TABLE, ["path", "label", "split"], rows)
+        os.sync()  # a power cut must not leave empty photos
+        unfinished.replace(folder)
 
 
 def _split_of_file(root: Path, file: Path, files: Sequence[Path]) -> str | None:

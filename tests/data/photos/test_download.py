@@ -168,7 +168,7 @@ def test_a_later_run_goes_on_where_one_gave_up(server: Server, shared_root: Path
 @CUT
 def test_a_run_killed_before_unpacking_only_unpacks(server: Server, shared_root: Path, target: Path) -> None:
     server.content = zipped(shared_root)
-    (target.parent / ".data.unpacking" / "train" / "old").mkdir(parents=True)
+    (target.parent / ".data.unfinished" / "train" / "old").mkdir(parents=True)
     (target.parent / ".data.zip.part").write_bytes(server.content)
     download_dataset(server.url, target)
     assert not (target / "train" / "old").exists()

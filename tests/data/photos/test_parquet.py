@@ -164,7 +164,7 @@ def test_unlabelled_and_damaged_parquet(tmp_path: Path) -> None:
     (root / "train.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"train\.parquet: it is not a Parquet file"):
         DatasetFinder(root).find()
-    assert not list((root / "tmp").glob(".parquet-*.unpacking"))
+    assert not list((root / "tmp").glob(".parquet-*.unfinished"))
 
 
 @pytest.mark.fault("disk full while photos are unpacked from Parquet files: named, nothing half-written")
