@@ -11,7 +11,7 @@ from dogscats.base.errors import optional
 from dogscats.base.text import counted, shown, text_table
 from dogscats.base.trust import load_config
 from dogscats.lesson.activations import Activations
-from dogscats.lesson.stage import GROUPS, make_stages
+from dogscats.lesson.stage import make_stages
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
 from dogscats.report import page as run_page
@@ -72,7 +72,7 @@ def frozen_checkpoint(run: Path, trust: bool = False) -> Path | None:
     checkpoints = run / "checkpoints"
     saved = None
     for stage in make_stages(load_config(run / "config.yaml", trust)["recipe"]):
-        if stage.freeze_to < GROUPS.index("head"):
+        if stage.trains_body:
             return saved
         if stage.save and (file := checkpoints / f"{stage.save}.ckpt").is_file():
             saved = file

@@ -108,7 +108,7 @@ def lr_schedule(run: Facts) -> Figure | None:
     for axes, stage in zip(panels, stages, strict=True):
         axes.plot([float(row["head"]) for row in rows if row["stage"] == stage.name])
         title = stage.name
-        if stage.freeze_to < 2:
+        if stage.trains_body:
             ratios = [f"{group} x{ratio:g}" for group, ratio in zip(GROUPS, stage.lr_ratios, strict=True)]
             title += f"\n({', '.join(ratios[stage.freeze_to : -1])})"
         axes.set(title=title, xlabel="iteration", ylim=(0, None))
