@@ -196,8 +196,7 @@ def takes_size(name: str, size: int) -> bool:
 
 def _nearest_sizes(name: str, size: int) -> Iterator[int]:
     """Yield the nearest smaller and larger size that a network takes."""
-    network = _on_meta(name)
-    step: int = network.feature_info[0]["reduction"]
+    step: int = _on_meta(name).feature_info[0]["reduction"]
     for first, direction in ((size // step * step, -step), (-(-size // step) * step, step)):
         others = (first + direction * number for number in range(16))
         yield from islice((other for other in others if 0 < other != size and takes_size(name, other)), 1)
