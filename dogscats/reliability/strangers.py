@@ -91,7 +91,8 @@ class StrangerDetector(nn.Module):
         """
         detector = cls(_first(lambda sign: sign.restore(arrays)), paths)
         if detector.num_scores != len(arrays["median"]):
-            raise UserError("strangers.npz has signs of another version")
+            advice = "Remove it and reliability.json to predict without decisions, or train again."
+            raise UserError(f"strangers.npz has signs of another version. {advice}")
         detector.median, detector.spread = arrays["median"].float(), arrays["spread"].float()
         return detector
 
