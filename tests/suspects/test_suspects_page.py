@@ -246,7 +246,7 @@ def test_decisions_in_a_browser(page: Path, open_page: Open, tmp_path: Path) -> 
     assert seen.chosen() == ["keep", "relabel", "keep", None, None, "relabel"]
     assert seen.current() == "3"  # the next without a decision
     seen.keys("h")
-    seen.keys(Keys.SHIFT, "d", Keys.NULL)
+    seen.keys(Keys.SHIFT + "d" + Keys.NULL)
     assert seen.chosen() == ["keep", "relabel", "keep", "drop", "drop", "relabel"]
     seen.keys("u")
     assert seen.chosen() == ["keep", "relabel", "keep", None, None, "relabel"]
