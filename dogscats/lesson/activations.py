@@ -2,12 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy, deepcopy
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dogscats.base.content import cache_folder, file_versions, fingerprint, stable_seed, users_cache
+from dogscats.base.content import cache_folder, fingerprint, stable_seed
 from dogscats.base.errors import UserError
-from dogscats.base.files import atomic_path
 from dogscats.base.text import counted
-from dogscats.data.loading.cached_array import cached_array, release, shared_rows
+from dogscats.data.loading import shared_rows
+from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import ActivationDataset, Batch, PhotoBatches, PhotoDataset
 from dogscats.data.loading.loaders import SharedBatchSampler, activation_loader
@@ -29,6 +28,9 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.classifier import Classifier
 
 log = logging.getLogger(__name__)
+
+Known = tuple[Sequence[shared_rows.Row | None], Iterable[Batch]]
+"""Rows of photos whose features are cached elsewhere, `None` for the others; and the batches of these."""
 
 
 def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | None, version: str = "") -> str:
@@ -52,21 +54,9 @@ def activation_key(body: Backbone | None, dataset: PhotoDataset, view: int | Non
     return digest.hexdigest()
 
 
-class Known(NamedTuple):
-    """Photos of which some have activations already: array and row of each, or `None`, and a loader of the latter."""
-
-    rows: Sequence[tuple[torch.Tensor, int] | None]
-    others: DataLoader[Batch] | None
-
-
-def photo_keys(body: Backbone, dataset: PhotoDataset) -> list[bytes]:
-    """Hash everything the activations of each photo depend on, to 16 bytes; where it lies is not among it."""
-    photos, keys = dataset.photos, []
-    network = activation_key(body, PhotoDataset(photos.select([]), dataset.transform, dataset.seed), None)
-    for path, version in zip(photos.paths, file_versions(photos.root, photos.paths), strict=True):
-        text = f"{network} {version} {photos.shrink.version([path]) if photos.shrink else ''}"
-        keys.append(hashlib.blake2b(text.encode(), digest_size=16).digest())
-    return keys
+def network_key(body: Backbone, dataset: PhotoDataset) -> str:
+    """Hash everything the activations of any photo depend on, apart from the photo."""
+    return activation_key(body, PhotoDataset(dataset.photos.select([]), dataset.transform, dataset.seed), None)
 
 
 def precompute(
@@ -106,28 +96,17 @@ def precompute(
     file = folder / f"activations-{activation_key(body, dataset, view, loader.dataset.version)}.npy"
     share, count = partial(_features, body, loader, device, watch), batches.count
     if known:
-        share, count = partial(_joined, body, known, device), len(dataset)
+        computed = partial(_features, body, known[1], device, None)
+        share, count = partial(shared_rows.joined, known[0], computed), len(dataset)
     features = cached_array(file, (len(dataset), body.num_features), share, count, description)
     if features is None:
         raise UserError(f"{file}: the network gives features that are not finite numbers. Check model.weights.")
     return features
 
 
-def _joined(body: Backbone, known: Known, device: torch.device) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the features `(1, F)` of each photo, those that are not known as they are computed."""
-    computed = chain.from_iterable(_features(body, known.others, device, None) if known.others else ())
-    for place in known.rows:
-        if place is None:
-            yield next(computed)[None]
-        else:
-            array, row = place
-            yield array[row : row + 1].numpy()
-            release(array)
-
-
 @torch.inference_mode()
 def _features(
-    body: Backbone, loader: DataLoader[Batch], device: torch.device, watch: Callable[[Batch], None] | None
+    body: Backbone, loader: Iterable[Batch], device: torch.device, watch: Callable[[Batch], None] | None
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the features `(B, F)` of each batch."""
     frozen = fold_batchnorm(body).to(device)
@@ -150,13 +129,6 @@ def fold_batchnorm(body: Backbone) -> nn.Module:
         return fuse(deepcopy(body).eval(), inplace=True)
     except Exception:  # tracing runs arbitrary network code
         return deepcopy(body).eval()
-
-
-def apart(photos: Photos) -> list[Photos]:
-    """Part photos from those that were added at their end: more of these do not change the cache of the others."""
-    count = sum(path not in photos.added for path in photos.paths)
-    parts = [range(count), range(count, len(photos.paths))]
-    return [photos.select(rows) for rows in parts] if 0 < count < len(photos.paths) else [photos]
 
 
 class Activations:
@@ -208,22 +180,20 @@ class Activations:
         dataset = PhotoDataset(photos, self.data.evaluation, self.data.seed)
         cache = cache_folder(self.data.root, self.folder)
         for member in self.body.members():
-            with atomic_path(cache / f"activations-{activation_key(member, dataset, None)}.photos") as temporary:
-                temporary.write_bytes(b"".join(photo_keys(member, dataset)))
+            file = cache / f"activations-{activation_key(member, dataset, None)}.npy"
+            shared_rows.note(file, network_key(member, dataset), photos)
 
     def _known(self, body: Backbone, dataset: PhotoDataset, cache: Path) -> Known | None:
         """Look for plain photos that `share` has noted, unless all features are cached; with a single rank."""
-        folders, key = sorted({cache, *users_cache().glob("*")}), activation_key(body, dataset, None)
-        files = [file for folder in folders for file in folder.glob("activations-*.photos")]
-        if not files or self.fabric.world_size > 1 or (cache / f"activations-{key}.npy").is_file():
+        if self.fabric.world_size > 1 or (cache / f"activations-{activation_key(body, dataset, None)}.npy").is_file():
             return None
-        rows = shared_rows(photo_keys(body, dataset), body.num_features, files)
+        rows = shared_rows.look_for(cache, network_key(body, dataset), dataset.photos, body.num_features)
         others = [index for index, row in enumerate(rows) if row is None]
         if len(others) == len(rows):
             return None
         log.info("Reusing activations of %d of %s", len(rows) - len(others), counted(len(rows), "photo"))
         dataset = PhotoDataset(dataset.photos.select(others), dataset.transform, dataset.seed)
-        return Known(rows, self.data.loader(dataset, persistent=False, whole=True) if others else None)
+        return rows, self.data.loader(dataset, persistent=False, whole=True) if others else ()
 
     def augmented(self, photos: Photos, version: int, description: str) -> torch.Tensor:
         """Compute the features `(N, F)` of an augmented version of photos, as in test-time augmentation."""
@@ -256,7 +226,7 @@ class Activations:
             if watch:
                 watch(batch._replace(indices=batch.indices + done))
 
-        for part, name in zip(apart(photos), (description, f"{description}, added"), strict=False):
+        for part, name in zip(photos.apart(), (description, f"{description}, added"), strict=False):
             dataset = copy(dataset)
             dataset.photos = part
             loader = self.data.loader(dataset, persistent=False, whole=True)

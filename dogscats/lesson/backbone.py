@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from torch import nn
 from torchvision.models import ResNet34_Weights
 from torchvision.models import resnet34 as torchvision_resnet34
@@ -92,31 +91,6 @@ class Backbone(nn.Module):
         """Compute the feature maps `(B, C, h, w)` of normalized images, by depth, and class tokens `(B, C)`, if any."""
         maps = getattr(self.network, self.method)(images)
         return (maps if isinstance(maps, list | tuple) else [maps]), []
-
-    def forward_with_depths(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute the features as `forward` does and, in the same pass, those of earlier depths.
-
-        Depths are the modules of the same kind beside the last early one, such as layer1 to layer3 of a ResNet; the
-        last of all is left out, as the features are of it.
-
-        Returns:
-            Features `(B, F)`; and of each earlier depth those divided by their norm `(B, E)`.
-        """
-        found: list[torch.Tensor] = []
-        parent, _, name = self.last_early.rpartition(".")
-        beside = dict(self.network.get_submodule(parent).named_children())
-        alike = [module for module in beside.values() if type(module) is type(beside[name])]
-        depths = alike[: max(len(alike) - 1, alike.index(beside[name]) + 1)]
-        hooks = [depth.register_forward_hook(lambda _module, _inputs, output: found.append(output)) for depth in depths]
-        try:
-            features = self(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        maps = (1, 2) if getattr(self.network, "output_fmt", "") == "NHWC" else (2, 3)
-        axes = [(1,) if output.ndim == 3 else maps for output in found]
-        pooled = (torch.cat([out.amax(over), out.mean(over)], dim=1) for out, over in zip(found, axes, strict=True))
-        return features, [nnf.normalize(values.float(), dim=1) for values in pooled]
 
     @torch.inference_mode()
     def widths(self, size: int) -> list[int]:

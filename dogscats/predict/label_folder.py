@@ -32,7 +32,7 @@ from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.predictions import Predictions
 from dogscats.predict.predictor import Predictor
 from dogscats.predict.tasks import Job
-from dogscats.reliability.detector_fit import WithDepths, apart
+from dogscats.reliability.depths import WithDepths, apart
 from dogscats.reliability.measured import Reliability
 from dogscats.reliability.neighbors import ROWS
 from dogscats.reliability.passing import MANY_PASS, passing_text

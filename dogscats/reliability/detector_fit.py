@@ -11,16 +11,15 @@ from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from dogscats.base.console import progress_bar
 from dogscats.base.errors import UserError
 from dogscats.data.added.stranger_photos import StrangerPhotos
 from dogscats.kernel.kernel_head import KernelHead
 from dogscats.lesson.activations import Activations
-from dogscats.lesson.backbone import Backbone
 from dogscats.lesson.heads import Heads
 from dogscats.lesson.stage import Stage
+from dogscats.reliability.depths import WithDepths, apart
 from dogscats.reliability.known_strangers import KnownStrangers, LeftOutValues
 from dogscats.reliability.neighbors import ROWS
 from dogscats.reliability.signs import ForwardPass, GivenStrangers, TrainingPhotos, evenly_spaced
@@ -160,12 +159,6 @@ def fit_detector(
     return fabric.broadcast(found)
 
 
-def apart(features: torch.Tensor, body: Backbone) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Split the features of a body from those of earlier depths that may follow them."""
-    size = body.num_features
-    return features[:, :size], features[:, size:] if features.shape[1] > size else None
-
-
 @torch.inference_mode()
 def _held_out(
     detector: StrangerDetector,
@@ -184,29 +177,3 @@ def _held_out(
     )
     kinds = [strangers.kinds[label] for label in photos.labels]
     return HeldOutStrangers(photos.paths, kinds, heads.mean(logits).exp(), by_part, by_kind)
-
-
-class WithDepths(Backbone):
-    """A body whose features are followed by those of earlier depths.
-
-    Args:
-        body: the body.
-        size: side of the images in pixels.
-    """
-
-    def __init__(self, body: Backbone, size: int):
-        nn.Module.__init__(self)
-        self.body, self.mean, self.std, self.method = body, body.mean, body.std, body.method
-        with torch.inference_mode():
-            images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-            self.depths = [depth.shape[1] for depth in deepcopy(body).cpu().eval().forward_with_depths(images)[1]]
-        self.num_features = body.num_features + sum(self.depths)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute both, `(B, num_features)`."""
-        features, depths = self.body.forward_with_depths(images)
-        return torch.cat([features, *depths], dim=1)
-
-    def widths(self, size: int) -> list[int]:
-        """Count the features of each depth: of the body, then of earlier ones."""
-        return [*self.body.widths(size), *self.depths]

@@ -17,6 +17,7 @@ from dogscats.lesson.backbone import Backbone, PrecomputedBody
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.heads import Heads
 from dogscats.reliability.agreement import Disagreement
+from dogscats.reliability.depths import forward_with_depths
 from dogscats.reliability.known_strangers import KnownStrangers
 from dogscats.reliability.neighbors import nearest
 from dogscats.reliability.signs import (
@@ -110,7 +111,7 @@ class StrangerDetector(nn.Module):
             inputs: photos `(B, 3, H, W)`, or features `(B, F)`.
         """
         if isinstance(body, Backbone) and self.needs_depths(body):
-            features, depths = body.forward_with_depths(inputs)
+            features, depths = forward_with_depths(body, inputs)
             return ForwardPass(features, heads.each(features), torch.cat(depths, dim=1))
         features = body(inputs)
         return ForwardPass(features, heads.each(features))

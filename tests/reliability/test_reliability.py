@@ -18,6 +18,7 @@ from dogscats import Backbone, Classifier, Predictions, Predictor
 from dogscats.base.errors import UserError
 from dogscats.base.files import digest, read_csv
 from dogscats.reliability.agreement import MAX_ANSWERS, MAX_CLASSES, Disagreement
+from dogscats.reliability.depths import forward_with_depths
 from dogscats.reliability.kept import read_reliability, weights_digest, write_reliability
 from dogscats.reliability.measured import fit_temperature, measure, out_of_fold, with_temperature
 from dogscats.reliability.signs import Distance, Energy, ForwardPass, TrainingPhotos, evenly_spaced, of_all_depths
@@ -247,7 +248,7 @@ def test_a_trained_body_is_judged_by_all_its_depths(trained: Path) -> None:
     with torch.inference_mode():
         log_probabilities, scores = detector(model.body, model.heads, images)
         assert torch.equal(log_probabilities, model(images))
-        features, depths = model.body.forward_with_depths(images)
+        features, depths = forward_with_depths(model.body, images)
         assert torch.equal(features, model.body(images))
         assert len(depths) == 4  # the stem, and layer1 to layer3
         computed = ForwardPass(features, torch.empty(0), torch.cat(depths, dim=1))

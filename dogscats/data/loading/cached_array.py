@@ -7,7 +7,7 @@ import mmap
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -165,25 +165,6 @@ def read_array(file: Path, shape: Shape, dtype: Any = np.float32) -> torch.Tenso
     found = torch.from_numpy(array)
     _mapped[found.data_ptr()] = array._mmap
     return found
-
-
-def shared_rows(keys: Sequence[bytes], size: int, files: Iterable[Path]) -> list[tuple[torch.Tensor, int] | None]:
-    """Look for the rows of photos in arrays: array and row of each; `None` for those in none.
-
-    Args:
-        keys: keys of the photos, 16 bytes each.
-        size: length of a row.
-        files: files with the keys of all rows of an array, which is the `.npy` file beside it.
-    """
-    found: dict[bytes, tuple[torch.Tensor, int]] = {}
-    for file in files:
-        content, missing = file.read_bytes(), {*keys} - {*found}
-        starts = range(0, len(content), 16)
-        rows = {key: start // 16 for start in starts if (key := content[start : start + 16]) in missing}
-        array = read_array(file.with_suffix(".npy"), (len(starts), size)) if rows else None
-        if array is not None:
-            found |= {key: (array, row) for key, row in rows.items()}
-    return [found.get(key) for key in keys]
 
 
 def release(array: torch.Tensor) -> None:
