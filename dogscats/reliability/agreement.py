@@ -21,7 +21,7 @@ SHRINKAGE = 0.2
 
 LEAST_DEVIATION = 1e-3
 """Least deviation of a feature, relative to the mean of its depth. One that is almost always 0, and tiny in one photo,
-would get a weight beyond half precision, and the answers to all photos would be NaN."""
+would get a weight of thousands, and a new photo that has more of it would be strange for that alone."""
 
 MAX_CLASSES, MAX_ANSWERS = 256, 512
 """Largest number of classes, and of answers of all depths together: more would take too many megabytes."""
