@@ -72,6 +72,7 @@ def test_a_fine_tuned_network_is_the_run(run_command: Run, tmp_path: Path) -> No
     config, splits = OmegaConf.load(run / "config.yaml"), photos_of(run)
     assert [*config.recipe] == ["precompute", "finetune"]
     assert config.recipe.finetune.keep == "last"
+    assert config.recipe.finetune.epochs == 10  # as there is time
     assert config.budget is None
     assert not (run / FOLDER).exists()
     assert sum(map(len, splits.values())) <= 26
@@ -158,7 +159,7 @@ def test_why_nothing_is_fine_tuned(
         "deadline": "it took longer than estimated",
     }[reason]
     if reason == "time":
-        monkeypatch.setattr("dogscats.auto.fine_tuning._seconds", lambda *_: 1000.0)
+        monkeypatch.setattr("dogscats.auto.fine_tuning._seconds", lambda *_: (0.0, 1000.0))
     elif reason == "groups":
         monkeypatch.setattr("dogscats.auto.fine_tuning.MIN_GROUPS", 50)
     elif reason == "error":
