@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from dogscats.base.content import cache_folder, fingerprint, stable_seed
 from dogscats.base.errors import UserError
 from dogscats.base.text import counted
+from dogscats.data.added.additions import apart
 from dogscats.data.loading import shared_rows
 from dogscats.data.loading.cached_array import cached_array
 from dogscats.data.loading.datamodule import DogsCatsDataModule
@@ -226,7 +227,7 @@ class Activations:
             if watch:
                 watch(batch._replace(indices=batch.indices + done))
 
-        for part, name in zip(photos.apart(), (description, f"{description}, added"), strict=False):
+        for part, name in zip(apart(photos), (description, f"{description}, added"), strict=False):
             dataset = copy(dataset)
             dataset.photos = part
             loader = self.data.loader(dataset, persistent=False, whole=True)

@@ -67,7 +67,9 @@ def test_a_feature_that_one_photo_has_a_trace_of_does_no_harm() -> None:
         values = score(fitted(features, labels), others)
         assert values.isfinite().all()
         if trace < 1e-3:
-            torch.testing.assert_close(values, score(fitted(features * (features > 1e-3), labels), others))
+            without = features.clone()
+            without[:, 0] = 0
+            torch.testing.assert_close(values, score(fitted(without, labels), others), rtol=1e-4, atol=1e-4)
 
 
 def test_the_features_say_the_same_in_any_scale_and_precision() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dogscats.data.added.added_rows import AddedRow, join_rows, read_rows
 from dogscats.data.added.stranger_photos import NONE, StrangerPhotos, list_strangers, with_kinds
 from dogscats.data.photos.decisions import STRANGER, NewLabels
-from dogscats.data.photos.layouts import Found
+from dogscats.data.photos.layouts import Found, Photos
 from dogscats.data.photos.split import split_of
 
 log = logging.getLogger(__name__)
@@ -79,3 +79,10 @@ class Additions:
         """
         kinds = self.listed(root) | {path: NONE for path, label in changes.items() if label == STRANGER}
         return with_kinds(root, {path: kind for path, kind in kinds.items() if changes.get(path, STRANGER) == STRANGER})
+
+
+def apart(photos: Photos) -> list[Photos]:
+    """Part photos from those that were added at their end: more of these do not change the cache of the others."""
+    count = sum(path not in photos.added for path in photos.paths)
+    parts = [range(count), range(count, len(photos.paths))]
+    return [photos.select(rows) for rows in parts] if 0 < count < len(photos.paths) else [photos]

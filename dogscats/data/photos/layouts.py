@@ -109,12 +109,6 @@ class Photos:
         labels = [self.labels[row] for row in rows] if self.labels else []
         return replace(self, paths=[self.paths[row] for row in rows], labels=labels, undecided=None)
 
-    def apart(self) -> "list[Photos]":
-        """Part the photos from those that were added at their end: more of these do not change the cache of others."""
-        count = sum(path not in self.added for path in self.paths)
-        parts = [range(count), range(count, len(self.paths))]
-        return [self.select(rows) for rows in parts] if 0 < count < len(self.paths) else [self]
-
 
 @dataclass(frozen=True)
 class Found:

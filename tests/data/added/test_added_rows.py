@@ -16,6 +16,7 @@ from conftest import QUIET, TINY, Run, draw_classes, draw_folder, draw_root
 from dogscats import DogsCatsDataModule
 from dogscats.base.errors import UserError
 from dogscats.base.files import read_csv, read_json
+from dogscats.data.added.additions import apart
 from dogscats.data.photos.layouts import Photos
 from dogscats.reliability.left_out import MIN_JUDGED, judged_alone
 
@@ -136,9 +137,9 @@ def test_the_table_alone_has_all_labels(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_added_photos_have_activations_of_their_own() -> None:
     photos = Photos(Path(), [f"{number}.jpg" for number in range(5)], [0] * 5, added={"3.jpg", "4.jpg"})
-    assert [part.paths for part in photos.apart()] == [["0.jpg", "1.jpg", "2.jpg"], ["3.jpg", "4.jpg"]]
-    assert [part.paths for part in photos.select([0, 4]).apart()] == [["0.jpg"], ["4.jpg"]]
-    assert len(photos.select([0, 1]).apart()) == len(photos.select([3]).apart()) == 1
+    assert [part.paths for part in apart(photos)] == [["0.jpg", "1.jpg", "2.jpg"], ["3.jpg", "4.jpg"]]
+    assert [part.paths for part in apart(photos.select([0, 4]))] == [["0.jpg"], ["4.jpg"]]
+    assert len(apart(photos.select([0, 1]))) == len(apart(photos.select([3]))) == 1
 
 
 def test_leave_one_out_judges_the_photos_of_the_dataset_if_they_are_enough() -> None:
