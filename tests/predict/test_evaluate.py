@@ -56,9 +56,12 @@ def digests(folder: Path) -> dict[Path, str]:
 
 
 @pytest.mark.fault("evaluation: every file of the run as before")
-def test_evaluation_equals_what_training_reported(run_process: Run, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.draws
+def test_evaluation_equals_what_training_reported(
+    run_command: Run, trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     before = digests(trained)
-    result = run_process("evaluate.py", f"run={trained}", "callbacks.tta.n_aug=2")
+    result = run_command("evaluate.py", f"run={trained}", "callbacks.tta.n_aug=2")
     assert result.returncode == 0, result.stderr
     assert digests(trained) == before
     run = written(tmp_path)
@@ -90,6 +93,7 @@ def test_evaluation_equals_what_training_reported(run_process: Run, trained: Pat
         assert picture.convert("L").getextrema() == (0, 255)
     for shown in ("10 photos of valid", "plain", "test-time augmentation", "precision", str(run)):
         assert shown in result.stdout
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
     assert "Warning" not in result.stdout + result.stderr
 
 
