@@ -29,7 +29,7 @@ from dogscats.base.files import write_json
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.loading.dataset import PhotoBatches
 from dogscats.data.loading.loaders import photo_loader
-from dogscats.data.loading.resident import Drawn, DrawnBatches, keep_pictures
+from dogscats.data.loading.resident import Drawn, DrawnBatches
 from dogscats.data.pixels.batched import BatchedTransform, render, room_for
 from dogscats.lesson.backbone import resnet34
 from dogscats.runs.launch import keep_freed_memory
@@ -40,7 +40,7 @@ ONE_STAGE = [
     "~recipe.precompute", "~recipe.finetune", "recipe.augmented.cycles=2", "callbacks.tta.n_aug=0",
     "callbacks.lr_finder.before=none", "callbacks.reports=null",
 ]  # fmt: skip
-"""Settings that train the head alone on augmented photos for two epochs; resident photos are decoded in the first."""
+"""Settings that train the head alone on augmented photos for two epochs; resident photos are decoded before."""
 
 ROUNDS = 20
 """Batches that a part is measured with."""
@@ -106,19 +106,23 @@ def per_second(step: Callable[[], object], photos: int, device: torch.device, ro
 def parts(settings: Device, root: Path, device: torch.device) -> dict[str, float]:
     """Measure each part of an augmented epoch alone, in photos a second."""
     shutil.rmtree(root / "tmp", ignore_errors=True)
-    data = DogsCatsDataModule(root, settings.size, settings.batch_size, limit=settings.part // 2)
-    data.setup()
-    dataset, transform = data.train_dataset("device", augment=True), BatchedTransform(data.augmentation, data.size)
+    data = DogsCatsDataModule(root, settings.size, settings.batch_size, limit=settings.part // 2, resident=True)
+    data.keep_resident(device, 2)
     started = time.perf_counter()
-    pictures = keep_pictures(dataset, transform, root / "tmp")
-    found = {"decode and keep": len(dataset) / (time.perf_counter() - started)}
-    sends = DrawnBatches(dataset, transform, pictures, device, None)
-    draws = DrawnBatches(dataset, transform, pictures, device, pictures.pixels)
+    data.setup()
+    found = {"check and keep": (len(data.train.paths) + len(data.valid.paths)) / (time.perf_counter() - started)}
+    dataset, transform = data.train_dataset("device", augment=True), BatchedTransform(data.augmentation, data.size)
+    assert data.resident is not None
+    pictures = data.resident.pictures
+    assert pictures is not None
+    rows = pictures.of(transform.version, dataset.photos.paths)
+    assert rows is not None
+    sends = DrawnBatches(dataset, transform, pictures, rows, device, None)
+    draws = DrawnBatches(dataset, transform, pictures, rows, device, pictures.pixels)
     workers = {"decode and augment in workers": PhotoBatches(dataset), "draw in workers": draws}
     for name, batches in (workers | {"draw and send in workers": sends}).items():
-        loader = photo_loader(
-            batches, data.batch_sampler(dataset), data.num_workers, pictures.pixels.numel() // len(dataset)
-        )
+        kept = pictures.pixels.numel() // len(pictures.starts)
+        loader = photo_loader(batches, data.batch_sampler(dataset), data.num_workers, kept)
         found[name] = per_second(partial(deque, loader, 0), len(dataset), device, 1)
     keys = [(index % len(dataset), 0) for index in range(settings.batch_size)]
     drawn = sends[keys]

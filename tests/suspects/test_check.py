@@ -20,7 +20,6 @@ from dogscats.base.errors import UserError
 from dogscats.base.text import shown
 from dogscats.data.loading.photo_check import Findings, check_images, write_bad_images
 from dogscats.data.photos.layouts import DatasetFinder
-from dogscats.data.pixels.shrink import Shrink
 from dogscats.suspects.search_folder import find_leaks, report
 
 
@@ -241,7 +240,7 @@ def test_two_processes_check_the_photos_once(root: Path, monkeypatch: pytest.Mon
     paths = [*found.train.paths, *found.valid.paths]
     examined: list[int] = []
 
-    def counting(root: Path, paths: list[str], shrink: Shrink | None) -> Findings:
+    def counting(root: Path, paths: list[str], *others: object) -> Findings:
         examined.append(len(paths))
         time.sleep(0.3)  # the others reach the lock
         return Findings({}, {}, {})

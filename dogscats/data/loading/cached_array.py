@@ -30,9 +30,6 @@ T = TypeVar("T")
 VISIBLE_WITHIN = 90
 """Seconds for which a network file system may hide a new file of another machine: NFS's `acdirmax`, and more."""
 
-Shape = tuple[int | None, *tuple[int, ...]]
-"""Shape of an array whose number of rows may be unknown."""
-
 PART_BYTES = 1 << 20
 """Bytes of an array that are verified at once: a whole number of values, and little enough for the CPU's cache."""
 
@@ -93,11 +90,10 @@ def all_ranks() -> Iterator[Ranks]:
 
 def cached_array(
     file: Path,
-    shape: Shape,
+    shape: tuple[int, int],
     share: Callable[[], Iterator[np.ndarray[Any, Any]]],
     batches: int,
     description: str,
-    dtype: Any = np.float32,
 ) -> torch.Tensor | None:
     """Read an array from the cache, or let all ranks compute it.
 
@@ -107,32 +103,29 @@ def cached_array(
 
     Args:
         file: the file, `.npy`; its checksum is in `<file>.json`.
-        shape: shape of the array; its number of rows may be `None`, as they come.
+        shape: shape of the array.
         share: function that computes this rank's batches of rows, in order.
         batches: number of batches of all ranks.
         description: description for the log and the progress bar.
-        dtype: type of the values.
 
     Returns:
-        The array, memory-mapped; `None` if not all values are finite.
+        The array, float32, memory-mapped; `None` if not all values are finite.
 
     Raises:
         UserError: in all ranks, if any of them fails.
     """
     with all_ranks() as ranks, ExitStack() as locks:
-        if (found := _read(ranks, file, shape, dtype)) is not None:
+        if (found := _read(ranks, file, shape)) is not None:
             log.info("Reusing %s: %s", description, file)
             return found
         writes = _lock(ranks, file, locks)
-        if (found := _read(ranks, file, shape, dtype)) is not None:  # computed by another run in the meantime
+        if (found := _read(ranks, file, shape)) is not None:  # computed by another run in the meantime
             log.info("Reusing %s: %s", description, file)
             return found
         log.info("Computing %s: %s", description, file)
         with ExitStack() as opened:
             outputs: list[BinaryIO] = []
-            ranks.each(
-                lambda: outputs.append(opened.enter_context(_array_file(file, shape, dtype))) if writes else None
-            )
+            ranks.each(lambda: outputs.append(opened.enter_context(_array_file(file, shape))) if writes else None)
             mine, rounds = share(), math.ceil(batches / ranks.size)
             for _ in progress_bar(range(rounds), f"Computing {description}", rounds, "batch"):
                 for rows in ranks.each(lambda: next(mine, None)):
@@ -140,7 +133,7 @@ def cached_array(
                         outputs[0].write(rows.tobytes())
             ranks.each(opened.close)
         ranks.each(lambda: _wait_for(file.with_suffix(".json")))
-        return _read(ranks, file, shape, dtype)
+        return _read(ranks, file, shape)
 
 
 def seal_array(file: Path) -> None:
@@ -148,16 +141,23 @@ def seal_array(file: Path) -> None:
     write_json(file.with_suffix(".json"), {"sha256": digest(file)})
 
 
-def read_array(file: Path, shape: Shape, dtype: Any = np.float32) -> torch.Tensor | None:
-    """Memory-map an array; `None` if it is missing or fails its checksum, or has another shape or type."""
+def is_sealed(file: Path) -> bool:
+    """Return whether a file is as it was when `seal_array` wrote its checksum."""
+    try:
+        return file.is_file() and digest(file) == read_json(file.with_suffix(".json"))["sha256"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def read_array(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """Memory-map a float32 array; `None` if it is missing or fails its checksum, or has another shape or type."""
     try:
         expected: dict[str, str] = read_json(file.with_suffix(".json"))
         if not file.is_file():  # a pipe would be waited for
             return None
         # Copy-on-write: torch requires writable memory, but the file must not change.
         array = np.load(file, mmap_mode="c")
-        good = array.shape == (shape[0] or len(array), *shape[1:]) and array.dtype == dtype
-        good = good and _is_whole(file, array.offset, expected["sha256"], dtype)
+        good = array.shape == shape and array.dtype == np.float32 and _is_whole(file, array.offset, expected["sha256"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
         return None
     if not good:
@@ -174,20 +174,20 @@ def release(array: torch.Tensor) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _is_whole(file: Path, offset: int, expected: str, dtype: Any) -> bool:
+def _is_whole(file: Path, offset: int, expected: str) -> bool:
     """Return whether the checksum holds and all values are finite. A part at a time is in memory."""
     checksum, finite = hashlib.sha256(), True
     with file.open("rb") as content:
         checksum.update(content.read(offset))
         while part := content.read(PART_BYTES):
             checksum.update(part)
-            finite = finite and bool(np.isfinite(np.frombuffer(part, dtype)).all())
+            finite = finite and bool(np.isfinite(np.frombuffer(part, np.float32)).all())
     return finite and checksum.hexdigest() == expected
 
 
-def _read(ranks: Ranks, file: Path, shape: Shape, dtype: Any) -> torch.Tensor | None:
+def _read(ranks: Ranks, file: Path, shape: tuple[int, int]) -> torch.Tensor | None:
     """Read the array; `None` in all ranks unless all of them have it."""
-    found = read_array(file, shape, dtype)
+    found = read_array(file, shape)
     return found if all(ranks.each(lambda: found is not None)) else None
 
 
@@ -216,22 +216,15 @@ def _lock(ranks: Ranks, file: Path, locks: ExitStack) -> bool:
 
 
 @contextmanager
-def _array_file(file: Path, shape: Shape, dtype: Any) -> Iterator[BinaryIO]:
-    """Open an array to append its rows; it becomes `file`, with a checksum, if the block succeeds."""
-    rows, *row = shape
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-    row_bytes = np.dtype(dtype).itemsize * math.prod(row)
+def _array_file(file: Path, shape: tuple[int, int]) -> Iterator[BinaryIO]:
+    """Open a float32 array to append its rows; it becomes `file`, with a checksum, if the block succeeds."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with atomic_path(file) as temporary, temporary.open("wb") as content:
-        np.lib.format.write_array_header_1_0(content, header | {"shape": (rows or 0, *row)})
+        np.lib.format.write_array_header_1_0(content, header)
         content.flush()
-        start = content.tell()
-        if rows and hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not hours later
-            os.posix_fallocate(content.fileno(), 0, start + rows * row_bytes)
+        if hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not hours later
+            os.posix_fallocate(content.fileno(), 0, content.tell() + 4 * math.prod(shape))
         yield content
-        if rows is None:  # the header has room for any number
-            rows = (content.tell() - start) // row_bytes
-            content.seek(0)
-            np.lib.format.write_array_header_1_0(content, header | {"shape": (rows, *row)})
     seal_array(file)
 
 

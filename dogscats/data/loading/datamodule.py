@@ -181,9 +181,9 @@ class DogsCatsDataModule(PhotoLoaders):
     def keep_resident(self, device: torch.device, passes: int) -> None:
         """Before `setup`: keep photos decoded, as `resident` says, for a device that reads them `passes` times."""
         if self._resident is True or (self._resident and device.type != "cpu" and passes > 1):
-            candidate = Resident(device, cache_folder(self.root, self.cache_dir), self.size, self._resident is True)
-            paths = [path for photos in self._found.splits.values() for path in photos.paths]
-            self.resident = candidate if candidate.is_possible(self.augmentation, self.root, paths) else None
+            folder, both = cache_folder(self.root, self.cache_dir), (self.augmentation, self.evaluation)
+            candidate = Resident(device, folder, self._found.splits, both, self.size, self._resident is True)
+            self.resident = candidate if candidate.is_possible() else None
 
     def setup(self, stage: str | None = None) -> None:
         """List the photos and check that they can be decoded; set `train`, `valid`, `test` and `bad`.
@@ -194,7 +194,8 @@ class DogsCatsDataModule(PhotoLoaders):
         if hasattr(self, "train"):
             return
         found = self._found
-        splits = dict(zip(found.splits, self._usable(self.new_labels, *found.splits.values()), strict=True))
+        usable = self._usable(self.new_labels, *found.splits.values(), resident=self.resident)
+        splits = dict(zip(found.splits, usable, strict=True))
         for split, photos in splits.items():
             check_classes(split, found.splits[split], photos, found.classes, self.bad)
         self.splits, self.test, self.train, self.valid = splits, splits.get("test"), splits["train"], splits["valid"]
@@ -220,7 +221,7 @@ class DogsCatsDataModule(PhotoLoaders):
             raise ArgumentError("data", f"root={self.root}: there are no photos in {split}.\n{HOW_TO_GET_DATA}")
         return photos
 
-    def _usable(self, changes: NewLabels, *splits: Photos) -> list[Photos]:
+    def _usable(self, changes: NewLabels, *splits: Photos, resident: Resident | None = None) -> list[Photos]:
         """Leave out unreadable photos, and drop and relabel others as decided.
 
         Photos that will be dropped are checked, too: the result is cached for the list of all photos, and so are
@@ -231,7 +232,8 @@ class DogsCatsDataModule(PhotoLoaders):
         if shrink and (shrink.required or not self.resident):  # decoded photos take the place of copies
             shrink = replace(shrink, folder=cache_dir / f"shrunken-{shrink.side}")
         dropped = {path for path, label in changes.items() if label is None}
-        readable, found = usable_photos(splits, cache_dir, shrink, dropped, self.on_bad_image == "skip")
+        skip = self.on_bad_image == "skip"
+        readable, found = usable_photos(splits, cache_dir, shrink, dropped, skip, resident)
         self.bad, self.elongated = {**self.bad, **found.bad}, [*self.elongated, *found.elongated]
         return [decided(photos, changes) for photos in readable] if changes else readable
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from dogscats.base.errors import Failure, UserError
 from dogscats.base.files import read_json, write_csv, write_json
 from dogscats.base.locks import locked
 from dogscats.base.text import counted, listed, shown
+from dogscats.data.loading.resident import Keep, Resident
 from dogscats.data.photos.layouts import Photos
 from dogscats.data.photos.listing import natural_key
 from dogscats.data.pixels.images import LARGE, UnreadableImageError, decode, is_large, read_image
-from dogscats.data.pixels.shrink import Shrink, completed, planned
+from dogscats.data.pixels.shrink import Shrink, completed, planned, resized
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Findings:
         ]
 
 
-def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> Findings:
+def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None, keep: Keep | None = None) -> Findings:
     """Decode every photo once.
 
     Args:
@@ -64,6 +65,7 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
         paths: paths of the photos.
         shrink: how large photos are decoded; their copies are made in passing, unless they cannot be written. `None`
             to decode all in full.
+        keep: function that gets the path and pixels of each readable photo, as `PhotoDataset` decodes it, in any order.
     """
     sizes: dict[str, tuple[int, int]] = {}
     elongated: list[str] = []
@@ -87,11 +89,14 @@ def examine(root: Path, paths: Sequence[str], shrink: Shrink | None = None) -> F
             sizes[path] = photo.size
         if min(photo.size) < (1 - MUCH_CUT_OFF) * max(photo.size):
             elongated.append(path)
-        if shrink and keeps and is_large(photo.size, shrink.side):
+        pixels, large = photo.pixels, shrink is not None and is_large(photo.size, shrink.side)
+        if shrink and keeps and large:
             try:
-                shrink.keep(root, path, photo.pixels)
+                shrink.keep(root, path, pixels)
             except Failure:
                 keeps = False  # the disk is full, or read-only
+        if keep:
+            keep(path, resized(pixels, shrink.side) if shrink and large else pixels)
         return None
 
     bad: dict[str, str] = {}
@@ -139,41 +144,49 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
             sys.stderr = before
 
 
-def check_images(root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shrink | None = None) -> Findings:
-    """Decode every photo. If the same files were checked before, decode only the bad ones.
+def check_images(
+    root: Path, paths: Iterable[str], cache_dir: Path, shrink: Shrink | None = None, resident: Resident | None = None
+) -> Findings:
+    """Decode every photo. If the same files were checked before, decode only the bad ones, unless some became readable.
 
     Args:
         root: folder that `paths` are relative to.
         paths: paths of the photos.
         cache_dir: folder for the cached result, `checked-<fingerprint>.json`.
         shrink: how large photos are decoded, as in `examine`.
+        resident: where decoded photos are kept; all are decoded if they are not there.
     """
     paths = sorted(paths)
     load_samples(samples := cache_dir / "checked-samples.bin")
-    remembered = cache_dir / f"checked-{fingerprint(root, paths)}.json"
+    remembered = cache_dir / f"checked-{(version := fingerprint(root, paths))}.json"
     save_samples(samples)
+
+    def known() -> Findings | None:
+        is_kept = resident is None or resident.find(f"{version} {shrink and shrink.side}")
+        before = _remembered(remembered) if is_kept else None
+        if before is None or not before.bad.keys() <= set(paths):  # written where names were decoded otherwise
+            return None
+        return before if examine(root, list(before.bad), shrink).bad == before.bad else None
+
     with ExitStack() as stack:
-        if (before := _remembered(remembered)) is None:
+        if (found := known()) is None:
             # One of all ranks and runs that need the same photos decodes them; the others wait.
             stack.enter_context(locked(remembered.with_suffix(".lock"), f"{remembered}"))
-            before = _remembered(remembered)
-        if before is None or not before.bad.keys() <= set(paths):  # written where names were decoded otherwise
-            found = examine(root, paths, shrink and planned(shrink, root, paths))
+            found = known()
+        if found is None:
+            shrink = shrink and planned(shrink, root, paths)
+            try:
+                with resident.keeping() if resident else nullcontext() as keep:
+                    found = examine(root, paths, shrink, keep)
+            except Failure as error:
+                if resident is None or resident.required:
+                    raise
+                log.warning("%s Photos are decoded in every epoch.", error)
+                found = examine(root, paths, shrink)
             for path, text in found.odd.items():
                 log.warning("%s: %s (the photo is still used)", shown(root / path), text)
-        else:
-            found = examine(root, list(before.bad), shrink)
-            if found.bad == before.bad:
-                return before
-            found = replace(
-                before,
-                bad=found.bad,
-                odd=before.odd | found.odd,
-                sizes=before.sizes | found.sizes,
-                elongated=sorted({*before.elongated, *found.elongated}),
-            )
-        with suppress(Failure):  # a read-only cache
-            write_json(remembered, {"photos": len(paths), **asdict(found)})
+            with suppress(Failure):  # a read-only cache
+                write_json(remembered, {"photos": len(paths), **asdict(found)})
         return found
 
 
@@ -198,8 +211,9 @@ def bad_listed(root: Path, bad: Mapping[str, str]) -> str:
 
 
 def usable_photos(
-    splits: Sequence[Photos], cache_dir: Path, shrink: Shrink | None, dropped: Container[str], skip: bool
-) -> tuple[list[Photos], Findings]:
+    splits: Sequence[Photos], cache_dir: Path, shrink: Shrink | None, dropped: Container[str], skip: bool,
+    resident: Resident | None = None,
+) -> tuple[list[Photos], Findings]:  # fmt: skip
     """Decode the photos of all splits, unless they were checked before, and leave out unreadable ones.
 
     Args:
@@ -208,6 +222,7 @@ def usable_photos(
         shrink: how large photos are read.
         dropped: paths of photos that will not be used: unreadable ones among them are no error.
         skip: whether to leave out unreadable photos.
+        resident: where decoded photos are kept, if they are.
 
     Returns:
         The readable photos of each split; and what was found, without unreadable photos that are dropped.
@@ -217,7 +232,7 @@ def usable_photos(
     """
     root = splits[0].root
     paths = [path for photos in splits for path in photos.paths]
-    found = check_images(root, paths, cache_dir, shrink)
+    found = check_images(root, paths, cache_dir, shrink, resident)
     for line in found.remarked(len(paths)):
         log.warning("%s", line)
     bad = {path: reason for path, reason in found.bad.items() if path not in dropped}

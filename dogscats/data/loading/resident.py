@@ -1,5 +1,6 @@
 """Photos that stay decoded, and are augmented in batches on the network's device: `data.resident`.
 
+The check of the photos, which decodes each, keeps what later epochs read in one file.
 Workers draw what happens to each photo, as they do where they augment photos themselves. Pixels are on the device, if
 they take a small part of its memory; otherwise workers send those of each batch, too.
 """
@@ -8,11 +9,12 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from shutil import disk_usage
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +22,14 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from dogscats.base.content import fingerprint
-from dogscats.base.errors import ArgumentError, UserError
+from dogscats.base.errors import ArgumentError
+from dogscats.base.files import atomic_path, remove_unfinished
 from dogscats.base.text import counted
-from dogscats.data.loading.cached_array import cached_array
+from dogscats.data.loading.cached_array import is_sealed, seal_array
 from dogscats.data.loading.dataset import Batch, PhotoBatches, PhotoDataset, shared
-from dogscats.data.loading.loaders import SharedBatchSampler, photo_loader, process_rank
+from dogscats.data.loading.loaders import SharedBatchSampler, photo_loader
 from dogscats.data.loading.workers import WorkerLoader
-from dogscats.data.photos.decisions import before_decisions
+from dogscats.data.photos.layouts import Photos
 from dogscats.data.pixels.batched import BatchedTransform, render, room_for
 from dogscats.data.pixels.shrink import RESERVE, sampled_sizes
 
@@ -42,72 +44,39 @@ SHARE_OF_MEMORY = 0.5
 DRAWN_BYTES = 100
 """What workers send of each photo besides its pixels."""
 
-GROUP = 64
-"""Pictures in a block of the file."""
 
-BASE = np.array([1, 1 << 8, 1 << 16])
-"""Values of the three bytes of a number, so that the sizes of pictures are stored like pixels."""
+Keep = Callable[[str, torch.Tensor], None]
+"""A function that gets the path and pixels `(3, H, W)` of each photo, in any order."""
 
 
 class Pictures:
-    """Decoded pictures in a file `(P, 3)`, in blocks of `GROUP`: four numbers of each, then the pixels of each.
+    """Decoded pictures in a file: their pixels, one picture after the other, then five numbers of each, int64.
 
     Args:
         file: the file, verified.
-        count: number of pictures `N`.
+        rows: number of each picture in the file, by its transform's version and the path of its photo.
 
     Attributes:
-        pixels: content of the file, memory-mapped.
+        pixels: pixels of all pictures `(P, 3)`, memory-mapped.
         starts: row of the first pixel of each picture `(N,)`.
-        sizes: height and width of each, and those that it stands for `(N, 4)`.
+        sizes: height and width of each, and those that it stands for `(N, 4)`; 0 for an unreadable photo.
     """
 
-    def __init__(self, file: Path, count: int):
-        self.file, array = file, np.load(file, mmap_mode="c")
-        starts, sizes, end = [], [], 0
-        for first in range(0, count, GROUP):
-            start = end + 4 * min(GROUP, count - first)
-            sizes.append((array[end:start].astype(np.int64) @ BASE).reshape(-1, 4))
-            ends = start + sizes[-1][:, :2].prod(axis=1).cumsum()
-            starts.append(np.array([start, *ends[:-1]]))
-            end = int(ends[-1])
-        self.pixels = torch.from_numpy(array)
-        self.starts, self.sizes = (torch.from_numpy(np.concatenate(parts)) for parts in (starts, sizes))
+    def __init__(self, file: Path, rows: dict[tuple[str, str], int]):
+        self.file, self.rows, content = file, rows, np.memmap(file, mode="c")
+        pixels, numbers = np.split(content, [len(content) - 40 * len(rows)])
+        self.pixels = torch.from_numpy(pixels.reshape(-1, 3))
+        index = torch.from_numpy(np.array(numbers).view(np.int64).reshape(-1, 5))
+        self.starts, self.sizes = index[:, 0], index[:, 1:]
 
     def __reduce__(self) -> Any:
         """Let workers that do not share memory map the file themselves."""
-        return Pictures, (self.file, len(self.starts))
+        return Pictures, (self.file, self.rows)
 
-
-def keep_pictures(dataset: PhotoDataset, transform: BatchedTransform, folder: Path) -> Pictures:
-    """Decode all photos of a dataset, or find them in the cache; all ranks together.
-
-    Args:
-        dataset: the photos; its transform is not used.
-        transform: transform whose first steps are applied.
-        folder: cache folder, for `pictures-<key>.npy` and its checksum.
-
-    Raises:
-        UserError: in all ranks, if a photo became unreadable, or the file cannot be written.
-    """
-    photos, ((rank, ranks), count) = dataset.photos, (process_rank(), len(dataset))
-    key = fingerprint(photos.root, photos.paths), photos.shrink and photos.shrink.version(photos.paths)
-    name = hashlib.blake2b(repr((*key, transform.version)).encode(), digest_size=16).hexdigest()
-
-    def blocks() -> Iterator[np.ndarray[Any, Any]]:
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-            for first in range(rank * GROUP, count, ranks * GROUP):
-                group = range(first, min(first + GROUP, count))
-                kept = list(pool.map(lambda index: transform.keep(dataset.decoded(index)), group))
-                sizes = np.array([[*picture.shape[1:], *size] for picture, size in kept])
-                pixels = [picture.permute(1, 2, 0).reshape(-1, 3).numpy() for picture, _ in kept]
-                numbers = (sizes.reshape(-1, 1) // BASE % 256).astype(np.uint8)
-                yield np.concatenate([numbers, *pixels])
-
-    file, total = folder / f"pictures-{name}.npy", -(-count // GROUP)
-    if cached_array(file, (None, 3), blocks, total, f"pictures of {counted(count, 'photo')}", np.uint8) is None:
-        raise UserError(f"{file}: it was changed while it was written. Try again.")
-    return Pictures(file, count)
+    def of(self, version: str, paths: Sequence[str]) -> list[int] | None:
+        """Return the numbers of the pictures of some photos; `None` if any is missing."""
+        found = [self.rows.get((version, path), -1) for path in paths]
+        return found if -1 not in found and self.sizes[found].all() else None
 
 
 class Drawn(NamedTuple):
@@ -127,7 +96,8 @@ class DrawnBatches(PhotoBatches):
     Args:
         dataset: dataset of single photos.
         transform: its transform.
-        pictures: pictures of the photos before decisions.
+        pictures: pictures of the photos, and perhaps of others.
+        rows: number of the picture of each photo.
         device: device of the network.
         resident: all pixels, on the device; `None` to send those of each batch.
     """
@@ -135,21 +105,19 @@ class DrawnBatches(PhotoBatches):
     version = " rendered in batches"
 
     def __init__(
-        self, dataset: PhotoDataset, transform: BatchedTransform, pictures: Pictures, device: torch.device,
-        resident: torch.Tensor | None,
+        self, dataset: PhotoDataset, transform: BatchedTransform, pictures: Pictures, rows: Sequence[int],
+        device: torch.device, resident: torch.Tensor | None,
     ):  # fmt: skip
         super().__init__(dataset)
-        self.transform, self.pictures, self.device, self._resident = transform, pictures, device, resident
-        self.sends = resident is None
-        _, rows = before_decisions(dataset.photos)
-        self._rows = range(len(dataset)) if rows is None else rows
+        self.transform, self.pictures, self.rows, self.device = transform, pictures, rows, device
+        self.sends, self._resident = resident is None, resident
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is on the device to the main process."""
         return self.__dict__ | {"_resident": None}
 
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Drawn:  # type: ignore[override]
-        rows, labels, views = [self._rows[index] for index, _ in keys], self.photos.labels, []
+        rows, labels, views = [self.rows[index] for index, _ in keys], self.photos.labels, []
         sizes, starts = self.pictures.sizes[rows], self.pictures.starts[rows]
         for (index, epoch), size in zip(keys, sizes[:, 2:].tolist(), strict=True):
             with self.dataset.drawing(index, epoch):
@@ -205,33 +173,47 @@ class DeviceLoader(WorkerLoader):
 
 
 class Resident:
-    """Makes loaders of photos that stay decoded.
+    """Keeps the photos of a run decoded, in one file that the check of the photos writes, and makes their loaders.
 
     Args:
         device: device of the network.
-        folder: cache folder.
+        folder: cache folder, for `pictures-<key>.bin` and its checksum.
+        splits: photos of each split; those of `train` need no plain version.
+        transforms: transform of augmented photos, and of plain ones.
         size: side of the square images, in pixels.
         required: whether it is an error if photos cannot be kept.
     """
 
-    def __init__(self, device: torch.device, folder: Path, size: int, required: bool):
-        self.device, self.folder, self.size, self.required, self.failed = device, folder, size, required, False
-        self.kept: dict[tuple[str, ...], tuple[Pictures, torch.Tensor | None]] = {}
-        self._room: float | None = None
+    def __init__(
+        self, device: torch.device, folder: Path, splits: Mapping[str, Photos],
+        transforms: tuple[v2.Transform, v2.Transform], size: int, required: bool,
+    ):  # fmt: skip
+        self.device, self.folder, self.splits, self.transforms = device, folder, splits, transforms
+        self.size, self.required = size, required
+        self.pictures: Pictures | None = None
 
-    def is_possible(self, augmentation: v2.Transform, root: Path, paths: Sequence[str]) -> bool:
+    @cached_property
+    def _batched(self) -> dict[str, BatchedTransform]:
+        """The transform of augmented photos, and that of plain ones, by their version."""
+        return {(one := BatchedTransform(transform, self.size)).version: one for transform in self.transforms}
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str], int]:
+        augmented, keys = next(iter(self._batched)), dict[tuple[str, str], None]()
+        for split, photos in self.splits.items():
+            versions = [augmented] if split == "train" else self._batched
+            keys |= dict.fromkeys((version, path) for path in sorted(photos.paths) for version in versions)
+        return {key: row for row, key in enumerate(keys)}
+
+    def is_possible(self) -> bool:
         """Return whether photos can be kept, and say so.
-
-        Args:
-            augmentation: transform of the training photos.
-            root: folder that `paths` are relative to.
-            paths: paths of all photos.
 
         Raises:
             UserError: if they cannot be kept but must be.
         """
+        root, paths = self.splits["train"].root, [path for photos in self.splits.values() for path in photos.paths]
         try:
-            transform = BatchedTransform(augmentation, self.size)
+            transform, *_ = self._batched.values()
         except ValueError:
             known, reason = "", "the augmentation has steps that worker processes must apply"
         else:
@@ -250,42 +232,55 @@ class Resident:
             log.info("Photos are decoded in every epoch: %s", reason)
         return not reason
 
+    def find(self, key: str) -> bool:
+        """Return whether the cache has the whole file of photos; `key` is what their pixels depend on."""
+        name = hashlib.blake2b(repr((key, [*self._rows])).encode(), digest_size=16).hexdigest()
+        self.file = self.folder / f"pictures-{name}.bin"
+        self.pictures = Pictures(self.file, self._rows) if is_sealed(self.file) else None
+        return self.pictures is not None
+
+    @contextmanager
+    def keeping(self) -> Iterator[Keep]:
+        """Write the file that `find` has looked for; raises a `Failure` if it cannot be written."""
+        index, end, one_at_a_time = np.zeros((len(self._rows), 5), np.int64), 0, Lock()
+
+        def keep(path: str, photo: torch.Tensor) -> None:
+            nonlocal end
+            for version, transform in self._batched.items():
+                if (row := self._rows.get((version, path))) is None:
+                    continue
+                picture, size = transform.keep(photo)
+                with one_at_a_time:
+                    if not index[row, 1]:  # an odd photo is decoded twice
+                        output.write(picture.permute(1, 2, 0).numpy().tobytes())
+                        index[row] = end, *picture.shape[1:], *size
+                        end += picture.shape[1] * picture.shape[2]
+
+        remove_unfinished(self.folder, self.file.name)
+        with atomic_path(self.file) as temporary, temporary.open("wb") as output:
+            yield keep
+            output.write(index.tobytes())
+        seal_array(self.file)
+        self.pictures = Pictures(self.file, self._rows)
+
     def loader(
         self, dataset: PhotoDataset, batches: SharedBatchSampler, num_workers: int, persistent: bool
     ) -> DataLoader[Batch] | None:
-        """Make a loader of batches on the device; `None` if the photos cannot be kept, which is said.
-
-        Raises:
-            UserError: if they cannot be kept but must be.
-        """
-        if self.failed:
+        """Make a loader of batches on the device; `None` if a photo is not kept."""
+        transform = BatchedTransform(dataset.transform, self.size)
+        rows = self.pictures and self.pictures.of(transform.version, dataset.photos.paths)
+        if not self.pictures or not rows:
             return None
-        try:
-            transform, whole = BatchedTransform(dataset.transform, self.size), before_decisions(dataset.photos)[0]
-            key = transform.version, *whole.paths
-            if key not in self.kept:
-                pictures = keep_pictures(PhotoDataset(whole, dataset.transform, 0), transform, self.folder)
-                self.kept[key] = pictures, self._on_device(pictures)
-        except ValueError as error:
-            if self.required:
-                raise
-            log.warning("%s Photos are decoded in every epoch.", error)
-            self.failed = True
-            return None
-        pictures, resident = self.kept[key]
-        drawn = DrawnBatches(dataset, transform, pictures, self.device, resident)
-        sent = DRAWN_BYTES + (pictures.pixels.numel() // len(pictures.starts) if drawn.sends else 0)
+        drawn = DrawnBatches(dataset, transform, self.pictures, rows, self.device, self._on_device)
+        sent = DRAWN_BYTES + (self.pictures.pixels.numel() // len(self._rows) if drawn.sends else 0)
         return photo_loader(drawn, batches, num_workers, sent, persistent, DeviceLoader)
 
-    def _on_device(self, pictures: Pictures) -> torch.Tensor | None:
-        """Move pixels to the device if they have room."""
-        if self._room is None:
-            self._room = SHARE * free_memory(self.device)
-        need = pictures.pixels.numel()
-        if need > self._room:
-            return None
-        self._room -= need
-        return pictures.pixels.to(self.device)
+    @cached_property
+    def _on_device(self) -> torch.Tensor | None:
+        """All pixels, on the device if they have room."""
+        assert self.pictures is not None
+        has_room = self.pictures.pixels.numel() <= SHARE * free_memory(self.device)
+        return self.pictures.pixels.to(self.device) if has_room else None
 
 
 def free_memory(device: torch.device) -> int:
