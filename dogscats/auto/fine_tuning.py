@@ -242,8 +242,9 @@ def _open(run: Run, cfg: DictConfig, data: DogsCatsDataModule, dropped: list[int
 def _run(run: Run, cfg: DictConfig, out: Path, progress: RunProgress | None) -> Run:
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     data = {key: values["data"].get(key) for key in run.settings["data"]}
+    started = run.report.started if progress is None else time.perf_counter()  # its metrics count what was before
     settings = values | {"model": accepted_model(values["model"]), "data": data}
-    return Run(cfg, settings, make_stages(values["recipe"]), run.fabric, out, progress, run.report.started)
+    return Run(cfg, settings, make_stages(values["recipe"]), run.fabric, out, progress, started)
 
 
 def _compared(kernel: Kernel, predicted: torch.Tensor, fifth: torch.Tensor) -> tuple[bool, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dogscats.auto.choice import LeftOutTable
 from dogscats.auto.fine_tuning import FOLDER
-from dogscats.base.files import read_csv
+from dogscats.base.files import read_csv, read_json
 from dogscats.base.signals import Interrupted
 from dogscats.report.facts import Facts
 from dogscats.report.verdict import verdict
@@ -67,7 +68,8 @@ def succeeded(result: CompletedProcess[str]) -> CompletedProcess[str]:
 
 @pytest.mark.usefixtures("wins")
 def test_a_fine_tuned_network_is_the_run(run_command: Run, tmp_path: Path) -> None:
-    run, printed = tmp_path / "run", succeeded(run_command("train.py", *SETTINGS, "hydra.run.dir=run")).stdout
+    began, run = time.perf_counter(), tmp_path / "run"
+    printed = succeeded(run_command("train.py", *SETTINGS, "hydra.run.dir=run")).stdout
     assert "Chosen    test_resnet at 32, fine-tuned" in printed
     config, splits = OmegaConf.load(run / "config.yaml"), photos_of(run)
     assert [*config.recipe] == ["precompute", "finetune"]
@@ -82,6 +84,7 @@ def test_a_fine_tuned_network_is_the_run(run_command: Run, tmp_path: Path) -> No
     (row,) = (row for row in read_csv(run / "auto.csv") if row["chosen"])
     assert "which chose between it and the kernel head" in row["note"]
     assert int(row["photos"]) == len(splits["valid"])
+    assert read_json(run / "metrics.json")["seconds"] < time.perf_counter() - began  # nothing counts twice
     assert any("chose between" in obstacle for obstacle in verdict(Facts(run)).obstacles)
     assert "is finished" in succeeded(run_command("train.py", "resume=run")).stdout
     moved = run.rename(tmp_path / "moved")
