@@ -105,6 +105,7 @@ def test_a_worse_network_leaves_no_trace(run_command: Run, tmp_path: Path, monke
     assert float(tuned["log_loss"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wins")
 def test_with_validation_photos_the_fifth_is_dropped(run_command: Run, tmp_path: Path) -> None:
     for kind, name in enumerate(("cats", "dogs")):
