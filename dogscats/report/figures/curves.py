@@ -64,7 +64,7 @@ def auto(run: Facts) -> Figure | None:
             place: dict[str, Any] = {"xytext": (4 if left else -4, 4), "ha": "left" if left else "right"}
             text = axes.annotate(drawable(row["candidate"]), point, fontsize=7, textcoords="offset points", **place)
             as_name([text], [row["candidate"]])
-    axes.set(xlabel="seconds", ylabel="accuracy by leave-one-out", xlim=(0, None))
+    axes.set(xlabel="seconds", ylabel="accuracy on photos left out", xlim=(0, None))
     axes.grid(alpha=0.25)
     return figure
 
