@@ -1,6 +1,5 @@
 """Test-time augmentation. A plain photo has the evaluation transform: resized and cropped, not augmented."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,9 +18,6 @@ from dogscats.data.loading.dataset import Batch, PhotoDataset
 from dogscats.data.photos.layouts import Photos
 from dogscats.lesson.classifier import Classifier
 from dogscats.lesson.predictions import Predictions
-
-AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
-"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
 
 
 class TTA(Callback):
@@ -107,19 +103,6 @@ class TTA(Callback):
     def best(self) -> Predictions:
         """Averaged predictions if available, plain ones otherwise."""
         return self.averaged or self.plain
-
-    @property
-    def augmented_accuracy(self) -> tuple[float, float] | None:
-        """Mean accuracy of the augmented versions, and the standard error of its difference from the plain one.
-
-        The versions of a photo are alike: the error is that of the mean difference per photo. `None` without versions.
-        """
-        if len(self.probabilities) < 2:
-            return None
-        right = (self.probabilities.argmax(dim=2) == torch.tensor(self.photos.labels)).double()
-        differences = right[1:].mean(dim=0) - right[0]
-        error = differences.std(correction=0).item() / math.sqrt(len(differences))
-        return right[1:].mean().item(), error
 
     def _predictions(self, probabilities: torch.Tensor) -> Predictions:
         labels = torch.tensor(self.photos.labels, dtype=torch.long)

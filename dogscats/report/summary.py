@@ -15,10 +15,10 @@ from dogscats.base.files import write_csv, write_json
 from dogscats.base.text import counted, shown, text_table
 from dogscats.lesson.metrics import final_metrics, per_class, wilson_interval
 from dogscats.lesson.predictions import CONFUSED_PAIRS, Predictions, confused_pairs
-from dogscats.lesson.tta import AUGMENTED
 from dogscats.report import page
 from dogscats.report.history import epoch_headings, epoch_text
 from dogscats.report.run_files import log_written
+from dogscats.report.verdict import AUGMENTED
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class RunReport:
             plain: predictions without test-time augmentation; `None` without validation photos.
             averaged: predictions with test-time augmentation, or `None`; written instead of `plain` if available.
             stage: name of the stage whose weights predicted them.
-            augmented: as of `TTA.augmented_accuracy`.
+            augmented: as of `augmented_accuracy`.
             left_out: predictions of the training photos by leave-one-out, if it is valid; without validation photos
                 they take their place.
             strangers: metrics of known strangers, as of `passing`.

@@ -1,16 +1,18 @@
 """The verdict on a run in words: how good it is, and what stands in the way of trusting it."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
+import torch
 
 from dogscats.base.errors import optional
 from dogscats.base.text import counted, listed, percent, plural, shown
 from dogscats.base.trust import entries
-from dogscats.lesson.tta import AUGMENTED
+from dogscats.lesson.tta import TTA
 from dogscats.reliability.passing import MANY_PASS
 from dogscats.report.facts import SPLITS, Facts, Result
 
@@ -27,6 +29,10 @@ MANY_CUT_OFF = 0.1
 
 MOST_NAMED = 3
 """Weak classes that are named."""
+
+
+AUGMENTED = ("valid_acc_augmented", "valid_acc_augmented_se")
+"""Final metrics: mean accuracy of the augmented versions, and the standard error of its difference from `valid_acc`."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,19 @@ def cut_off(facts: Facts) -> str | None:
         f"The square crop cuts more than 40 % off the long side of {percent(share, photos)} of the photos. "
         "data.fit=pad shows the network whole photos."
     )
+
+
+def augmented_accuracy(tta: TTA) -> tuple[float, float] | None:
+    """Return the mean accuracy of the augmented versions, and the standard error of its difference from the plain one.
+
+    The versions of a photo are alike: the error is that of the mean difference per photo. `None` without versions.
+    """
+    if len(tta.probabilities) < 2:
+        return None
+    right = (tta.probabilities.argmax(dim=2) == torch.tensor(tta.photos.labels)).double()
+    differences = right[1:].mean(dim=0) - right[0]
+    error = differences.std(correction=0).item() / math.sqrt(len(differences))
+    return right[1:].mean().item(), error
 
 
 def augmentation_hurts(facts: Facts) -> str | None:

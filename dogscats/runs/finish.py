@@ -28,7 +28,7 @@ from dogscats.report import card, page
 from dogscats.report.facts import Facts, final_weights
 from dogscats.report.figure_table import Pictures, publish_figures
 from dogscats.report.figures.drawing import publish
-from dogscats.report.verdict import log_verdict, verdict
+from dogscats.report.verdict import augmented_accuracy, log_verdict, verdict
 from dogscats.runs.checkpoint import load_classifier, save_classifier, save_weights
 from dogscats.runs.compose import build_callbacks
 from dogscats.runs.loggers import close, hyperparameters
@@ -135,7 +135,7 @@ def keep_predictions(run: Run, data: DogsCatsDataModule, tta: TTA) -> None:
     plain = _decided(run, tta.plain) if validated else None
     averaged = tta.averaged and _decided(run, tta.averaged, averaged=True)
     known = passing(run.strangers, run.reliability, data.classes) if run.strangers and run.reliability else None
-    run.report.finish(plain, averaged, run.final_stage.name, tta.augmented_accuracy, left_out, known)
+    run.report.finish(plain, averaged, run.final_stage.name, augmented_accuracy(tta), left_out, known)
 
 
 def keep_test_predictions(run: Run, tta: TTA) -> None:

@@ -10,12 +10,11 @@ from test_report_page import Page, draw_run
 
 from dogscats.base.files import write_csv
 from dogscats.base.text import counted, percent, percents
-from dogscats.lesson.tta import AUGMENTED
 from dogscats.report.card import write_card
 from dogscats.report.facts import Facts
 from dogscats.report.page import write_page
 from dogscats.report.run_files import FILES, log_written
-from dogscats.report.verdict import verdict
+from dogscats.report.verdict import AUGMENTED, verdict
 
 FALLING = [(0.5, 0.4), (0.4, 0.3), (0.3, 0.25)]
 
