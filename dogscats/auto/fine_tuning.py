@@ -22,7 +22,7 @@ from dogscats.auto.choice import Kernel, LeftOutTable
 from dogscats.base.environment import CONF
 from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.files import write_csv
-from dogscats.base.text import counted, percent
+from dogscats.base.text import counted, percent, shown
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.decisions import COLUMNS, STRANGER
 from dogscats.data.photos.run_photos import DECISIONS_FILE
@@ -56,7 +56,7 @@ MARGIN = 1.15
 LONGER = 2
 """Ratio of the epochs to those of the recipe, if there is time: 10 instead of 5 lower the log loss of hands."""
 
-FOLDER, TAKEN = "auto", "taken"
+FOLDER, TAKEN = ".auto", "taken"
 """Folder of a run directory in which the network is fine-tuned, and the file in it that says that it is to be taken."""
 
 
@@ -139,9 +139,13 @@ def is_to_take_over(run: Run) -> bool:
 
 
 def _move(path: Path, to: Path) -> None:
-    if to.is_dir():
-        shutil.rmtree(to)
-    path.replace(to)
+    """Move a file, or the files in a folder, to where others may be."""
+    if path.is_dir():
+        to.mkdir(exist_ok=True)
+        for inner in path.iterdir():
+            _move(inner, to / inner.name)
+    else:
+        path.replace(to)
 
 
 def _fifth(run: Run, data: DogsCatsDataModule, groups: list[int]) -> tuple[list[int], list[int]]:
@@ -168,6 +172,8 @@ def _fifth(run: Run, data: DogsCatsDataModule, groups: list[int]) -> tuple[list[
         split: DogsCatsDataModule = instantiate(run.settings["data"], valid_fraction=FIFTH)
         split.prepare_data()
         split.setup()
+        if {*split.train.paths, *split.valid.paths} != number.keys():
+            raise UserError("data.limit leaves other photos if some are held out")
         held = {number[path] for path in split.valid.paths}
     added = {number[path] for path in data.train.added if path in number}
     others = {groups[row] for row in range(len(paths)) if row not in held or row in added}
@@ -202,7 +208,8 @@ def _config(run: Run, best: Candidate, data: DogsCatsDataModule, epochs: int, dr
     cfg, adapt = copy.deepcopy(run.cfg), _recipe()
     with open_dict(cfg):
         cfg.budget = cfg.candidates = cfg.members = None
-        cfg.recipe, cfg.heads, cfg.final = adapt.recipe, adapt.heads, "last"
+        cfg.recipe, cfg.final = adapt.recipe, "last"
+        cfg.heads = adapt.heads if cfg.heads == 1 else cfg.heads
         cfg.recipe.finetune.epochs = epochs
         cfg.recipe.finetune.keep = "last"  # the fifth must not choose the epoch, too
         cfg.data.batch_size = min(cfg.data.batch_size, adapt.data.batch_size)
@@ -213,7 +220,9 @@ def _config(run: Run, best: Candidate, data: DogsCatsDataModule, epochs: int, dr
         if not data.valid.paths:
             cfg.data.valid_fraction = FIFTH
         if drops or data.decisions:
-            cfg.data.decisions = str((run.out / DECISIONS_FILE).absolute())
+            if (file := run.out / DECISIONS_FILE).exists():
+                raise UserError(f"{shown(file)} is in the way of the run's own decisions")
+            cfg.data.decisions = str(file.absolute())
     set_models(cfg, [(best.model, best.size)])
     return cfg
 

@@ -150,6 +150,36 @@ def test_a_killed_run_resumes_to_the_same(
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("wins")
+def test_the_users_files_in_the_run_directory_stay(run_command: Run, tmp_path: Path) -> None:
+    mine = [tmp_path / "auto" / "mine", tmp_path / "checkpoints" / "mine.ckpt", tmp_path / "tensorboard" / "mine"]
+    for file in mine:
+        file.parent.mkdir()
+        file.write_text("mine")
+    succeeded(run_command("train.py", *SETTINGS, "hydra.run.dir=."))
+    assert [file.read_text() for file in mine] == ["mine"] * 3
+    assert [*OmegaConf.load(tmp_path / "config.yaml").recipe] == ["precompute", "finetune"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.decisions=decisions.csv", "decisions.csv is in the way"),
+        ("data.limit=5", "data.limit leaves other photos"),
+    ],
+)
+def test_what_prevents_fine_tuning(run_command: Run, tmp_path: Path, setting: str, message: str) -> None:
+    decisions = tmp_path / "decisions.csv"
+    decisions.write_text("path,decision,label,note\ntrain/cats/5.jpg,keep,,checked\n")
+    before = decisions.read_text()
+    printed = succeeded(run_command("train.py", *SETTINGS, "hydra.run.dir=.", setting)).stdout
+    assert "No fine-tuning: " in printed
+    assert message in printed
+    assert decisions.read_text() == before
+
+
 @pytest.mark.parametrize(
     "reason", ["time", *(pytest.param(reason, marks=pytest.mark.slow) for reason in ("groups", "error", "deadline"))]
 )
