@@ -77,7 +77,7 @@ def fine_tuned(
         best: the best network.
         data: photos for images of its size.
         kernel: what the kernel heads say.
-        deadline: seconds of the process at which it is given up.
+        deadline: seconds of the process at which it stops.
         train: trains a run.
 
     Returns:
@@ -279,7 +279,7 @@ class Deadline(Callback):
     """Gives up a fit that takes too long; all ranks together.
 
     Args:
-        seconds: seconds of the process at which it is given up.
+        seconds: seconds of the process at which it stops.
 
     Raises:
         UserError: after the first step later than that.
