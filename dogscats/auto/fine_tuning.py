@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -22,6 +23,7 @@ from dogscats.auto.choice import Kernel, LeftOutTable
 from dogscats.base.environment import CONF
 from dogscats.base.errors import Failure, UserError, user_message
 from dogscats.base.files import write_csv
+from dogscats.base.rules import values_by_key
 from dogscats.base.text import counted, percent, shown
 from dogscats.data.loading.datamodule import DogsCatsDataModule
 from dogscats.data.photos.decisions import COLUMNS, STRANGER
@@ -215,7 +217,8 @@ def _config(run: Run, best: Candidate, data: DogsCatsDataModule, epochs: int, dr
         cfg.data.batch_size = min(cfg.data.batch_size, adapt.data.batch_size)
         if "lr_finder" in cfg.callbacks:
             cfg.callbacks.lr_finder = OmegaConf.merge(cfg.callbacks.lr_finder, adapt.callbacks.lr_finder)
-        if cfg.augment == OmegaConf.load(CONF / "augment" / "crops.yaml"):  # that of recipe=auto, not the user's
+        chosen = "augment" in values_by_key(HydraConfig.get().overrides.task)  # mirror images may be other things
+        if not chosen and cfg.augment == OmegaConf.load(CONF / "augment" / "crops.yaml"):  # that of recipe=auto
             cfg.augment = cfg.data.augment = OmegaConf.load(CONF / "augment" / "side_on.yaml")
         if not data.valid.paths:
             cfg.data.valid_fraction = FIFTH

@@ -75,6 +75,7 @@ def test_a_fine_tuned_network_is_the_run(run_command: Run, tmp_path: Path) -> No
     assert [*config.recipe] == ["precompute", "finetune"]
     assert config.recipe.finetune.keep == "last"
     assert config.recipe.finetune.epochs == 10  # as there is time
+    assert config.augment._target_ == config.data.augment._target_ == "dogscats.side_on"
     assert config.budget is None
     assert not (run / FOLDER).exists()
     assert sum(map(len, splits.values())) <= 26
@@ -112,7 +113,8 @@ def test_with_validation_photos_the_fifth_is_dropped(run_command: Run, tmp_path:
         for number in range(100, 103):
             draw_photo(tmp_path / "photos" / "valid" / name / f"{number}.jpg", kind, number)
     (tmp_path / "own.csv").write_text("path,decision,label\ntrain/cats/5.jpg,drop,\ntrain/cats/6.jpg,relabel,dogs\n")
-    succeeded(run_command("train.py", *SETTINGS, "hydra.run.dir=run", "data.decisions=own.csv"))
+    succeeded(run_command("train.py", *SETTINGS, "hydra.run.dir=run", "data.decisions=own.csv", "augment=crops"))
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").augment._target_ == "dogscats.crops"  # as it was chosen
     splits = photos_of(tmp_path / "run")
     assert len(splits["valid"]) == 6
     fifth = {row["path"] for row in read_csv(tmp_path / "run" / "decisions.csv") if row["decision"] == "drop"}
