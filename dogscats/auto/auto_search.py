@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
 from dogscats.auto.candidates import (
@@ -19,6 +18,7 @@ from dogscats.auto.candidates import (
     build_candidate,
     final_passes,
     find_candidates,
+    load_photos,
     process_seconds,
 )
 from dogscats.auto.choice import Kernel, LeftOutTable
@@ -73,7 +73,7 @@ def search(run: Run, train: Train) -> Run:
         return take_over(run)
     start = process_seconds()
     size = min([entry.size for entry in run.cfg.get("candidates") or []] or SIZES)
-    data = {size: _data(run, size)}
+    data = {size: load_photos(run, size=size)}
     candidates = find_candidates(run, data[size])
     plan = Plan(seconds, start, len(data[size].train.paths), final_passes(run, data[size]))
     log.info("Search    %s, %s", counted(len(candidates), "candidate"), f"{seconds:g} s from the start of the command")
@@ -88,7 +88,7 @@ def search(run: Run, train: Train) -> Run:
             candidate.note = f"no time: about {needed:.0f} s with the rest of the run"
             continue
         if candidate.size not in data:
-            data[candidate.size] = _data(run, candidate.size)
+            data[candidate.size] = load_photos(run, size=candidate.size)
         deadline = plan.budget - plan.after(candidate, last=last) if last else float("inf")
         try:
             _try(run, plan, candidate, data[candidate.size], deadline, file)
@@ -116,14 +116,6 @@ def search(run: Run, train: Train) -> Run:
     _configure(run, chosen)
     shutil.rmtree(run.out / FOLDER, ignore_errors=True)
     return run
-
-
-def _data(run: Run, size: int) -> DogsCatsDataModule:
-    """Find and check the photos, for images of a size."""
-    data: DogsCatsDataModule = instantiate(run.settings["data"], size=size)
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 def _seconds_file(run: Run, candidate: Candidate, data: DogsCatsDataModule) -> Path:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from pytorch_lightning import seed_everything
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet34_Weights
@@ -126,6 +127,14 @@ class Plan:
     def has_time(self, candidate: Candidate, last: Candidate, now: float, cached: bool = False) -> bool:
         """Return whether a candidate can be tried and chosen `now` seconds after the start of the process."""
         return now + self.seconds(candidate, last, cached) + self.after(candidate, last=last) <= self.budget
+
+
+def load_photos(run: Run, **changes: Any) -> DogsCatsDataModule:
+    """Find and check the photos of a run, with other settings of the data, such as `size`."""
+    data: DogsCatsDataModule = instantiate(run.settings["data"], **changes)
+    data.prepare_data()
+    data.setup()
+    return data
 
 
 def find_candidates(run: Run, data: DogsCatsDataModule) -> list[Candidate]:

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dogscats.auto.candidates import BATCH, Candidate, Plan, build_candidate, process_seconds
+from dogscats.auto.candidates import BATCH, Candidate, Plan, build_candidate, load_photos, process_seconds
 from dogscats.auto.choice import Kernel, LeftOutTable
 from dogscats.base.environment import CONF
 from dogscats.base.errors import Failure, UserError, user_message
@@ -171,9 +170,7 @@ def _fifth(run: Run, data: DogsCatsDataModule, groups: list[int]) -> tuple[list[
         parts = held_out_groups(by_class, lambda path: str(groups[number[path]]), FIFTH, data.seed)
         held = {number[path] for part in parts.values() for path in part}
     else:
-        split: DogsCatsDataModule = instantiate(run.settings["data"], valid_fraction=FIFTH)
-        split.prepare_data()
-        split.setup()
+        split = load_photos(run, valid_fraction=FIFTH)
         if {*split.train.paths, *split.valid.paths} != number.keys():
             raise UserError("data.limit leaves other photos if some are held out")
         held = {number[path] for path in split.valid.paths}

@@ -63,5 +63,5 @@ class WithDepths(Backbone):
         return torch.cat([features, *depths], dim=1)
 
     def widths(self, size: int) -> list[int]:
-        """Count the features of each depth: of the body, then of earlier ones."""
+        """Count the features of each depth: those of the body, then those of earlier depths."""
         return [*self.body.widths(size), *self.depths]
